@@ -1,0 +1,29 @@
+"""TransXNet: a vision backbone with global attention and dynamic convolution in every block.
+
+Importing the package registers the networks with timm.
+"""
+
+from transxnet.checkpoints.writing import save_model
+from transxnet.config import VARIANTS, TransXNetConfig
+from transxnet.dense import DenseBackbone, create_backbone
+from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
+from transxnet.model import TransXNet
+from transxnet.registry import RELEASED, create_model, load_model
+from transxnet.version import __version__
+
+__all__ = [
+    "RELEASED",
+    "VARIANTS",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DenseBackbone",
+    "TransXNet",
+    "TransXNetConfig",
+    "TransXNetError",
+    "__version__",
+    "create_backbone",
+    "create_model",
+    "load_model",
+    "save_model",
+]

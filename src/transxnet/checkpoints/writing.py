@@ -1,0 +1,41 @@
+"""Writing weights, with everything that is needed to build the network again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from transxnet.checkpoints.reading import METADATA_KEY
+from transxnet.files import replacing
+from transxnet.model import TransXNet
+
+_DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:
+    """Write a network as safetensors with its configuration, preprocessing and class names inside.
+
+    ``transxnet.load_model`` is the way back. The file appears complete or not at all.
+
+    Args:
+        model: A network made by timm or by :mod:`transxnet.registry`.
+        path: The file; its suffix should be ``.safetensors``.
+    """
+    described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    about = {
+        "architecture": described.get("architecture", ""),
+        "config": model.config.to_dict(),
+        "pretrained_cfg": {
+            **{name: described[name] for name in _DESCRIBED if name in described},
+            "num_classes": model.num_classes,
+        },
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    target = Path(path)
+    with replacing(target) as temporary:
+        safetensors.torch.save_file(tensors, temporary, {"format": "pt", METADATA_KEY: json.dumps(about)})
+    return target

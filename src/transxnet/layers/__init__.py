@@ -1,0 +1,23 @@
+"""The parts of figures 3 to 5 of the paper, one file a part."""
+
+from transxnet.layers.d_mixer import DMixer
+from transxnet.layers.idconv import IDConv
+from transxnet.layers.layer_scale import LayerScale
+from transxnet.layers.ms_ffn import MSFFN
+from transxnet.layers.norm import BatchNorm2d, frozen_running_statistics, group_norm
+from transxnet.layers.osra import OSRA
+from transxnet.layers.position_bias import PositionBias
+from transxnet.layers.ste import STE
+
+__all__ = [
+    "MSFFN",
+    "OSRA",
+    "STE",
+    "BatchNorm2d",
+    "DMixer",
+    "IDConv",
+    "LayerScale",
+    "PositionBias",
+    "frozen_running_statistics",
+    "group_norm",
+]

@@ -1,0 +1,35 @@
+"""Dual Dynamic Token Mixer: figure 4 (a) and equation 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DMixer(nn.Module):
+    """Global attention and a dynamic local operator side by side, each on its share of channels.
+
+    In the released networks the **first** channels go to the local operator and the others to
+    attention; equation 1 names them the other way round.
+
+    Args:
+        channels: Channels of the local operator and of the attention, C in all.
+        local_operator: Maps its channels (B, C', H, W) to the same: IDConv.
+        attention: Maps its channels (B, C - C', H, W), with a position bias, to the same: OSRA.
+        enhancer: Maps (B, C, H, W) to the same: STE.
+    """
+
+    def __init__(
+        self, channels: tuple[int, int], *, local_operator: nn.Module, attention: nn.Module, enhancer: nn.Module
+    ) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.local_operator = local_operator
+        self.attention = attention
+        self.enhancer = enhancer
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        local, distant = torch.split(x, self.channels, dim=1)
+        mixed = torch.cat((self.local_operator(local), self.attention(distant, position_bias)), dim=1)
+        return self.enhancer(mixed)  # type: ignore[no-any-return]

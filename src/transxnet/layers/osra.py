@@ -1,0 +1,52 @@
+"""Overlapping Spatial Reduction Attention: figure 4 (c) and equation 3."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transxnet.layers.norm import BatchNorm2d
+
+
+def overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
+    """OSR: a separable convolution whose patches of stride + 3 pixels overlap; nothing at stride 1."""
+    if stride == 1:
+        return nn.Identity()
+    kernel = stride + 3
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False),
+        BatchNorm2d(channels),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, 1, groups=channels, bias=False),
+        BatchNorm2d(channels),
+    )
+
+
+class OSRA(nn.Module):
+    """Global attention of every place to a map that is ``reduction`` times smaller.
+
+    Args:
+        channels: C, a multiple of ``heads``.
+        heads: Attention heads.
+        reduction: Stride S of the keys and values.
+    """
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.osr = overlapping_spatial_reduction(channels, reduction)
+        self.lr = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)  # local refinement
+        self.kv = nn.Conv2d(channels, 2 * channels, 1)
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        batch, channels, height, width = x.shape
+        tokens = (batch, self.heads, channels // self.heads, -1)
+        q = self.q(x).reshape(tokens).transpose(2, 3)  # (B, heads, N, d)
+        y = self.osr(x)
+        k, v = self.kv(y + self.lr(y)).chunk(2, dim=1)  # each (B, C, H/S, W/S)
+        k = k.reshape(tokens).transpose(2, 3)  # (B, heads, M, d)
+        v = v.reshape(tokens).transpose(2, 3)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=position_bias.to(q.dtype))
+        return z.transpose(2, 3).reshape(batch, channels, height, width)

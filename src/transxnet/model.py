@@ -1,0 +1,314 @@
+"""TransXNet: figure 3 of the paper, read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead, DropPath
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from transxnet.config import TransXNetConfig
+from transxnet.layers import (
+    MSFFN,
+    OSRA,
+    STE,
+    BatchNorm2d,
+    DMixer,
+    IDConv,
+    LayerScale,
+    PositionBias,
+    frozen_running_statistics,
+    group_norm,
+)
+
+
+class PatchEmbed(nn.Module):
+    """An overlapping, strided convolution and its normalisation: the stem, and between the stages."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        self.norm = BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Position encoding, token mixer and feed-forward network, each beside the identity.
+
+    Args:
+        channels: C.
+        token_mixer: Maps (B, C, H, W) and the stage's position bias to (B, C, H, W).
+        ffn: Maps (B, C, H, W) to the same.
+        drop_path: Probability of leaving a branch out, for each image in training.
+        layer_scale_init: Initial weight of the branches' scales.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        token_mixer: nn.Module,
+        ffn: nn.Module,
+        drop_path: float = 0.0,
+        layer_scale_init: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.dpe = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)  # dynamic position encoding
+        self.norm1 = group_norm(channels)
+        self.token_mixer = token_mixer
+        self.scale1 = LayerScale(channels, layer_scale_init)
+        self.norm2 = group_norm(channels)
+        self.ffn = ffn
+        self.scale2 = LayerScale(channels, layer_scale_init)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        x = x + self.dpe(x)
+        x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
+        x = x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+        return x
+
+
+class Stage(nn.Module):
+    """Blocks that work at one resolution and share a position bias.
+
+    Args:
+        downsample: Leads from the stage before to this one's channels and resolution.
+        position_bias: Makes the bias (1, heads, N, M) for a map (B, C, H, W).
+        blocks: The stage's blocks.
+    """
+
+    def __init__(self, downsample: nn.Module, position_bias: PositionBias, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.position_bias = position_bias
+        self.blocks = nn.ModuleList(blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', H', W')."""
+        x = self.downsample(x)
+        position_bias = self.position_bias(x)  # once for all blocks
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                contexts = partial(_checkpoint_contexts, block)
+                x = checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)
+            else:
+                x = block(x, position_bias)
+        return x
+
+
+def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
+    # The first pass counts the batch in the running statistics, the recomputation must not.
+    return torch.enable_grad(), frozen_running_statistics(block)
+
+
+class Trunk(nn.Module):
+    """Stem and stages: what the classifier and the dense backbone share.
+
+    Args:
+        config: Sizes and settings.
+
+    Attributes:
+        config: The configuration, kept true when the network is changed.
+        feature_info: timm's description of the stages' outputs.
+    """
+
+    def __init__(self, config: TransXNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.in_chans = config.in_chans
+        self.stem = PatchEmbed(config.in_chans, config.channels[0], kernel_size=7, stride=4)
+        self.stages = nn.Sequential(*_stages(config))
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": channels, "reduction": stride, "module": f"stages.{stage}"}
+            for stage, (channels, stride) in enumerate(zip(config.channels, config.strides, strict=True))
+        ]
+
+    @property
+    def stage_list(self) -> list[Stage]:
+        """The stages, as what they are."""
+        return [stage for stage in self.stages if isinstance(stage, Stage)]
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Store the position biases for another image size, for example to fine-tune at 384 x 384.
+
+        The new parameters are resized from the old ones as ``position_bias_resize`` says, so the
+        network's outputs at the new size do not change; an optimizer must be made afterwards.
+
+        Args:
+            img_size: Height and width in pixels, or one number for both.
+        """
+        self.config = self.config.override(img_size=img_size)
+        for index, stage in enumerate(self.stage_list):
+            stage.position_bias.set_grid(self.config.grid(index))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        for stage in self.stage_list:
+            stage.grad_checkpointing = enable
+
+
+class TransXNet(Trunk):
+    """The network of figure 3, with timm's interface.
+
+    Args:
+        config: Sizes and settings.
+
+    Attributes:
+        num_features: Channels of the last stage.
+    """
+
+    def __init__(self, config: TransXNetConfig) -> None:
+        super().__init__(config)
+        self.num_classes = config.num_classes
+        self.num_features = self.head_hidden_size = config.channels[-1]
+        self.norm: nn.Module = group_norm(self.num_features)
+        self.head = ClassifierHead(self.num_features, config.num_classes, config.global_pool, config.drop_rate)
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores. Shapes: (B, in_chans, H, W), H and W at least 32, to (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The normalised last map. Shapes: (B, in_chans, H, W) to (B, C, ceil(H / 32), ceil(W / 32))."""
+        return self.norm(self.stages(self.stem(x)))  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify. Shapes: (B, C, H, W) to (B, num_classes), or (B, C) with ``pre_logits``."""
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)  # type: ignore[no-any-return]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The stages' outputs beside the final features.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Stages to return: all if None, the last n if a number, or those listed.
+            norm: Apply the final normalisation to the last stage's output.
+            stop_early: Do not run stages after the last one asked for.
+            output_fmt: Only "NCHW".
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The final features as of :meth:`forward_features` (with ``stop_early``, the last map
+            that was computed), and a list of maps (B, C, H', W').
+
+        Raises:
+            ValueError: If ``output_fmt`` is not "NCHW".
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is always NCHW here, not {output_fmt}")
+        take, last = feature_take_indices(len(self.stages), indices)
+        final = len(self.stages) - 1
+        maps = []
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if index in take:
+                maps.append(self.norm(x) if norm and index == final else x)
+        if intermediates_only:
+            return maps
+        return (self.norm(x) if index == final else x), maps
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the given stages' outputs do not need; returns their indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if shortened:
+            self.num_features = self.head_hidden_size = self.config.channels[last]
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return list(take)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head.fc  # type: ignore[no-any-return]
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, untrained classifier in place; 0 classes leave the pooled features."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        self.head.fc.apply(init_weights)
+        pool = self.config.global_pool if global_pool is None else global_pool
+        self.config = self.config.override(num_classes=num_classes, global_pool=pool)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns by which timm groups parameters for layer-wise learning rates, by stage (coarse) or by block."""
+        fine = [
+            (r"^stages\.(\d+)\.(?:downsample|position_bias)", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names exempt from weight decay beyond biases and vectors: none in the released recipe."""
+        return set()
+
+
+def _stages(config: TransXNetConfig) -> list[Stage]:
+    depth = sum(config.depths)
+    rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
+    stages = []
+    for index, channels in enumerate(config.channels):
+        downsample = nn.Identity() if index == 0 else PatchEmbed(config.channels[index - 1], channels, 3, stride=2)
+        position_bias = PositionBias(
+            config.heads[index], config.grid(index), config.reductions[index], config.position_bias_resize
+        )
+        first = sum(config.depths[:index])
+        blocks = [
+            Block(
+                channels,
+                token_mixer=_d_mixer(config, index),
+                ffn=MSFFN(channels, config.expansions[index], drop_rate=config.ffn_drop_rate),
+                drop_path=rate,
+                layer_scale_init=config.layer_scale_init,
+            )
+            for rate in rates[first : first + config.depths[index]]
+        ]
+        stages.append(Stage(downsample, position_bias, blocks))
+    return stages
+
+
+def _d_mixer(config: TransXNetConfig, index: int) -> DMixer:
+    channels, attended = config.channels[index], config.attention_channels(index)
+    return DMixer(
+        (channels - attended, attended),
+        local_operator=IDConv(channels - attended, config.kernel_sizes[index], config.attention_groups[index]),
+        attention=OSRA(attended, config.heads[index], config.reductions[index]),
+        enhancer=STE(channels),
+    )
+
+
+def init_weights(module: nn.Module) -> None:
+    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+__all__ = ["Block", "PatchEmbed", "Stage", "TransXNet", "Trunk", "init_weights"]

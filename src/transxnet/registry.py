@@ -1,0 +1,271 @@
+"""The networks under their names in timm, and the catalogue of released weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from huggingface_hub import hf_hub_download
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import FeatureListNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
+
+from transxnet.checkpoints.fitting import fit, variant_of
+from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.config import VARIANTS, TransXNetConfig
+from transxnet.errors import CheckpointError
+from transxnet.model import Stage, TransXNet
+
+_RELEASE = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/"
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """A checkpoint that the paper's authors released.
+
+    Attributes:
+        architecture: The network's registered name.
+        tag: Its tag in timm.
+        file: Name of the file in release v1.0.
+        img_size: Side of the square images it was trained on, in pixels.
+        crop_pct: Share of the resized image's side that evaluation keeps.
+        top1: ImageNet-1K top-1 accuracy in per cent, as published.
+        top1_v2: ImageNet-V2 top-1 accuracy in per cent, as published; None where it was not.
+    """
+
+    architecture: str
+    tag: str
+    file: str
+    img_size: int
+    crop_pct: float
+    top1: float
+    top1_v2: float | None
+
+    @property
+    def url(self) -> str:
+        return _RELEASE + self.file
+
+
+RELEASED = (
+    ReleasedWeights("transxnet_tiny", "in1k", "transx-t.pth.tar", 224, 0.9, 81.6, 70.7),
+    ReleasedWeights("transxnet_small", "in1k", "transx-s.pth.tar", 224, 0.9, 83.8, 73.8),
+    ReleasedWeights("transxnet_base", "in1k", "transx-b.pth.tar", 224, 0.95, 84.6, 75.0),
+    # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
+    ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
+)
+
+SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
+"""The names of the released code."""
+
+
+def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
+    return {
+        "input_size": (3, img_size, img_size),
+        "min_input_size": (3, 32, 32),
+        "pool_size": (img_size // 32, img_size // 32),
+        "num_classes": 1000,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+        "paper_name": "TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer "
+        "for Visual Recognition",
+        "paper_ids": "arXiv:2310.19380",
+        **changes,
+    }
+
+
+def _default_cfgs() -> dict[str, Any]:
+    cfgs = {"transxnet_nano.untrained": _describe()}
+    for release in RELEASED:
+        names = [release.architecture, *(s for s, full in SHORT_NAMES.items() if full == release.architecture)]
+        for name in names:
+            cfgs[f"{name}.{release.tag}"] = _describe(
+                release.img_size,
+                url=release.url,
+                crop_pct=release.crop_pct,
+                license="apache-2.0",
+                origin_url="https://github.com/LMMMEng/TransXNet",
+            )
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_default_cfgs())
+
+
+class StageFeatures(FeatureListNet):
+    """timm's ``features_only`` network; checkpointing is left to the stages, which count batches once."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
+
+
+def _create(
+    variant: str,
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> TransXNet:
+    overlay = dict(pretrained_cfg_overlay or {})
+    config = VARIANTS[variant]
+    checkpoint = None
+    if pretrained:
+        checkpoint = _read_source(variant, pretrained_cfg, overlay)
+        if checkpoint.config is not None:
+            config = checkpoint.config
+        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay)
+    model: TransXNet = build_model_with_cfg(
+        _build,
+        variant,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        model_cfg=config,
+        feature_cfg={
+            "out_indices": tuple(range(config.num_stages)),
+            "flatten_sequential": True,
+            "feature_cls": StageFeatures,
+        },
+        pretrained_filter_fn=partial(_fit, checkpoint=checkpoint, keep_size="img_size" in settings),
+        **settings,
+    )
+    vars(model)["pretrained_cfg"].pop("state_dict", None)  # only needed for loading
+    return model
+
+
+def _build(cfg: TransXNetConfig, **settings: Any) -> TransXNet:
+    return TransXNet(cfg.override(**settings))
+
+
+def _fit(
+    state_dict: dict[str, Any], model: TransXNet, *, checkpoint: Checkpoint | None, keep_size: bool
+) -> dict[str, Any]:
+    assert checkpoint is not None  # timm calls this for pretrained networks only
+    stored_size = checkpoint.config.img_size if checkpoint.config else None
+    return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size)
+
+
+def _read_source(variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any]) -> Checkpoint:
+    """Read the weights ourselves, so that every way of loading has the same safety and errors."""
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(overlay))
+    source: Any = cfg.state_dict or cfg.file or cfg.url
+    if cfg.hf_hub_id and (cfg.source == "hf-hub" or not source):
+        source = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
+    if not source:
+        raise CheckpointError(
+            f"there are no released weights for {variant}; give a checkpoint, or train one with `transxnet train`"
+        )
+    checkpoint = read_checkpoint(source)
+    if checkpoint.architecture not in ("", variant):
+        raise CheckpointError(
+            f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}; create the one it holds"
+        )
+    return checkpoint
+
+
+def _overlay(checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm must know of the file: the weights, and where it differs from the registered ones."""
+    weights, described = checkpoint.state_dict, {**checkpoint.pretrained_cfg, **overlay}
+    cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
+    facts: dict[str, Any] = {**described, "state_dict": weights, "custom_load": False, "architecture": variant}
+    if "head.fc.weight" in weights:
+        facts["num_classes"] = weights["head.fc.weight"].shape[0]
+    if "stem.conv.weight" in weights:
+        facts["input_size"] = (weights["stem.conv.weight"].shape[1], *cfg.input_size[1:])
+    return facts
+
+
+@register_model
+def transxnet_nano(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """A TransXNet that learns in minutes on two CPU cores; not in the paper."""
+    return _create("transxnet_nano", pretrained, **settings)
+
+
+@register_model
+def transxnet_tiny(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-T of Table I."""
+    return _create("transxnet_tiny", pretrained, **settings)
+
+
+@register_model
+def transxnet_small(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-S of Table I."""
+    return _create("transxnet_small", pretrained, **settings)
+
+
+@register_model
+def transxnet_base(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-B of Table I."""
+    return _create("transxnet_base", pretrained, **settings)
+
+
+@register_model
+def transxnet_t(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-T under its released name."""
+    return transxnet_tiny(pretrained, **settings)  # type: ignore[no-any-return]
+
+
+@register_model
+def transxnet_s(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-S under its released name."""
+    return transxnet_small(pretrained, **settings)  # type: ignore[no-any-return]
+
+
+@register_model
+def transxnet_b(pretrained: bool = False, **settings: Any) -> TransXNet:
+    """TransXNet-B under its released name."""
+    return transxnet_base(pretrained, **settings)  # type: ignore[no-any-return]
+
+
+def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any) -> TransXNet:
+    """Create a classifier by its registered name, with the weights of a checkpoint if one is given.
+
+    Args:
+        name: A name as of ``transxnet models``, with or without a tag.
+        checkpoint: A released file, one of ours, a run folder, a URL or a state dict. The number
+            of classes, the input channels and the image size follow it unless they are given;
+            another number of classes starts a new classifier, other input channels adapt the stem.
+        **settings: Fields of :class:`~transxnet.config.TransXNetConfig`.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        ConfigError: If a setting is unknown or out of range.
+    """
+    if checkpoint is None:
+        return cast(TransXNet, timm.create_model(name, **settings))
+    overlay: dict[str, Any]
+    if isinstance(checkpoint, Mapping):
+        overlay = {"state_dict": checkpoint}
+    else:
+        location = str(checkpoint)
+        overlay = {"url" if "://" in location else "file": location}
+    return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
+
+
+def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:
+    """Create the classifier that a checkpoint holds, whatever it is.
+
+    Our files name their network; a released one is recognised by its sizes.
+
+    Args:
+        checkpoint: As of :func:`create_model`, but no state dict.
+        **settings: As of :func:`create_model`.
+
+    Raises:
+        CheckpointError: Also if the network cannot be told.
+    """
+    read = read_checkpoint(checkpoint)
+    name = read.architecture or variant_of(read.state_dict)
+    if not name:
+        raise CheckpointError(f"{read.source} does not say which network it holds; use create_model with a name")
+    return create_model(name, checkpoint=checkpoint, **settings)
