@@ -24,7 +24,7 @@ from transxnet.errors import CheckpointError
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 METADATA_KEY = "transxnet"
-"""Where our safetensors files hold architecture, configuration and preprocessing, as JSON."""
+"""Where our files hold architecture, configuration and preprocessing, as JSON."""
 
 # Averaged weights first: they are what an author evaluates.
 _LAYOUTS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -74,7 +74,9 @@ def read_checkpoint(source: Source) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is empty (0 bytes): copy or download it again")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return Checkpoint(str(path), _our_names(_weights(_unpickle(path), str(path))))
+    content = _unpickle(path)
+    weights = _our_names(_weights(content, str(path)))
+    return _described(str(path), weights, content.get(METADATA_KEY) if isinstance(content, Mapping) else None)
 
 
 def _download(url: str) -> Path:
@@ -96,14 +98,18 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
     weights = _our_names(_weights(tensors, str(path)))
-    if METADATA_KEY not in metadata:
-        return Checkpoint(str(path), weights)
+    return _described(str(path), weights, metadata.get(METADATA_KEY))
+
+
+def _described(source: str, weights: dict[str, Tensor], description: str | None) -> Checkpoint:
+    if description is None:
+        return Checkpoint(source, weights)
     try:
-        about = json.loads(metadata[METADATA_KEY])
+        about = json.loads(description)
         config = TransXNetConfig.from_dict(about["config"])
-        return Checkpoint(str(path), weights, about["architecture"], config, about["pretrained_cfg"])
+        return Checkpoint(source, weights, about["architecture"], config, about["pretrained_cfg"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description of the network cannot be read ({error})") from error
+        raise CheckpointError(f"{source}: its description of the network cannot be read ({error})") from error
 
 
 def _unpickle(path: Path) -> Any:

@@ -16,15 +16,8 @@ from transxnet.model import TransXNet
 _DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
-def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:
-    """Write a network as safetensors with its configuration, preprocessing and class names inside.
-
-    ``transxnet.load_model`` is the way back. The file appears complete or not at all.
-
-    Args:
-        model: A network made by timm or by :mod:`transxnet.registry`.
-        path: The file; its suffix should be ``.safetensors``.
-    """
+def description(model: TransXNet) -> str:
+    """Architecture, configuration, preprocessing and class names of a network, as JSON."""
     described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     about = {
         "architecture": described.get("architecture", ""),
@@ -34,8 +27,20 @@ def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:
             "num_classes": model.num_classes,
         },
     }
+    return json.dumps(about)
+
+
+def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:
+    """Write a network as safetensors with its configuration, preprocessing and class names inside.
+
+    ``transxnet.load_model`` is the way back. The file appears complete or not at all.
+
+    Args:
+        model: A network made by timm or by :mod:`transxnet.registry`.
+        path: The file; its suffix should be ``.safetensors``.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     target = Path(path)
     with replacing(target) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"format": "pt", METADATA_KEY: json.dumps(about)})
+        temporary.write_bytes(safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: description(model)}))
     return target

@@ -1,0 +1,36 @@
+# make demo: set up, learn the embedded digits, show the result.
+# make test: set up, then lint, types and the whole suite.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(STAMP)
+	@if [ -f runs/demo/summary.json ]; then \
+		echo "runs/demo is trained already (make clean removes it)"; \
+		$(BIN)/transxnet eval --data digits --checkpoint runs/demo; \
+	else \
+		rm -rf runs/demo && $(BIN)/transxnet train --out runs/demo; \
+	fi
+	@echo "open runs/demo/samples.png and runs/demo/curves.png"
+
+test: $(STAMP) lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""One module a subcommand: parsing and printing, no work."""

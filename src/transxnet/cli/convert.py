@@ -1,0 +1,46 @@
+"""``transxnet convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from transxnet.checkpoints.writing import save_model
+from transxnet.cli.parsing import CommandParser
+from transxnet.errors import ConfigError
+from transxnet.registry import create_model, load_model
+
+_ABOUT = """\
+Turn a released checkpoint into a safetensors file that holds its configuration. The file is read
+without running anything in it, and every entry is accounted for."""
+_EXAMPLES = """\
+  transxnet convert transx-t.pth.tar transxnet_tiny.safetensors
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, convert and say what was written."""
+    parser = CommandParser("convert", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet convert CHECKPOINT OUT [options]"
+    parser.add_argument("checkpoint", type=str, help="a released file, one of ours, or a URL")
+    parser.add_argument("out", type=str, help="the file to write, ending in .safetensors")
+    parser.add_argument("--model", type=str, help="name of the network, where the sizes do not tell")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    options = parser.parse(arguments)
+    out = Path(options.out)
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"the output must end in .safetensors, not {out.name}")
+    if out.exists() and not options.force:
+        raise ConfigError(f"{out} exists; give another name, or --force to replace it")
+    if options.model:
+        model = create_model(options.model, checkpoint=options.checkpoint)
+    else:
+        model = load_model(options.checkpoint)
+    save_model(model, out)
+    name = vars(model)["pretrained_cfg"]["architecture"]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{out}: {name}, {model.num_classes} classes, {parameters:,} parameters", markup=False)
+    return 0

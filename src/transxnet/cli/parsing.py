@@ -1,0 +1,133 @@
+"""What the subcommands' parsers have in common."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from transxnet.errors import ConfigError
+from transxnet.model import TransXNet
+from transxnet.registry import create_model, load_model
+
+_OPTION = re.compile(r"--[a-z][a-z_.-]*")
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions and examples as they were written, options in a terminal 100 columns wide."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 30, "width": 98, **settings})
+
+
+class CommandParser(ArgumentParser):
+    """jsonargparse with dashes in the options' names, and mistakes as one line.
+
+    Args:
+        command: The subcommand.
+        about: What it does.
+        examples: Shown at the end of the help.
+    """
+
+    def __init__(self, command: str, about: str, examples: str) -> None:
+        super().__init__(
+            prog=f"transxnet {command}",
+            usage=f"transxnet {command} [options]",
+            description=about,
+            epilog=f"examples:\n{examples}",
+            formatter_class=Formatter,
+        )
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """Parse; raises ConfigError on a mistake."""
+        return self.parse_args([self._internal(argument) for argument in arguments])
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        return _OPTION.sub(lambda match: match[0].replace("_", "-"), text)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = _OPTION.sub(lambda match: match[0].replace("_", "-"), " ".join(str(message).split()))
+        raise ConfigError(f"{line} (`{self.prog} --help` tells the options)")
+
+    @staticmethod
+    def _internal(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def add_network_arguments(parser: ArgumentParser) -> None:
+    """The options that choose a network and where it runs."""
+    add = parser.add_argument
+    add("--checkpoint", type=str, help="weights: a released file, a file or run folder of ours, or a URL")
+    add("--model", type=str, help="name of the network; without a checkpoint, its released weights are downloaded")
+    add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
+    add("--batch_size", type=int, default=32, help="images in a step (default: 32)")
+    add("--workers", type=int, default=0, help="processes that read images (default: 0, the main one)")
+    add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
+
+
+def create_network(options: Any) -> TransXNet:
+    """The network that the options ask for.
+
+    Raises:
+        ConfigError: If neither a checkpoint nor a model was given.
+        CheckpointError: If the weights cannot be had.
+    """
+    if options.model and options.checkpoint:
+        model = create_model(options.model, checkpoint=options.checkpoint)
+    elif options.checkpoint:
+        model = load_model(options.checkpoint)
+    elif options.model:
+        model = create_model(options.model, pretrained=True)
+    else:
+        raise ConfigError("give --checkpoint (a file or a run folder), or --model for its released weights")
+    if options.image_size is not None:
+        if options.image_size < 32:
+            raise ConfigError(f"--image-size must be at least 32, not {options.image_size}")
+        described = vars(model)["pretrained_cfg"]
+        described["input_size"] = (model.in_chans, options.image_size, options.image_size)
+    return model
+
+
+def choose_device(name: str) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"there is no device {name!r} here ({str(error).splitlines()[0]})") from error
+    return name
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or as wide as need be in a file."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def image_progress() -> Progress:
+    """A bar that counts images, on standard error so that results can be piped."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

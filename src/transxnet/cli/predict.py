@@ -1,0 +1,114 @@
+"""``transxnet predict``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.cli.parsing import (
+    CommandParser,
+    add_network_arguments,
+    choose_device,
+    create_network,
+    image_progress,
+    table_console,
+)
+from transxnet.data.images import expand
+from transxnet.errors import ConfigError
+from transxnet.files import write_text
+from transxnet.tasks.classification.predict import Prediction, predict
+
+_ABOUT = """\
+Say what is on images. Files, folders (searched through) and glob patterns are taken. An unreadable
+image is named and the others go on; the exit status is then 1."""
+_EXAMPLES = """\
+  transxnet predict cat.jpg dog.png --checkpoint transx-t.pth.tar
+  transxnet predict photos 'more/*.jpg' --checkpoint runs/first --out answers.csv
+  transxnet predict photos --checkpoint runs/first --top 1 --json
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, predict and print; returns 1 if an image could not be read."""
+    parser = CommandParser("predict", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet predict IMAGE [IMAGE ...] [options]"
+    parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help="files, folders and glob patterns")
+    add_network_arguments(parser)
+    parser.add_argument("--top", type=int, default=3, help="answers for each image")
+    parser.add_argument("--out", type=str, help="also write the answers to a .json or .csv file")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    options = parser.parse(arguments)
+    if options.top < 1:
+        raise ConfigError(f"--top must be at least 1, not {options.top}")
+    if options.out and Path(options.out).suffix not in (".json", ".csv"):
+        raise ConfigError(f"--out ends in .json or .csv, not {options.out}")
+    paths = expand(options.images)
+    model = create_network(options)
+    with image_progress() as progress:
+        task = progress.add_task("predicting", total=len(paths))
+        predictions = predict(
+            model,
+            paths,
+            top=options.top,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=choose_device(options.device),
+            advance=lambda count: progress.advance(task, count),
+        )
+    if options.out:
+        write_text(Path(options.out), _as_csv(predictions) if options.out.endswith(".csv") else _as_json(predictions))
+    if options.json:
+        sys.stdout.write(_as_json(predictions))
+    else:
+        _print(predictions)
+    failed = [prediction for prediction in predictions if prediction.error]
+    for prediction in failed:
+        sys.stderr.write(f"cannot read {prediction.path}: {prediction.error}\n")
+    return 1 if failed else 0
+
+
+def _print(predictions: Sequence[Prediction]) -> None:
+    width = max((len(prediction.classes) for prediction in predictions), default=0)
+    table = Table("image", *("answer" if place == 0 else "" for place in range(width)), box=None, pad_edge=False)
+    for prediction in predictions:
+        answers = zip(prediction.classes, prediction.probabilities, strict=True)
+        cells = [f"{escape(name)} [dim]{probability:.1%}[/dim]" for name, probability in answers]
+        if not prediction.error:
+            table.add_row(escape(prediction.path), *cells)
+    if table.rows:
+        table_console().print(table)
+
+
+def _as_json(predictions: Sequence[Prediction]) -> str:
+    rows = [
+        {"image": prediction.path, "error": prediction.error}
+        if prediction.error
+        else {
+            "image": prediction.path,
+            "answers": [
+                {"class": name, "probability": probability}
+                for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+            ],
+        }
+        for prediction in predictions
+    ]
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def _as_csv(predictions: Sequence[Prediction]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability", "error"])
+    for prediction in predictions:
+        if prediction.error:
+            writer.writerow([prediction.path, "", "", "", prediction.error])
+        for rank, answer in enumerate(zip(prediction.classes, prediction.probabilities, strict=True), start=1):
+            writer.writerow([prediction.path, rank, answer[0], f"{answer[1]:.6f}", ""])
+    return text.getvalue()

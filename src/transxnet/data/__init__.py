@@ -1,0 +1,1 @@
+"""Data sets and transforms: folders of images, and the embedded sets."""

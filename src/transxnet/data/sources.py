@@ -1,0 +1,229 @@
+"""Labelled images: where they are, and of which classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from timm.data import ImageNetInfo
+from timm.utils.misc import natural_key
+
+from transxnet.data.images import EXTENSIONS, find_images, read_image
+from transxnet.data.randomness import seed_for
+from transxnet.errors import DataError
+
+DIGITS = "digits"
+"""The name of the embedded data set: scikit-learn's 1,797 handwritten digits."""
+
+_TRAIN, _VALIDATION = ("train", "training"), ("val", "validation", "valid", "test")
+_HELD_OUT = 0.2
+
+
+class ImageSource(Protocol):
+    """Labelled images that are read one by one."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, in the order of their indices."""
+
+    @property
+    def targets(self) -> Sequence[int]:
+        """The class index of each image."""
+
+    def name(self, index: int) -> str:
+        """What to call an image in a message."""
+
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB; raises BadImageError if it cannot be used."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files and the index of each one's class."""
+
+    class_names: Sequence[str]
+    paths: Sequence[Path]
+    targets: Sequence[int]
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def load(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True)
+class DigitsSource:
+    """Handwritten digits of 8 x 8 pixels, shown at 32 x 32.
+
+    Attributes:
+        pictures: (n, 8, 8), grey values from 0 to 255.
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    targets: Sequence[int]
+    class_names: Sequence[str] = tuple(str(digit) for digit in range(10))
+
+    def name(self, index: int) -> str:
+        return f"digit {index}"
+
+    def load(self, index: int) -> Image.Image:
+        picture = Image.fromarray(self.pictures[index])
+        return picture.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB")
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images to learn from and images to judge by."""
+
+    train: ImageSource
+    validation: ImageSource
+
+
+def open_data(data: str, seed: int = 0) -> LabelledData:
+    """The embedded digits, or a folder of images.
+
+    A folder holds ``train/`` and ``val/`` (or ``validation/``) with a folder for each class, or
+    the class folders themselves; without a validation part, a fifth of each class is held out.
+
+    Args:
+        data: "digits" or a path.
+        seed: Chooses what is held out, where that is not given; digits always hold out the same.
+
+    Raises:
+        DataError: If the folder does not exist, holds no images, or holds fewer than two classes.
+    """
+    if data == DIGITS:
+        return _digits()
+    root = _existing(data)
+    train = _part(root, _TRAIN)
+    classes = _classes(train or root)
+    if len(classes) < 2:
+        raise DataError(f"{train or root} holds one class, {classes[0]!r}; training needs at least two class folders")
+    source = _read(train or root, classes, skip_empty=False)
+    validation = _part(root, _VALIDATION) if train else None
+    if validation is None:
+        return _held_out(source, seed)
+    unknown = [name for name in _classes(validation) if name not in classes]
+    if unknown:
+        raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
+    return LabelledData(source, _read(validation, classes, skip_empty=True))
+
+
+def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: int) -> ImageSource:
+    """The images to evaluate a network on, labelled with the network's class indices.
+
+    Folders are matched to classes by name; where the network knows ImageNet, WordNet ids and the
+    numbers 0 to 999 (as ImageNet-V2 has them) are understood, and folders may be a part of all.
+
+    Args:
+        data: "digits", a folder of class folders, or one with ``val/`` or ``validation/`` in it.
+        label_names: The network's class names; None if it does not know them.
+        num_classes: The network's classes.
+
+    Raises:
+        DataError: As :func:`open_data`, and if folders cannot be matched to the classes.
+    """
+    if data == DIGITS:
+        digits = _digits().validation
+        if num_classes != len(digits.class_names):
+            raise DataError(f"the digits have 10 classes, the network {num_classes}")
+        return digits
+    root = _existing(data)
+    root = _part(root, _VALIDATION) or root
+    folders = _classes(root)
+    names = list(label_names or (imagenet_synsets() if num_classes == 1000 else ()))
+    if not names and len(folders) == num_classes:
+        names = folders
+    return _read(root, _matched(root, folders, names, num_classes), skip_empty=True, names=names)
+
+
+def imagenet_synsets() -> list[str]:
+    """The WordNet ids of ImageNet-1K's classes, in the order of the released networks' outputs."""
+    return list(ImageNetInfo("imagenet-1k").label_names())
+
+
+def _digits() -> LabelledData:
+    bunch = load_digits()
+    pictures = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    indices = np.arange(len(pictures))
+    train, test = train_test_split(indices, test_size=_HELD_OUT, stratify=bunch.target, random_state=0)
+    return LabelledData(*(DigitsSource(pictures[part], bunch.target[part].tolist()) for part in (train, test)))
+
+
+def _existing(data: str) -> Path:
+    root = Path(data).expanduser()
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f'{root} {kind}; data is a folder of class folders, or "{DIGITS}"')
+    return root
+
+
+def _part(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _classes(root: Path) -> list[str]:
+    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    if not folders:
+        raise DataError(f"{root} holds no class folders; put each class's images in a folder of its own")
+    return sorted(folders, key=natural_key)
+
+
+def _read(
+    root: Path, classes: Sequence[str] | dict[str, int], *, skip_empty: bool, names: Sequence[str] | None = None
+) -> FolderSource:
+    indices = classes if isinstance(classes, dict) else {name: index for index, name in enumerate(classes)}
+    paths: list[Path] = []
+    targets: list[int] = []
+    empty = []
+    for name, index in indices.items():
+        found = find_images(root / name)
+        if not found:
+            empty.append(name)
+        paths += found
+        targets += [index] * len(found)
+    if not paths:
+        raise DataError(f"the class folders of {root} hold no images ({', '.join(sorted(EXTENSIONS))})")
+    if empty and not skip_empty:
+        raise DataError(f"no images in class folder {_list([str(root / name) for name in empty])}; fill or remove it")
+    return FolderSource(tuple(names or indices), paths, targets)
+
+
+def _matched(root: Path, folders: Sequence[str], names: Sequence[str], num_classes: int) -> dict[str, int]:
+    position = {name: index for index, name in enumerate(names)}
+    if all(name in position for name in folders):
+        return {name: position[name] for name in folders}
+    if names == imagenet_synsets() and all(name.isdecimal() and int(name) < num_classes for name in folders):
+        return {name: int(name) for name in folders}  # ImageNet-V2: 10 comes after 9, not after 1
+    unknown = [name for name in folders if name not in position]
+    known = f"; its classes are {_list(list(names))}" if names else ""
+    raise DataError(f"{root} has folders that are none of the network's {num_classes} classes: {_list(unknown)}{known}")
+
+
+def _held_out(source: FolderSource, seed: int) -> LabelledData:
+    targets = np.asarray(source.targets)
+    generator = np.random.default_rng(seed_for(seed))
+    held = np.zeros(len(targets), dtype=bool)
+    for target in range(len(source.class_names)):
+        (members,) = np.nonzero(targets == target)
+        count = max(1, round(_HELD_OUT * len(members))) if len(members) > 1 else 0  # a lone image is learned from
+        held[generator.permutation(members)[:count]] = True
+    if not held.any():
+        raise DataError("every class has a single image: nothing can be held out; add a val folder")
+    return LabelledData(*(_subset(source, np.nonzero(part)[0]) for part in (~held, held)))
+
+
+def _subset(source: FolderSource, indices: npt.NDArray[np.intp]) -> FolderSource:
+    return FolderSource(source.class_names, [source.paths[i] for i in indices], [source.targets[i] for i in indices])
+
+
+def _list(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

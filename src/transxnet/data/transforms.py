@@ -1,0 +1,60 @@
+"""timm's transforms, for training and as a network's description says for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from timm.data import create_transform, resolve_data_config
+
+from transxnet.data.loading import Transform
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied.
+
+    The defaults are the paper's.
+
+    Attributes:
+        crop_scale: Range of the share of an image's area that a random crop keeps.
+        crop_ratio: Range of the crop's width over its height.
+        hflip: Probability of a horizontal flip.
+        auto_augment: timm's description of RandAugment and the like; none if empty.
+        color_jitter: Strength of colour jitter, used where there is no auto_augment.
+        erase: Probability of erasing a rectangle.
+    """
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.0
+    erase: float = 0.25
+
+
+def evaluation_transform(described: Mapping[str, Any]) -> Transform:
+    """Resize, crop and normalise as a network's ``pretrained_cfg`` says."""
+    config = resolve_data_config(pretrained_cfg=dict(described))
+    return cast(Transform, create_transform(**config, is_training=False))
+
+
+def training_transform(described: Mapping[str, Any], augmentation: Augmentation) -> Transform:
+    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says."""
+    config = resolve_data_config(pretrained_cfg=dict(described))
+    transform = create_transform(
+        config["input_size"],
+        is_training=True,
+        scale=augmentation.crop_scale,
+        ratio=augmentation.crop_ratio,
+        hflip=augmentation.hflip,
+        auto_augment=augmentation.auto_augment or None,
+        color_jitter=augmentation.color_jitter,
+        re_prob=augmentation.erase,
+        re_mode="pixel",
+        interpolation="random" if augmentation.auto_augment else config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+    )
+    return cast(Transform, transform)

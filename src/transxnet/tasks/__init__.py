@@ -1,0 +1,1 @@
+"""Loss and metrics around a network, one package a task."""

@@ -1,0 +1,29 @@
+"""What a network's outputs are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.data import ImageNetInfo
+
+from transxnet.data.sources import imagenet_synsets
+from transxnet.model import TransXNet
+
+
+def label_names(model: TransXNet) -> list[str]:
+    """The names a network's classes have in its data set; empty if they are not known.
+
+    A network of 1000 classes that says nothing else is taken for ImageNet's: WordNet ids.
+    """
+    names: Sequence[str] = getattr(model, "pretrained_cfg", {}).get("label_names") or ()
+    if len(names) == model.num_classes:
+        return list(names)
+    return imagenet_synsets() if model.num_classes == 1000 else []
+
+
+def readable_names(model: TransXNet) -> list[str]:
+    """The same for people: words instead of WordNet ids, numbers where nothing is known."""
+    names = label_names(model) or [f"class {index}" for index in range(model.num_classes)]
+    words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    assert isinstance(words, dict)
+    return [words[name].split(",")[0] if name in words else name for name in names]

@@ -1,0 +1,1 @@
+"""What all tasks share: the recipe, the run folder, progress and curves."""

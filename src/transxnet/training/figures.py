@@ -1,0 +1,89 @@
+"""Pictures of a run: its curves, and what the network says of some images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from transxnet.files import replacing
+
+# Okabe and Ito's colours, which colour-blind people tell apart.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One image with its true class and what the network says."""
+
+    image: Image.Image
+    truth: str
+    answer: str
+    probability: float
+
+    @property
+    def right(self) -> bool:
+        return self.truth == self.answer
+
+
+def save_samples(verdicts: Sequence[Verdict], path: Path, title: str, columns: int = 8) -> None:
+    """A sheet of images: blue frames and a tick are right, red frames and a cross are wrong."""
+    rows = -(-len(verdicts) // columns)
+    figure = Figure(figsize=(1.45 * columns, 1.85 * rows + 0.6), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if place < len(verdicts):
+            _draw(axes, verdicts[place])
+        else:
+            axes.axis("off")
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw(axes: Axes, verdict: Verdict) -> None:
+    colour = BLUE if verdict.right else RED
+    side = 160  # shown at one size, whatever the images' own
+    scale = side / max(verdict.image.size)
+    width, height = (max(1, round(length * scale)) for length in verdict.image.size)
+    axes.imshow(verdict.image.resize((width, height), Image.Resampling.BICUBIC))
+    axes.set(xticks=[], yticks=[], xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=2.5)
+    mark = "✓" if verdict.right else "✗"
+    caption = f"{mark} {_short(verdict.answer)} {100 * verdict.probability:.0f} %"
+    if not verdict.right:
+        caption += f"\nis {_short(verdict.truth)}"
+    axes.set_title(caption, fontsize=8.5, color=colour, pad=3)
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def save_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Loss and validation accuracy over the epochs."""
+    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    style = "o-" if len(history) < 2 else "-"
+    for name, label, colour in (("train/loss", "training", BLUE), ("val/loss", "validation", ORANGE)):
+        losses.plot(epochs, [row.get(name, float("nan")) for row in history], style, color=colour, label=label)
+    losses.set(xlabel="epoch", ylabel="cross entropy")
+    losses.legend(frameon=False)
+    top1 = [100 * row.get("val/top1", float("nan")) for row in history]
+    scores.plot(epochs, top1, style, color=ORANGE)
+    scores.set(xlabel="epoch", ylabel="validation top-1 (%)")
+    scores.annotate(f"{top1[-1]:.1f} %", (epochs[-1], top1[-1]), xytext=(-4, -14),
+                    textcoords="offset points", ha="right", color=ORANGE)  # fmt: skip
+    for axes in (losses, scores):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,101 @@
+"""A training run as a file: every setting that decides its result."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transxnet.data.transforms import Augmentation
+from transxnet.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, and how.
+
+    The default numbers are the paper's ImageNet recipe.
+
+    Attributes:
+        data: "digits" (embedded) or a folder: train/ and val/ (or validation/) with a folder for
+            each class, or just the class folders, of which a fifth is then held out.
+        model: Name of the network, as `transxnet models` lists them.
+        checkpoint: Weights to start from: a released file, a file or run folder of ours, a URL,
+            or "released" to download the authors'.
+        image_size: Side of the square training images in pixels.
+        eval_crop: Share of the resized image's side that evaluation keeps.
+        epochs: Passes over the training images.
+        batch_size: Images in a step.
+        lr: Highest learning rate.
+        min_lr: Lowest learning rate of the cosine schedule.
+        warmup_epochs: Epochs over which the rate first rises.
+        weight_decay: Decay of the tensors that are neither vectors nor biases (AdamW).
+        layer_decay: Factor of the rate from one layer to the one below; 1 for equal rates.
+        label_smoothing: Share of the target spread over the other classes.
+        drop_path: Stochastic depth of the last block.
+        ema_decay: Decay of the averaged weights, which are the result; 0 for no averaging.
+        seed: Decides initialisation, order and augmentation.
+        workers: Processes that read images; 0 reads in the main one.
+        max_bad: Share of the images that may be unreadable before training stops.
+        augmentation: How training images are varied.
+    """
+
+    data: str = "digits"
+    model: str = "transxnet_tiny"
+    checkpoint: str | None = None
+    image_size: int = 224
+    eval_crop: float = 0.9
+    epochs: int = 300
+    batch_size: int = 1024
+    lr: float = 2e-3
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    label_smoothing: float = 0.1
+    drop_path: float = 0.1
+    ema_decay: float = 0.9998
+    seed: int = 0
+    workers: int = 0
+    max_bad: float = 0.01
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 32), ("workers", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("max_bad", "label_smoothing", "drop_path", "ema_decay", "layer_decay", "eval_crop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} lies between 0 and 1, not {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ConfigError(f"lr must be above 0, not {self.lr}")
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that reproduces the run."""
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a shipped one by its name, such as "digits", or any path.
+
+    Raises:
+        ConfigError: If there is neither; the shipped ones are listed.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = Path(str(resources.files("transxnet") / "recipes"))
+    path = shipped / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
+        raise ConfigError(f"there is no recipe {name!r}: give a file, or one of {', '.join(names)}")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
