@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +12,19 @@ from typing import Any, cast
 import timm
 from huggingface_hub import hf_hub_download
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import FeatureListNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    FeatureListNet,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    split_model_name_tag,
+)
 from timm.models._builder import resolve_pretrained_cfg
 
 from transxnet.checkpoints.fitting import fit, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
-from transxnet.errors import CheckpointError
+from transxnet.errors import CheckpointError, ConfigError
 from transxnet.model import Stage, TransXNet
 
 _RELEASE = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/"
@@ -239,8 +246,12 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        ConfigError: If a setting is unknown or out of range.
+        ConfigError: If the name or a setting is unknown, or a setting is out of range.
     """
+    if (known := split_model_name_tag(name)[0]) not in (*VARIANTS, *SHORT_NAMES):
+        near = difflib.get_close_matches(known, VARIANTS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)}"
+        raise ConfigError(f"there is no network {name!r}{hint}")
     if checkpoint is None:
         return cast(TransXNet, timm.create_model(name, **settings))
     overlay: dict[str, Any]

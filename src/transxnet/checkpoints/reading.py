@@ -136,9 +136,9 @@ def _unsafe_globals(path: Path) -> list[str]:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    reason = "" if isinstance(error, pickle.UnpicklingError) else f" [{str(error).partition(chr(10))[0][:120]}]"
     return CheckpointError(
-        f"{path} ({path.stat().st_size:,} bytes) is truncated or not a checkpoint; download or copy it again [{reason}]"
+        f"{path} ({path.stat().st_size:,} bytes) is truncated or not a checkpoint; download or copy it again{reason}"
     )
 
 

@@ -53,7 +53,8 @@ class CommandParser(ArgumentParser):
         return _OPTION.sub(lambda match: match[0].replace("_", "-"), text)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = _OPTION.sub(lambda match: match[0].replace("_", "-"), " ".join(str(message).split()))
+        line = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(message).split()))
+        line = _OPTION.sub(lambda match: match[0].replace("_", "-"), line)
         raise ConfigError(f"{line} (`{self.prog} --help` tells the options)")
 
     @staticmethod

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, train, and tell where the results are."""
     recipe, out = _parse(arguments)
     console = Console(highlight=False, soft_wrap=True)
-    folder = RunFolder.create(out, Path(recipe.data).name)
+    folder = RunFolder.choose(out, Path(recipe.data).name)
     console.print(f"training {recipe.model} on {recipe.data}, {recipe.epochs} epochs", markup=False)
     from transxnet.tasks.classification.train import train_classifier  # imports Lightning
 

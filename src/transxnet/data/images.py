@@ -61,6 +61,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     raise BadImageError(name, f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
                 return _as_seen(ImageOps.exif_transpose(image))
+    except BadImageError:
+        raise
     except UnidentifiedImageError as error:
         raise BadImageError(name, "not an image, whatever its name says") from error
     except Image.DecompressionBombError as error:

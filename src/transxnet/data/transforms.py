@@ -9,6 +9,7 @@ from typing import Any, cast
 from timm.data import create_transform, resolve_data_config
 
 from transxnet.data.loading import Transform
+from transxnet.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Augmentation:
         crop_ratio: Range of the crop's width over its height.
         hflip: Probability of a horizontal flip.
         auto_augment: timm's description of RandAugment and the like; none if empty.
-        color_jitter: Strength of colour jitter, used where there is no auto_augment.
+        color_jitter: Strength of colour jitter from 0 to 1, used where there is no auto_augment.
         erase: Probability of erasing a rectangle.
     """
 
@@ -33,6 +34,15 @@ class Augmentation:
     color_jitter: float = 0.0
     erase: float = 0.25
 
+    def __post_init__(self) -> None:
+        for name in ("hflip", "color_jitter", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augmentation.{name} lies between 0 and 1, not {getattr(self, name)}")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ConfigError(f"augmentation.crop_scale rises between 0 and 1, not {self.crop_scale}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ConfigError(f"augmentation.crop_ratio rises above 0, not {self.crop_ratio}")
+
 
 def evaluation_transform(described: Mapping[str, Any]) -> Transform:
     """Resize, crop and normalise as a network's ``pretrained_cfg`` says."""
@@ -41,20 +51,27 @@ def evaluation_transform(described: Mapping[str, Any]) -> Transform:
 
 
 def training_transform(described: Mapping[str, Any], augmentation: Augmentation) -> Transform:
-    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says."""
+    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says.
+
+    Raises:
+        ConfigError: If timm does not know the ``auto_augment`` policy.
+    """
     config = resolve_data_config(pretrained_cfg=dict(described))
-    transform = create_transform(
-        config["input_size"],
-        is_training=True,
-        scale=augmentation.crop_scale,
-        ratio=augmentation.crop_ratio,
-        hflip=augmentation.hflip,
-        auto_augment=augmentation.auto_augment or None,
-        color_jitter=augmentation.color_jitter,
-        re_prob=augmentation.erase,
-        re_mode="pixel",
-        interpolation="random" if augmentation.auto_augment else config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-    )
+    try:
+        transform = create_transform(
+            config["input_size"],
+            is_training=True,
+            scale=augmentation.crop_scale,
+            ratio=augmentation.crop_ratio,
+            hflip=augmentation.hflip,
+            auto_augment=augmentation.auto_augment or None,
+            color_jitter=augmentation.color_jitter,
+            re_prob=augmentation.erase,
+            re_mode="pixel",
+            interpolation="random" if augmentation.auto_augment else config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+        )
+    except (AssertionError, NotImplementedError) as error:  # timm's answer to a policy it does not know
+        raise ConfigError(f"augmentation.auto_augment {augmentation.auto_augment!r} is not timm's: {error}") from error
     return cast(Transform, transform)

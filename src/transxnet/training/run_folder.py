@@ -19,20 +19,23 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: str | None, name: str) -> RunFolder:
-        """A new folder: the one given, or one under ``runs/`` named after the time and the data.
+    def choose(cls, path: str | None, name: str) -> RunFolder:
+        """The folder given, or one under ``runs/`` named after the time and the data; not made yet.
 
         Raises:
-            ConfigError: If the folder holds a run already, or cannot be made.
+            ConfigError: If the folder holds a run already.
         """
         target = Path(path) if path else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
         if (target / "config.yaml").exists():
             raise ConfigError(f"{target} holds a run already; choose another folder, or remove that one")
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make the run folder {target}: {error.strerror}") from error
         return cls(target)
+
+    def make(self) -> None:
+        """Make the folder; raises ConfigError if that cannot be done."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the run folder {self.path}: {error.strerror}") from error
 
     @property
     def config(self) -> Path:

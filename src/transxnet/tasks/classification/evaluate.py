@@ -84,7 +84,7 @@ def run_network(
         advance: Told of progress.
 
     Raises:
-        DataError: If more images than that are unreadable, or none is usable.
+        DataError: If more images than that are unreadable.
     """
     if batch_size < 1 or workers < 0:
         raise ConfigError(f"batch_size must be at least 1 and workers at least 0, not {batch_size} and {workers}")
@@ -106,13 +106,15 @@ def run_network(
             places.append(batch.indices)
         advance(len(batch.targets) + len(batch.bad))
     if not probabilities:
-        name, reason = next(iter(bad.reasons.items()))
-        raise DataError(f"none of {bad.total} images can be used; the first is {name} ({reason})")
+        return Outputs(torch.empty(0, model.num_classes), torch.empty(0), torch.empty(0), bad.reasons, seconds)
     return Outputs(torch.cat(probabilities), torch.cat(targets), torch.cat(places), bad.reasons, seconds)
 
 
 def evaluate(outputs: Outputs) -> Evaluation:
-    """Judge a network by its outputs."""
+    """Judge a network by its outputs; raises DataError if there are none."""
+    if not len(outputs.targets):
+        name, reason = next(iter(outputs.bad.items()))
+        raise DataError(f"none of {len(outputs.bad)} images can be used; the first is {name} ({reason})")
     probabilities, targets = outputs.probabilities, outputs.targets
     classes = probabilities.shape[1]
 

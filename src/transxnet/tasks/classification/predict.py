@@ -52,9 +52,6 @@ def predict(
 
     Returns:
         One prediction for each path, in the same order.
-
-    Raises:
-        DataError: If no image can be read.
     """
     source = FolderSource((), list(paths), [0] * len(paths))
     outputs = run_network(model, source, batch_size=batch_size, workers=workers, device=device, advance=advance)

@@ -67,7 +67,7 @@ def train_classifier(recipe: Recipe, run: RunFolder, console: Console) -> Traini
     seed_everything(recipe.seed, verbose=False)
     data = open_data(recipe.data, recipe.seed)
     model = build_model(recipe, data.train.class_names)
-    write_text(run.config, recipe.to_yaml())
+    run.make()
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     history = History()
     started = time.monotonic()
@@ -152,6 +152,7 @@ def _fit(
             make_loader(training, recipe.batch_size, train=True, seed=recipe.seed, workers=recipe.workers),
             make_loader(validation, recipe.batch_size, workers=recipe.workers),
         )
+        write_text(run.config, recipe.to_yaml())  # from here on the folder holds a run
         trainer.fit(ClassificationTask(model, recipe, bad), *loaders)
     if trainer.interrupted:
         raise TransXNetError(
