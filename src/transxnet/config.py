@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -13,6 +13,7 @@ from transxnet.errors import ConfigError
 PositionBiasResize = Literal["flattened", "geometric"]
 
 _INTEGERS = ("depths", "channels", "heads", "reductions", "attention_groups", "kernel_sizes", "expansions")
+_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 _RATES = ("drop_rate", "ffn_drop_rate", "drop_path_rate")
 
 
@@ -78,7 +79,7 @@ class TransXNetConfig:
     def _check_stages(self) -> None:
         for name in _INTEGERS:
             for value in getattr(self, name):
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                if not _whole(value, 1):
                     raise ConfigError(f"{name} must be whole numbers of at least 1, not {getattr(self, name)}")
         for stage in range(self.num_stages):
             where = f"stage {stage}"
@@ -87,7 +88,7 @@ class TransXNetConfig:
                 raise ConfigError(f"{where}: reductions must be 1 or even, not {reduction}")
             if kernel % 2 == 0:
                 raise ConfigError(f"{where}: kernel_sizes must be odd, not {kernel}")
-            if not 0 < self.attention_shares[stage] < 1:
+            if not _number(self.attention_shares[stage]) or not 0 < self.attention_shares[stage] < 1:
                 raise ConfigError(
                     f"{where}: attention_shares must lie between 0 and 1 (both parts of the D-Mixer get "
                     f"channels), not {self.attention_shares[stage]}"
@@ -102,15 +103,18 @@ class TransXNetConfig:
                 raise ConfigError(f"{where}: IDConv needs at least 4 channels")
 
     def _check_network(self) -> None:
-        if self.in_chans < 1:
-            raise ConfigError(f"in_chans must be at least 1, not {self.in_chans}")
-        if self.num_classes < 0:
-            raise ConfigError(f"num_classes must not be negative, but is {self.num_classes}")
+        for name, least in (("in_chans", 1), ("num_classes", 0)):
+            if not _whole(getattr(self, name), least):
+                raise ConfigError(f"{name} must be a whole number of at least {least}, not {getattr(self, name)!r}")
+        if self.global_pool not in _POOLS:
+            raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {self.global_pool!r}")
+        if not _number(self.layer_scale_init):
+            raise ConfigError(f"layer_scale_init must be a number, not {self.layer_scale_init!r}")
         if self.position_bias_resize not in ("flattened", "geometric"):
             raise ConfigError(f'position_bias_resize is "flattened" or "geometric", not {self.position_bias_resize!r}')
         for name in _RATES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+            if not _number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
 
     @property
     def num_stages(self) -> int:
@@ -136,12 +140,7 @@ class TransXNetConfig:
         Raises:
             ConfigError: As the class, or if a name is not a field; the nearest field is suggested.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
-                raise ConfigError(f"TransXNet has no setting {name!r}{hint}")
+        _check_names(changes)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +151,28 @@ class TransXNetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TransXNetConfig:
         """The inverse of :meth:`to_dict`; raises as :meth:`override`."""
-        return VARIANTS["transxnet_tiny"].override(**values)
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        if missing:
+            raise ConfigError(f"the configuration lacks {', '.join(missing)}")
+        _check_names(values)
+        return cls(**values)
+
+
+def _check_names(values: Iterable[str]) -> None:
+    names = [field.name for field in dataclasses.fields(TransXNetConfig)]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
+            raise ConfigError(f"TransXNet has no setting {name!r}{hint}")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -172,7 +192,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     values = _as_tuple(value)
     if len(values) == 1:
         values *= 2
-    if len(values) != 2 or any(not isinstance(size, int) or size < 1 for size in values):
+    if len(values) != 2 or not all(_whole(size, 1) for size in values):
         raise ConfigError(f"{name} is one or two positive whole numbers (height, width), not {value}")
     return values[0], values[1]
 

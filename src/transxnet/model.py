@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from timm.layers import ClassifierHead, DropPath
 from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +23,7 @@ from transxnet.layers import (
     IDConv,
     LayerScale,
     PositionBias,
-    frozen_running_statistics,
+    RecomputedStatistics,
     group_norm,
 )
 
@@ -108,8 +109,8 @@ class Stage(nn.Module):
 
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
-    # The first pass counts the batch in the running statistics, the recomputation must not.
-    return torch.enable_grad(), frozen_running_statistics(block)
+    statistics = RecomputedStatistics(block)
+    return statistics.first_pass(), statistics.recomputation()
 
 
 class Trunk(nn.Module):
@@ -151,6 +152,7 @@ class Trunk(nn.Module):
         self.config = self.config.override(img_size=img_size)
         for index, stage in enumerate(self.stage_list):
             stage.position_bias.set_grid(self.config.grid(index))
+        update_model_input_size(self, self.config.img_size)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in the backward pass instead of keeping their activations."""
@@ -265,8 +267,8 @@ class TransXNet(Trunk):
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
     def no_weight_decay(self) -> set[str]:
-        """Names exempt from weight decay beyond biases and vectors: none in the released recipe."""
-        return set()
+        """Biases of more than one dimension, which timm's layer-wise groups would decay otherwise."""
+        return {name for name, parameter in self.named_parameters() if name.endswith(".bias") and parameter.ndim > 1}
 
 
 def _stages(config: TransXNetConfig) -> list[Stage]:

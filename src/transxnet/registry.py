@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
     FeatureListNet,
@@ -20,8 +20,9 @@ from timm.models import (
     split_model_name_tag,
 )
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import load_state_dict_from_hf
 
-from transxnet.checkpoints.fitting import fit, variant_of
+from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.errors import CheckpointError, ConfigError
@@ -121,13 +122,14 @@ def _create(
     pretrained: bool = False,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
     **settings: Any,
 ) -> TransXNet:
     overlay = dict(pretrained_cfg_overlay or {})
     config = VARIANTS[variant]
     checkpoint = None
     if pretrained:
-        checkpoint = _read_source(variant, pretrained_cfg, overlay)
+        checkpoint = _read_source(variant, pretrained_cfg, overlay, cache_dir)
         if checkpoint.config is not None:
             config = checkpoint.config
         overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay)
@@ -146,7 +148,8 @@ def _create(
         pretrained_filter_fn=partial(_fit, checkpoint=checkpoint, keep_size="img_size" in settings),
         **settings,
     )
-    vars(model)["pretrained_cfg"].pop("state_dict", None)  # only needed for loading
+    for module in (model, getattr(model, "model", None)):  # a feature extractor may hold another one
+        vars(module or model)["pretrained_cfg"].pop("state_dict", None)  # only needed for loading
     return model
 
 
@@ -162,22 +165,37 @@ def _fit(
     return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size)
 
 
-def _read_source(variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any]) -> Checkpoint:
+def _read_source(
+    variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], cache_dir: str | Path | None
+) -> Checkpoint:
     """Read the weights ourselves, so that every way of loading has the same safety and errors."""
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(overlay))
     source: Any = cfg.state_dict or cfg.file or cfg.url
     if cfg.hf_hub_id and (cfg.source == "hf-hub" or not source):
-        source = hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
+        source = _from_hub(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
     if not source:
         raise CheckpointError(
             f"there are no released weights for {variant}; give a checkpoint, or train one with `transxnet train`"
         )
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, cache_dir)
     if checkpoint.architecture not in ("", variant):
         raise CheckpointError(
             f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}; create the one it holds"
         )
     return checkpoint
+
+
+def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> Mapping[str, Any]:
+    try:
+        named = {"filename": file} if file else {}
+        weights: Mapping[str, Any] = load_state_dict_from_hf(model_id, **named, weights_only=True, cache_dir=cache_dir)
+        return weights
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"could not download {model_id} from Hugging Face ({reason}); without a network, fetch the file on "
+            "another machine and give its path as the checkpoint"
+        ) from error
 
 
 def _overlay(checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +206,10 @@ def _overlay(checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay:
     if "head.fc.weight" in weights:
         facts["num_classes"] = weights["head.fc.weight"].shape[0]
     if "stem.conv.weight" in weights:
-        facts["input_size"] = (weights["stem.conv.weight"].shape[1], *cfg.input_size[1:])
+        size = square_size(weights, VARIANTS[variant])
+        # Biases stored for another size than usual tell the size to use the network at.
+        native = size if size and size != VARIANTS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
+        facts["input_size"] = (weights["stem.conv.weight"].shape[1], *native)
     return facts
 
 

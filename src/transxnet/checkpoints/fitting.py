@@ -15,6 +15,7 @@ from transxnet.layers import PositionBias
 from transxnet.model import Trunk
 
 _BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+_STAGE_PART = re.compile(r"(stages|norms)\.(\d+)")
 _HEAD = "head.fc."
 
 
@@ -28,6 +29,7 @@ def fit(
 ) -> dict[str, Tensor]:
     """The state dict with every entry that ``model`` has, and no other.
 
+    Stages and output normalisations that the network was built without are left out.
     Position biases of another image size are adopted by the network, or with ``keep_size`` resized
     to the network's. An absent or differently sized classifier and a stem with another number of
     input channels are left to timm, which adapts them.
@@ -46,6 +48,7 @@ def fit(
     weights = from_released(state_dict) if MARKER in state_dict else dict(state_dict)
     _check_variant(weights, model.config, source)
     _fit_position_biases(weights, model, source, stored_size, keep_size)
+    weights = {name: tensor for name, tensor in weights.items() if not _left_out(name, model)}
     _check_entries(weights, model, source)
     return weights
 
@@ -98,7 +101,7 @@ def _fit_position_biases(
     present = {name: bias for name, bias in biases.items() if name in weights}
     if all(weights[name].shape == bias.table.shape for name, bias in present.items()):
         return
-    size = stored_size or _square_size(weights, model.config)
+    size = stored_size or square_size(weights, model.config)
     if size is None:
         shapes = ", ".join(str(tuple(weights[name].shape)) for name in present)
         advice = "create the network with the img_size they were stored for"
@@ -114,9 +117,12 @@ def _fit_position_biases(
             weights[name] = old.resized(bias.grid)
 
 
-def _square_size(weights: Mapping[str, Tensor], config: TransXNetConfig) -> tuple[int, int] | None:
-    """The image size (a multiple of the first stride) that explains all biases' shapes."""
-    shapes = [weights[f"stages.{s}.position_bias.table"].shape[-2:] for s in range(config.num_stages)]
+def square_size(weights: Mapping[str, Tensor], config: TransXNetConfig) -> tuple[int, int] | None:
+    """The size of a square image, a multiple of 4, that explains the shapes of all position biases."""
+    names = [f"stages.{stage}.position_bias.table" for stage in range(config.num_stages)]
+    if not all(name in weights for name in names):
+        return None
+    shapes = [weights[name].shape[-2:] for name in names]
     side = config.strides[0] * math.isqrt(shapes[0][0])
     square = config.override(img_size=max(side, 1))
     for stage, shape in enumerate(shapes):
@@ -147,6 +153,15 @@ def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str) -> 
             f"{source} does not fit {_name_of(model.config)} ({'; '.join(findings)}): it is incomplete, or of a "
             "network with other settings"
         )
+
+
+def _left_out(name: str, model: Trunk) -> bool:
+    part = _STAGE_PART.match(name)
+    return part is not None and int(part[2]) < model.config.num_stages and not _has(model, part[0])
+
+
+def _has(model: Trunk, name: str) -> bool:
+    return any(own == name for own, _ in model.named_modules())
 
 
 def _same_shape(name: str, weight: Tensor, expected: Tensor) -> bool:

@@ -6,9 +6,13 @@ import argparse
 import json
 import os
 import pickle
+import pickletools
+import struct
 import urllib.error
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,23 @@ METADATA_KEY = "transxnet"
 
 # Averaged weights first: they are what an author evaluates.
 _LAYOUTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# A run folder of ours, or a folder that timm exported.
+_IN_FOLDERS = ("weights.safetensors", "model.safetensors", "pytorch_model.bin")
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+# What PyTorch's readers raise on damaged files.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -50,13 +70,17 @@ class Checkpoint:
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(source: Source) -> Checkpoint:
+def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Checkpoint:
     """Read a released file, one of ours, a run folder, a URL or a state dict.
 
     Pickles are read with ``weights_only=True``; beside tensors and plain values only an
     ``argparse.Namespace``, as in the released files, is admitted. The weights may be the whole
     file or stand under ``state_dict``, ``model``, ``state_dict_ema`` or ``model_ema``; averaged
     weights are preferred.
+
+    Args:
+        source: A path, a URL or a mapping.
+        cache_dir: Where to keep a download, if not where PyTorch does.
 
     Raises:
         CheckpointError: If nothing is there, the file is damaged, wants to run code, or holds no
@@ -65,9 +89,9 @@ def read_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Mapping):
         return Checkpoint("the state dict", _our_names(_weights(source, "the state dict")))
     name = os.fspath(source)
-    path = _download(name) if "://" in name else Path(name).expanduser()
+    path = _download(name, cache_dir) if "://" in name else Path(name).expanduser()
     if path.is_dir():
-        path /= "weights.safetensors"
+        path = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path / _IN_FOLDERS[0])
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     if path.stat().st_size == 0:
@@ -79,9 +103,9 @@ def read_checkpoint(source: Source) -> Checkpoint:
     return _described(str(path), weights, content.get(METADATA_KEY) if isinstance(content, Mapping) else None)
 
 
-def _download(url: str) -> Path:
+def _download(url: str, cache_dir: str | Path | None) -> Path:
     try:
-        return Path(download_cached_file(url, progress=True))
+        return Path(download_cached_file(url, progress=True, cache_dir=cache_dir))
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise CheckpointError(
@@ -123,16 +147,35 @@ def _unpickle(path: Path) -> Any:
                 "If you trust it, load it with torch.load yourself and save the bare state dict"
             ) from error
         raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
 def _unsafe_globals(path: Path) -> list[str]:
+    """Names of the functions and classes that a pickle wants and that weights do not need."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return list(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001 (any kind of damage: there is nothing to name then)
-        return []
+        if zipfile.is_zipfile(path):
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return list(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        with path.open("rb") as file:  # PyTorch's old format is several pickles in a row; listed, never run
+            wanted = dict.fromkeys(_wanted(file))
+        return [name for name in wanted if not name.startswith(("torch.", "collections.", "argparse."))]
+    except (*_DAMAGE, pickle.UnpicklingError):
+        pass  # damaged: there is nothing to name then
+    return []
+
+
+def _wanted(file: BufferedReader) -> Iterator[str]:
+    """What the pickles at the start of a file look up, as module.name."""
+    texts: list[str] = []
+    while file.peek(1)[:1] == b"\x80":  # how a pickle begins
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name == "GLOBAL":
+                yield str(argument).replace(" ", ".")
+            elif operation.name == "STACK_GLOBAL":
+                yield ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

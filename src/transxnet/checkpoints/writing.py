@@ -19,15 +19,16 @@ _DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interp
 def description(model: TransXNet) -> str:
     """Architecture, configuration, preprocessing and class names of a network, as JSON."""
     described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    about = {
-        "architecture": described.get("architecture", ""),
-        "config": model.config.to_dict(),
-        "pretrained_cfg": {
-            **{name: described[name] for name in _DESCRIBED if name in described},
-            "num_classes": model.num_classes,
-        },
-    }
-    return json.dumps(about)
+    kept = {name: described[name] for name in _DESCRIBED if name in described}
+    if len(kept.get("label_names") or ()) != model.num_classes:
+        kept.pop("label_names", None)  # of a classifier that was replaced
+    return json.dumps(
+        {
+            "architecture": described.get("architecture", ""),
+            "config": model.config.to_dict(),
+            "pretrained_cfg": {**kept, "num_classes": model.num_classes},
+        }
+    )
 
 
 def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transxnet.checkpoints.fitting import fit
 from transxnet.checkpoints.reading import Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
-from transxnet.errors import ConfigError
+from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import group_norm
 from transxnet.model import Trunk, init_weights
 from transxnet.registry import SHORT_NAMES
@@ -73,11 +73,13 @@ def create_backbone(
     if full_name not in VARIANTS:
         raise ConfigError(f"there is no network {name!r}; there are {', '.join(VARIANTS)}")
     read = read_checkpoint(checkpoint) if checkpoint is not None else None
+    if read and read.architecture not in ("", full_name):
+        raise CheckpointError(f"{read.source} holds {read.architecture}, not {full_name}; create the one it holds")
     config = read.config if read and read.config else VARIANTS[full_name]
     backbone = DenseBackbone(config.override(**settings), out_indices)
     if read:
         weights = {n: t for n, t in read.state_dict.items() if not n.startswith(_CLASSIFIER)}
-        if len(weights) < len(read.state_dict):  # a classifier's file
+        if not any(n.startswith("norms.") for n in weights):  # not a backbone's file
             weights |= {n: t for n, t in backbone.state_dict().items() if n.startswith("norms.")}
         stored_size = read.config.img_size if read.config else None
         fitted = fit(weights, backbone, source=read.source, stored_size=stored_size, keep_size="img_size" in settings)

@@ -4,7 +4,7 @@ from transxnet.layers.d_mixer import DMixer
 from transxnet.layers.idconv import IDConv
 from transxnet.layers.layer_scale import LayerScale
 from transxnet.layers.ms_ffn import MSFFN
-from transxnet.layers.norm import BatchNorm2d, frozen_running_statistics, group_norm
+from transxnet.layers.norm import BatchNorm2d, RecomputedStatistics, group_norm
 from transxnet.layers.osra import OSRA
 from transxnet.layers.position_bias import PositionBias
 from transxnet.layers.ste import STE
@@ -18,6 +18,6 @@ __all__ = [
     "IDConv",
     "LayerScale",
     "PositionBias",
-    "frozen_running_statistics",
+    "RecomputedStatistics",
     "group_norm",
 ]

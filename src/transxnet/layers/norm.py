@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from timm.layers import register_notrace_module
@@ -36,18 +36,42 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
 
 
-@contextmanager
-def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch normalisation use the batch without counting it.
+class RecomputedStatistics:
+    """Lets a module be run twice on one batch, and counts the batch in its running statistics once.
 
-    A recomputed forward pass (gradient checkpointing) sees the same batch twice; its statistics
-    must enter the running ones once.
+    Gradient checkpointing recomputes a block's forward pass in the backward pass. The recomputation
+    starts from copies of the running statistics as they were before the first pass, so that it
+    does the same arithmetic, and leaves the real ones alone.
+
+    Args:
+        module: What is run twice.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
+
+    def __init__(self, module: nn.Module) -> None:
+        self._norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+        self._before: list[dict[str, Tensor]] = []
+
+    @contextmanager
+    def first_pass(self) -> Iterator[None]:
+        """Around the first pass."""
+        self._before = [_copies(dict(norm.named_buffers())) for norm in self._norms]
         yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+
+    @contextmanager
+    def recomputation(self) -> Iterator[None]:
+        """Around each further pass."""
+        real = [dict(norm.named_buffers()) for norm in self._norms]
+        self._put([_copies(buffers) for buffers in self._before])
+        try:
+            yield
+        finally:
+            self._put(real)
+
+    def _put(self, statistics: Sequence[Mapping[str, Tensor]]) -> None:
+        for norm, buffers in zip(self._norms, statistics, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
+
+
+def _copies(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in buffers.items()}

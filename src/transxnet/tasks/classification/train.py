@@ -67,7 +67,6 @@ def train_classifier(recipe: Recipe, run: RunFolder, console: Console) -> Traini
     seed_everything(recipe.seed, verbose=False)
     data = open_data(recipe.data, recipe.seed)
     model = build_model(recipe, data.train.class_names)
-    run.make()
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     history = History()
     started = time.monotonic()
@@ -139,6 +138,7 @@ def _fit(
         *displays,
     ]
     with _quiet_lightning():
+        run.make()
         trainer = Trainer(
             max_epochs=recipe.epochs,
             logger=[CSVLogger(run.path, "", ""), TensorBoardLogger(run.path, "", "tensorboard")],

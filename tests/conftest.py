@@ -1,0 +1,35 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from support import released_shapes, released_tensor
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def released() -> Callable[..., dict[str, Tensor]]:
+    """``released(variant, kind)``: the state dict of a released "classifier" (default) or "backbone"."""
+
+    def state_dict(variant: str, kind: str = "classifier") -> dict[str, Tensor]:
+        return {name: released_tensor(name, shape) for name, shape in released_shapes(variant, kind).items()}
+
+    return state_dict
+
+
+@pytest.fixture(scope="session")
+def released_file(released: Callable[..., dict[str, Tensor]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like the released transx-t.pth.tar, of made-up weights."""
+    path = tmp_path_factory.mktemp("released") / "transx-t.pth.tar"
+    torch.save({"state_dict": released("tiny"), "args": argparse.Namespace(lr=0.002), "epoch": 309}, path)
+    return path

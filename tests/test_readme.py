@@ -1,0 +1,77 @@
+"""The first run, and every command and snippet of the documentation, run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from test_commands import run, stripes
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    lines = "".join(blocks(page, "bash")).splitlines()
+    return [line.partition(" #")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, released_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything the documentation's examples name."""
+    shutil.copy(released_file, tmp_path / "transx-t.pth.tar")
+    stripes(tmp_path / "photos", 5)
+    for folder in ("imagenet/val/n01440764", "imagenet/val/n02124075", "imagenetv2/7", "imagenetv2/10"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (80, 60), (200, 90, 40)).save(tmp_path / folder / "a.jpg")
+    Image.new("RGB", (80, 60), (200, 90, 40)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(900)
+def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("train") == 0
+    (summary,) = tmp_path.glob("runs/*-digits/summary.json")
+    assert json.loads(summary.read_text())["top1"] >= 0.99
+    for picture in ("samples.png", "curves.png"):
+        assert (summary.parent / picture).stat().st_size > 10_000
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_run(page: Path, desk: Path) -> None:
+    for command in commands(page):
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            subprocess.run([program, "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+        elif command != "transxnet train":  # that is the first run, above
+            assert program == "transxnet", command
+            assert run(*arguments) == 0, command
+
+
+@pytest.mark.parametrize(
+    ("page", "place"), [(page, place) for page in PAGES for place in range(len(blocks(page, "python")))],
+    ids=lambda value: value.name if isinstance(value, Path) else str(value),
+)  # fmt: skip
+def test_the_snippets_run(page: Path, place: int, desk: Path) -> None:
+    subprocess.run([sys.executable, "-c", blocks(page, "python")[place]], check=True, cwd=desk)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
