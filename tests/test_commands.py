@@ -30,25 +30,22 @@ def run(*arguments: object) -> int:
     return 0
 
 
-def stripes(folder: Path, count: int) -> None:
-    """Two classes of pictures of two sizes: lying and standing stripes."""
+def paint(folder: Path, count: int) -> None:
+    """Two classes of noisy pictures that anyone can tell apart: green leaves and red roses."""
     generator = np.random.default_rng(0)
-    for name, axis in (("lying", 0), ("standing", 1)):
+    for name, channel in (("leaf", 1), ("rose", 0)):
         (folder / name).mkdir(parents=True)
         for index in range(count):
-            wave = 127 + 120 * np.sin(np.arange(48) * generator.uniform(0.5, 0.9) + generator.uniform(0, 6))
-            grey = np.broadcast_to(wave[:, None] if axis == 0 else wave, (48, 48))
-            noisy = grey[..., None] + generator.normal(0, 10, (48, 48, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).crop((0, 0, 48, 40)).save(
-                folder / name / f"{index}.png"
-            )
+            values = generator.uniform(0, 120, (40, 48, 3))
+            values[..., channel] += 120
+            Image.fromarray(values.astype(np.uint8)).save(folder / name / f"{index}.png")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: the nano network on the stripes, its data beside it."""
-    root = tmp_path_factory.mktemp("stripes")
-    stripes(root / "photos", 20)
+    """A run folder: the nano network on flowers, its data beside it."""
+    root = tmp_path_factory.mktemp("flowers")
+    paint(root / "photos", 20)
     settings = ("--recipe", "digits", "--epochs", 8, "--batch-size", 4, "--ema-decay", 0.8)
     assert run("train", *settings, "--data", root / "photos", "--out", root / "run") == 0
     return root
@@ -77,13 +74,13 @@ def test_what_a_run_leaves_can_be_evaluated(trained: Path, checkpoint: str, caps
     assert run("eval", "--data", data, "--checkpoint", trained / checkpoint, "--json", "--per-class") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 40 and result["top1"] > 0.9
-    assert result["per_class"]["lying"]["images"] == 20
+    assert result["per_class"]["leaf"]["images"] == 20
 
 
 def test_evaluation_as_a_person_reads_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "--data", trained / "photos", "--checkpoint", trained / "run", "--per-class") == 0
     said = capsys.readouterr().out
-    assert "top-1" in said and "images/s" in said and "standing" in said
+    assert "top-1" in said and "images/s" in said and "rose" in said
     assert "top-5" not in said  # of two classes
 
 
@@ -113,11 +110,11 @@ def test_prediction_goes_on_past_unreadable_images_and_exits_with_1(
     trained: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reasons = bad_images(tmp_path)
-    images = (trained / "photos/lying/1.png", str(trained / "photos/standing/*.png"), tmp_path)
+    images = (trained / "photos/leaf/1.png", str(trained / "photos/rose/*.png"), tmp_path)
     out = tmp_path / f"answers{suffix}"
     assert run("predict", *images, "--checkpoint", trained / "run", "--out", out, "--top", 1) == 1
     said = capsys.readouterr()
-    assert "lying/1.png" in said.out and "standing" in said.out
+    assert "leaf/1.png" in said.out and "rose" in said.out
     for name, reason in reasons.items():
         assert any(name in line and reason in line for line in said.err.splitlines())
     if suffix == ".json":
@@ -134,8 +131,8 @@ def test_prediction_goes_on_past_unreadable_images_and_exits_with_1(
 def test_training_goes_on_past_a_few_unreadable_images_and_names_them(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stripes(tmp_path / "photos", 4)
-    (tmp_path / "photos/lying/torn.png").write_bytes(b"not a picture")
+    paint(tmp_path / "photos", 4)
+    (tmp_path / "photos/leaf/torn.png").write_bytes(b"not a picture")
     settings = ("--data", tmp_path / "photos", "--image-size", 32, "--epochs", 1, "--batch-size", 4)
     assert run("train", *settings, "--out", tmp_path / "a", "--max-bad", 0.2) == 0
     assert "torn.png" in capsys.readouterr().out
@@ -146,8 +143,8 @@ def test_training_goes_on_past_a_few_unreadable_images_and_names_them(
 def test_evaluation_bounds_unreadable_images_too(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stripes(tmp_path, 4)
-    (tmp_path / "lying/torn.png").write_bytes(b"not a picture")
+    paint(tmp_path, 4)
+    (tmp_path / "leaf/torn.png").write_bytes(b"not a picture")
     assert run("eval", "--data", tmp_path, "--checkpoint", trained / "run", "--max-bad", 0.2) == 0
     said = capsys.readouterr().out
     assert "torn.png" in said and "8 images" in said

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from test_commands import run, stripes
+from test_commands import paint, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +32,7 @@ def commands(page: Path) -> list[str]:
 def desk(tmp_path: Path, released_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything the documentation's examples name."""
     shutil.copy(released_file, tmp_path / "transx-t.pth.tar")
-    stripes(tmp_path / "photos", 5)
+    paint(tmp_path / "photos", 5)
     for folder in ("imagenet/val/n01440764", "imagenet/val/n02124075", "imagenetv2/7", "imagenetv2/10"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (80, 60), (200, 90, 40)).save(tmp_path / folder / "a.jpg")
