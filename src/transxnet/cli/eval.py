@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from transxnet.cli.parsing import (
@@ -69,7 +70,7 @@ def _print(judged: Evaluation, names: list[str], per_class: bool, device: str) -
         table = Table("class", "images", "top-1", box=None)
         for name, count, share in zip(names, judged.counts, judged.per_class, strict=True):
             if share is not None:
-                table.add_row(name, str(count), f"{share:.1%}")
+                table.add_row(escape(name), str(count), f"{share:.1%}")
         console.print(table)
     for name, reason in judged.bad.items():
         console.print(f"left out {name}: {reason}", markup=False)

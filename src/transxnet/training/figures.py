@@ -58,7 +58,7 @@ def _draw(axes: Axes, verdict: Verdict) -> None:
     caption = f"{mark} {_short(verdict.answer)} {100 * verdict.probability:.0f} %"
     if not verdict.right:
         caption += f"\nis {_short(verdict.truth)}"
-    axes.set_title(caption, fontsize=8.5, color=colour, pad=3)
+    axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False)  # a class may hold dollars
 
 
 def _short(name: str, most: int = 16) -> str:
@@ -72,7 +72,7 @@ def save_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) 
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     style = "o-" if len(history) < 2 else "-"
-    for name, label, colour in (("train/loss", "training", BLUE), ("val/loss", "validation", ORANGE)):
+    for name, label, colour in (("train/loss", "training (augmented)", BLUE), ("val/loss", "validation", ORANGE)):
         losses.plot(epochs, [row.get(name, float("nan")) for row in history], style, color=colour, label=label)
     losses.set(xlabel="epoch", ylabel="cross entropy")
     losses.legend(frameon=False)

@@ -186,7 +186,8 @@ def _save_pictures(
     ]
     name = vars(model)["pretrained_cfg"].get("architecture", "TransXNet")
     title = f"{name}: {judged.top1:.1%} of {judged.images} held-out images right"
-    save_samples(verdicts, run.samples, f"{title}; {len(shown_wrong)} of {len(wrong)} errors first")
+    errors = f"; {len(shown_wrong)} of {len(wrong)} errors first" if len(wrong) > len(shown_wrong) else ""
+    save_samples(verdicts, run.samples, title + errors)
     save_curves(history.epochs, run.curves, title)
 
 
