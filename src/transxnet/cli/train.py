@@ -29,10 +29,10 @@ _EXAMPLES = """\
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, train, and tell where the results are."""
-    recipe, out = _parse(arguments)
+    recipe, out = parse_recipe(arguments)
     console = Console(highlight=False, soft_wrap=True)
     folder = RunFolder.choose(out, Path(recipe.data).name)
-    console.print(f"training {recipe.model} on {recipe.data}, {recipe.epochs} epochs", markup=False)
+    console.print(f"training {recipe.model} on {recipe.data}, {recipe.total_epochs} epochs", markup=False)
     from transxnet.tasks.classification.train import train_classifier  # imports Lightning
 
     result = train_classifier(recipe, folder, console)
@@ -51,7 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Recipe, str | None]:
+def parse_recipe(arguments: Sequence[str]) -> tuple[Recipe, str | None]:
+    """The recipe that a command line asks for, and the run folder if it names one."""
     parser = CommandParser("train", _ABOUT, _EXAMPLES)
     parser.add_argument("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe "
                         '(default: "digits" for the digits, "pictures" for a folder)')  # fmt: skip

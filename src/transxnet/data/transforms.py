@@ -24,7 +24,7 @@ class Augmentation:
         hflip: Probability of a horizontal flip.
         auto_augment: timm's description of RandAugment and the like; none if empty.
         color_jitter: Strength of colour jitter from 0 to 1, used where there is no auto_augment.
-        erase: Probability of erasing a rectangle.
+        erase: Probability of erasing a rectangle, which is done to the batch, after mixing.
     """
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -51,7 +51,7 @@ def evaluation_transform(described: Mapping[str, Any]) -> Transform:
 
 
 def training_transform(described: Mapping[str, Any], augmentation: Augmentation) -> Transform:
-    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says.
+    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says; erasing is left to the batch.
 
     Raises:
         ConfigError: If timm does not know the ``auto_augment`` policy.
@@ -66,8 +66,6 @@ def training_transform(described: Mapping[str, Any], augmentation: Augmentation)
             hflip=augmentation.hflip,
             auto_augment=augmentation.auto_augment or None,
             color_jitter=augmentation.color_jitter,
-            re_prob=augmentation.erase,
-            re_mode="pixel",
             interpolation="random" if augmentation.auto_augment else config["interpolation"],
             mean=config["mean"],
             std=config["std"],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -14,13 +16,16 @@ from transxnet.data.randomness import seed_for
 
 
 class AddressedSteps(Callback):
-    """The randomness of a step (stochastic depth, dropout) depends on (seed, step, rank) alone."""
+    """The randomness of a batch (mixing, stochastic depth) depends on (seed, epoch, batch, rank) alone."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(seed_for(self.seed, trainer.global_step, trainer.global_rank) % 2**63)
+        seed = seed_for(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 (timm's Mixup draws from it)
+        torch.manual_seed(seed % 2**63)
 
 
 class History(Callback):

@@ -28,14 +28,20 @@ class Recipe:
             or "released" to download the authors'.
         image_size: Side of the square training images in pixels.
         eval_crop: Share of the resized image's side that evaluation keeps.
-        epochs: Passes over the training images.
-        batch_size: Images in a step.
+        epochs: Passes over the training images during which the cosine schedule falls.
+        cooldown_epochs: Further passes at the lowest rate.
+        batch_size: Images that a device takes at once.
+        accumulate: Batches whose gradients are added up before a step.
         lr: Highest learning rate.
         min_lr: Lowest learning rate of the cosine schedule.
+        scale_lr_from: Number of images in a step for which `lr` and `min_lr` are meant; they are
+            scaled in proportion to the real number. 0 leaves them as they are.
         warmup_epochs: Epochs over which the rate first rises.
         weight_decay: Decay of the tensors that are neither vectors nor biases (AdamW).
         layer_decay: Factor of the rate from one layer to the one below; 1 for equal rates.
         label_smoothing: Share of the target spread over the other classes.
+        mixup: Parameter of Mixup's beta distribution; 0 for none.
+        cutmix: The same of CutMix; with both, each batch draws one of them.
         drop_path: Stochastic depth of the last block.
         ema_decay: Decay of the averaged weights, which are the result; 0 for no averaging.
         seed: Decides initialisation, order and augmentation.
@@ -50,13 +56,18 @@ class Recipe:
     image_size: int = 224
     eval_crop: float = 0.9
     epochs: int = 300
-    batch_size: int = 1024
+    cooldown_epochs: int = 10
+    batch_size: int = 128
+    accumulate: int = 1
     lr: float = 2e-3
     min_lr: float = 1e-5
+    scale_lr_from: int = 0
     warmup_epochs: int = 5
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     label_smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
     drop_path: float = 0.1
     ema_decay: float = 0.9998
     seed: int = 0
@@ -65,7 +76,9 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 32), ("workers", 0), ("seed", 0)):
+        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "image_size": 32}
+        whole |= dict.fromkeys(("cooldown_epochs", "scale_lr_from", "workers", "seed"), 0)
+        for name, least in whole.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("max_bad", "label_smoothing", "drop_path", "ema_decay", "layer_decay", "eval_crop"):
@@ -73,6 +86,13 @@ class Recipe:
                 raise ConfigError(f"{name} lies between 0 and 1, not {getattr(self, name)}")
         if self.lr <= 0:
             raise ConfigError(f"lr must be above 0, not {self.lr}")
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ConfigError(f"mixup and cutmix must not be negative, but are {self.mixup} and {self.cutmix}")
+
+    @property
+    def total_epochs(self) -> int:
+        """All passes over the training images."""
+        return self.epochs + self.cooldown_epochs
 
     def to_yaml(self) -> str:
         """The recipe as a file that reproduces the run."""

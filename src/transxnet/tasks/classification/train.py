@@ -76,7 +76,7 @@ def train_classifier(recipe: Recipe, run: RunFolder, console: Console) -> Traini
     outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers)
     judged = evaluate(outputs)
     _save_pictures(model, data.validation, outputs, judged, history, run)
-    speed = recipe.epochs * len(data.train.targets) / seconds
+    speed = recipe.total_epochs * len(data.train.targets) / seconds
     run.write_summary(
         {
             "top1": judged.top1,
@@ -140,7 +140,8 @@ def _fit(
     with _quiet_lightning():
         run.make()
         trainer = Trainer(
-            max_epochs=recipe.epochs,
+            max_epochs=recipe.total_epochs,
+            accumulate_grad_batches=recipe.accumulate,
             logger=[CSVLogger(run.path, "", ""), TensorBoardLogger(run.path, "", "tensorboard")],
             callbacks=callbacks,
             enable_progress_bar=False,
