@@ -36,7 +36,7 @@ def optimizer_of(task: ClassificationTask) -> tuple[Optimizer, Any]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_is_complete_and_says_what_it_gives(name: str) -> None:
-    recipe, _ = parse_recipe(["--recipe", name])
+    recipe = parse_recipe(["--recipe", name])
     text = (RECIPES / f"{name}.yaml").read_text()
     written, resolved = yaml.safe_load(text), yaml.safe_load(recipe.to_yaml())
     assert resolved == resolved | written
@@ -56,10 +56,10 @@ def test_a_shipped_recipe_is_complete_and_says_what_it_gives(name: str) -> None:
 def test_the_paper_s_recipes_differ_where_they_should(
     name: str, drop_path: float, ema_decay: float, eval_crop: float
 ) -> None:
-    recipe, _ = parse_recipe(["--recipe", f"imagenet/{name}"])
+    recipe = parse_recipe(["--recipe", f"imagenet/{name}"])
     assert recipe.model == f"transxnet_{name}"
     assert (recipe.drop_path, recipe.ema_decay, recipe.eval_crop) == (drop_path, ema_decay, eval_crop)
-    tiny, _ = parse_recipe(["--recipe", "imagenet/tiny"])
+    tiny = parse_recipe(["--recipe", "imagenet/tiny"])
     same = {"model": "", "drop_path": 0.0, "ema_decay": 0.0, "eval_crop": 0.0}
     assert yaml.safe_load(recipe.to_yaml()) | same == yaml.safe_load(tiny.to_yaml()) | same
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from transxnet.errors import TransXNetError
+from transxnet.training.processes import is_first
 from transxnet.version import __version__
 
 COMMANDS = {
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = command.run(given[1:])
     except TransXNetError as error:
-        console.print(f"transxnet {given[0]}: {error}", markup=False)
+        where = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
+        console.print(f"transxnet {given[0]}{where}: {error}", markup=False)
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("stopped")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionConfigFile
 from rich.console import Console
@@ -12,8 +14,13 @@ from rich.console import Console
 from transxnet.cli.parsing import CommandParser
 from transxnet.data.sources import DIGITS
 from transxnet.data.transforms import Augmentation
+from transxnet.errors import ConfigError
+from transxnet.training.processes import is_first
 from transxnet.training.recipe import Recipe, recipe_path
 from transxnet.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from transxnet.tasks.classification.train import TrainingResult
 
 _ABOUT = """\
 Train a classifier. Without options: the nano network on scikit-learn's handwritten digits, which
@@ -24,61 +31,158 @@ _EXAMPLES = """\
   transxnet train --data photos --epochs 60
   transxnet train --data photos --model transxnet_tiny --checkpoint transx-t.pth.tar
   transxnet train --recipe runs/first/config.yaml --out runs/again --seed 1
+  transxnet train --resume runs/first                    go on with a run that was stopped
+  torchrun --nproc-per-node 8 -m transxnet train --recipe imagenet/tiny --data imagenet --out runs/t --resume auto
 """
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, train, and tell where the results are."""
-    recipe, out = parse_recipe(arguments)
-    console = Console(highlight=False, soft_wrap=True)
-    folder = RunFolder.choose(out, Path(recipe.data).name)
-    console.print(f"training {recipe.model} on {recipe.data}, {recipe.total_epochs} epochs", markup=False)
+    job = parse_job(arguments)
+    recipe, folder = job.recipe, job.folder
+    console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
+    if folder.summary.exists() and job.resuming:
+        console.print(f"{folder.path} is finished: {folder.summary.read_text().strip()}", markup=False)
+        return 0
     from transxnet.tasks.classification.train import train_classifier  # imports Lightning
+    from transxnet.training.checkpointing import newest_whole
+    from transxnet.training.stopping import Stopped
 
-    result = train_classifier(recipe, folder, console)
+    checkpoint = job.checkpoint or (newest_whole(folder.checkpoints, console) if job.resuming else None)
+    start = f", going on from {checkpoint.name}" if checkpoint else ""
+    console.print(f"training {recipe.model} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
+    try:
+        result = train_classifier(recipe, folder, console, resume=checkpoint, profile=job.profile)
+    except Stopped as stopped:
+        console.print(
+            f"stopped by {stopped.signal.name} after step {stopped.step}, in epoch {stopped.epoch + 1}; everything is "
+            f"saved. Go on with: transxnet train --resume {folder.path}",
+            markup=False,
+        )
+        return 130 if stopped.signal == signal.SIGINT else 0
+    if result is not None:
+        _tell(result, folder, console)
+    return 0
+
+
+def _tell(result: TrainingResult, folder: RunFolder, console: Console) -> None:
     judged = result.evaluation
     for name, reason in result.bad.items():
         console.print(f"left out {name}: {reason}", markup=False)
     right = round(judged.top1 * judged.images)
     top5 = f", top-5 {judged.top5:.2%}" if judged.top5 is not None else ""
+    skipped = f", {result.skipped_steps} steps skipped (not finite)" if result.skipped_steps else ""
     console.print(
         f"test accuracy {judged.top1:.2%} ({right} of {judged.images} held-out images){top5}, "
-        f"after {result.seconds:.0f} s"
+        f"after {result.seconds:.0f} s ({result.images_per_second:.0f} images/s, "
+        f"{result.peak_memory / 2**30:.1f} GiB){skipped}"
     )
     for label, path in (("run folder", folder.path), ("samples", folder.samples), ("curves", folder.curves)):
         console.print(f"  {label:<11} {path}", markup=False)
     console.print(f"next: transxnet predict IMAGE --checkpoint {folder.path}", markup=False)
-    return 0
 
 
-def parse_recipe(arguments: Sequence[str]) -> tuple[Recipe, str | None]:
-    """The recipe that a command line asks for, and the run folder if it names one."""
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for.
+
+    Attributes:
+        recipe: What to train.
+        folder: Where the results go.
+        resuming: Whether to go on with the run that the folder holds, if it does.
+        checkpoint: The checkpoint to go on from, if it was named.
+        profile: Whether to tell where the time goes.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    resuming: bool
+    checkpoint: Path | None
+    profile: bool
+
+
+def parse_job(arguments: Sequence[str]) -> Job:
+    """Read the command line, the recipe, and the run folder if it is to go on.
+
+    Raises:
+        ConfigError: On a mistake, and if a setting that decides the result differs from the run's.
+        CheckpointError: If the checkpoint that was named cannot be used.
+    """
+    # Our options with a value are few; the rest is the recipe's.
+    given, rest = _taken(arguments, "--resume", "--out")
+    resume, out = given.get("--resume"), given.get("--out")
+    profile = "--profile" in rest
+    checkpoint = None
+    if resume and resume != "auto":
+        path = Path(resume).expanduser()
+        if path.is_dir():
+            out = out or resume
+        else:
+            from transxnet.training.checkpointing import resumable
+
+            checkpoint = resumable(resume)
+            out = out or str(checkpoint.absolute().parent.parent)
+    name = Path(parse_recipe(arguments).data).name
+    if not is_first():
+        return Job(parse_recipe(arguments), RunFolder(Path(out or "runs")), bool(resume), checkpoint, profile)
+    if resume is None:
+        return Job(parse_recipe(arguments), RunFolder.choose(out, name), False, None, profile)
+    folder = RunFolder.unfinished(out, name)
+    return Job(_recipe_of(folder, arguments), folder, True, checkpoint, profile)
+
+
+def _recipe_of(folder: RunFolder, arguments: Sequence[str]) -> Recipe:
+    """The recipe to go on with: the run's own, of which only what changes no result may be changed."""
+    if not folder.config.exists():
+        return parse_recipe(arguments)
+    before = parse_recipe(["--recipe", str(folder.config)])
+    own = _taken(arguments, "--recipe")[0]
+    recipe = parse_recipe(arguments if own else ["--recipe", str(folder.config), *arguments])
+    if changes := recipe.changes_from(before):
+        listed = "; ".join(f"{name} is {old!r} there, {new!r} here" for name, (old, new) in changes.items())
+        raise ConfigError(
+            f"{folder.path} was started with other settings: {listed}. Leave them out, or start a new run"
+        )
+    return recipe
+
+
+def _taken(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """The values of some options, and the other arguments."""
+    found, rest = {}, []
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name in names:
+            found[name] = value if equals else next(given, "")
+        else:
+            rest.append(argument)
+    return found, rest
+
+
+def parse_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe that a command line asks for."""
     parser = CommandParser("train", _ABOUT, _EXAMPLES)
     parser.add_argument("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe "
                         '(default: "digits" for the digits, "pictures" for a folder)')  # fmt: skip
     parser.add_argument("--out", type=str, help="the run folder (default: a new one under runs/)")
+    parser.add_argument("--resume", type=str, help='go on with a run: its folder, one of its checkpoints, or "auto" '
+                        "for the run in --out (or the newest unfinished one), from its newest whole checkpoint; "
+                        "auto starts a new run if there is none")  # fmt: skip
+    parser.add_argument("--profile", action="store_true",
+                        help="tell where a step's time goes, and write a trace of a few steps")  # fmt: skip
     parser.add_class_arguments(Recipe)
     settings: dict[str, Any] = parser.parse(_recipe_first(arguments)).as_dict()
-    out = settings.pop("out")
-    settings.pop("recipe")
+    for name in ("out", "recipe", "resume", "profile"):
+        settings.pop(name)
     augmentation = Augmentation(**settings.pop("augmentation"))
-    return Recipe(**settings, augmentation=augmentation), out
+    return Recipe(**settings, augmentation=augmentation)
 
 
 def _recipe_first(arguments: Sequence[str]) -> list[str]:
     """The recipe as a file, before the options that override it."""
-    rest, recipe, data = [], None, DIGITS
-    given = iter(arguments)
-    for argument in given:
-        name, _, value = argument.partition("=")
-        if name == "--recipe":
-            recipe = value or next(given, "")
-        else:
-            rest.append(argument)
-        if name == "--data":
-            data = value or next(given, "")
-            rest += [] if value else [data]
+    given, rest = _taken(arguments, "--recipe")
     if "-h" in rest or "--help" in rest:
         return rest
+    data = _taken(rest, "--data")[0].get("--data", DIGITS)
     default = DIGITS if data == DIGITS else "pictures"
-    return ["--recipe", str(recipe_path(default if recipe is None else recipe)), *rest]
+    return ["--recipe", str(recipe_path(given.get("--recipe", default))), *rest]

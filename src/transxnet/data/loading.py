@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transxnet.data.images import BadImageError
 from transxnet.data.randomness import addressed_randomness, seed_for
 from transxnet.data.sources import ImageSource
-from transxnet.errors import DataError
+from transxnet.errors import ConfigError, DataError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -78,29 +78,78 @@ class LabelledImages(Dataset[_Sample]):
 
 
 class AddressSampler(Sampler[tuple[int, int]]):
-    """The addresses (epoch, index) of an epoch, shuffled by (seed, epoch) or in order.
+    """The addresses (epoch, index) that one process takes in an epoch.
+
+    In training, the images of all are shuffled by (seed, epoch) and dealt out in batches: of every
+    ``world_size`` batches, process ``rank`` takes the one at its place, so that more processes see
+    what one process sees that accumulates as many batches. Steps that are not full are left out.
+    In evaluation, every image is seen by exactly one process, in order.
 
     Lightning calls :meth:`set_epoch`.
+
+    Args:
+        length: Number of images.
+        batch_size: Images that a process takes at once.
+        seed: Decides the order.
+        train: Whether to shuffle, and to leave out the last incomplete step.
+        batches_per_step: Batches of one process in a step.
+        rank: This process.
+        world_size: All processes.
+
+    Raises:
+        ConfigError: If there are fewer images than several processes take in a step.
     """
 
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = False) -> None:
-        self.length = length
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        train: bool = False,
+        batches_per_step: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = length
+        self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
+        self.train = train
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
+        self.first_batch = 0
+        step = batch_size * batches_per_step * world_size
+        if train and length < step and world_size > 1:
+            raise ConfigError(
+                f"a step takes {step} images on {world_size} devices, but there are {length} to learn from"
+            )
+        # A set smaller than one step is one step.
+        self.used = length // step * step if train and length >= step else length
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        if self.train:
+            return self.used // self.world_size
+        return len(range(self.rank, self.images, self.world_size))
+
+    @property
+    def batches(self) -> int:
+        """This process's batches in an epoch."""
+        return -(-len(self) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order: Sequence[int] = range(self.length)
-        if self.shuffle:
+        if self.train:
             generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch) % 2**63)
-            order = torch.randperm(self.length, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in order])
+            order = torch.randperm(self.images, generator=generator)[: self.used]
+            if self.world_size > 1:
+                order = order.view(-1, self.world_size, self.batch_size)[:, self.rank].flatten()
+        else:
+            order = torch.arange(self.rank, self.images, self.world_size)
+        first, self.first_batch = self.first_batch * self.batch_size, 0
+        return iter([(self.epoch, index) for index in order[first:].tolist()])
 
 
 def collate(samples: Sequence[_Sample]) -> Batch:
@@ -115,20 +164,71 @@ def collate(samples: Sequence[_Sample]) -> Batch:
     )
 
 
-def make_loader(
-    dataset: LabelledImages, batch_size: int, *, train: bool = False, seed: int = 0, workers: int = 0
-) -> DataLoader[Any]:
-    """Batches in a shuffled order that the seed and the epoch decide, or in order.
+class ResumableLoader(DataLoader[Any]):
+    """A loader that can start in the middle of an epoch.
 
-    In training the last incomplete batch is left out, unless it is the only one.
+    Since a sample depends on its address alone, the position is two numbers, whatever the number
+    of worker processes, and images before it are not read again. (torchdata's stateful loader
+    keeps the workers' states instead, and wants as many workers as before.)
+
+    Args:
+        dataset: The images.
+        sampler: The addresses.
+        settings: PyTorch's.
     """
-    return DataLoader(
-        dataset,
+
+    def __init__(self, dataset: LabelledImages, sampler: AddressSampler, **settings: Any) -> None:
+        super().__init__(dataset, sampler.batch_size, sampler=sampler, **settings)
+        self.addresses = sampler
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self.addresses.batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._position = self.addresses.first_batch
+        for batch in super().__iter__():
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The next batch's place."""
+        epoch, position = self.addresses.epoch, self._position
+        whole = position == len(self)
+        return {"epoch": epoch + whole, "batch": 0 if whole else position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next pass starts where the state says."""
+        self.addresses.set_epoch(state["epoch"])
+        self.addresses.first_batch = state["batch"]
+
+
+def make_loader(
+    dataset: LabelledImages,
+    batch_size: int,
+    *,
+    train: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    batches_per_step: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ResumableLoader:
+    """Batches in an order that the seed and the epoch decide, or in order; see :class:`AddressSampler`."""
+    sampler = AddressSampler(
+        len(dataset),
         batch_size,
-        sampler=AddressSampler(len(dataset), seed=seed, shuffle=train),
+        seed=seed,
+        train=train,
+        batches_per_step=batches_per_step,
+        rank=rank,
+        world_size=world_size,
+    )
+    return ResumableLoader(
+        dataset,
+        sampler,
         num_workers=workers,
         collate_fn=collate,
-        drop_last=train and len(dataset) >= batch_size,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         # A fork of a process that computes with threads can hang.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,30 +16,74 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from transxnet.data.randomness import seed_for
+from transxnet.files import replacing
+from transxnet.training.finite import FiniteSteps
+from transxnet.training.timing import StepTimes
 
 
 class AddressedSteps(Callback):
-    """The randomness of a batch (mixing, stochastic depth) depends on (seed, epoch, batch, rank) alone."""
+    """The randomness of a batch (mixing, stochastic depth) depends on (seed, epoch, batch, rank) alone.
+
+    Batches are counted over all processes, so that more processes draw what one draws that
+    accumulates as many batches.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed = seed_for(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed = seed_for(self.seed, trainer.current_epoch, batch_idx * trainer.world_size + trainer.global_rank)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 (timm's Mixup draws from it)
         torch.manual_seed(seed % 2**63)
 
 
 class History(Callback):
-    """The metrics of every epoch, for the curves."""
+    """The metrics of every epoch, for the curves and as a table in a file.
 
-    def __init__(self) -> None:
-        self.epochs: list[dict[str, float]] = []
+    Args:
+        path: The table (CSV), which is written anew after each epoch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: dict[int, dict[str, float]] = {}
+        self._before = 0.0
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time, of the run's earlier parts too."""
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """A row for each epoch."""
+        return list(self._rows.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rows = dict(state_dict["rows"])
+        self._before = state_dict["seconds"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        self._rows[trainer.current_epoch] = {"epoch": trainer.current_epoch + 1, "lr": rate, **metrics}
+        if trainer.is_global_zero:
+            with contextlib.suppress(OSError):  # a full disk; the rows are in the checkpoint as well
+                self._write()
+
+    def _write(self) -> None:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in self.epochs for name in row)))
+            writer.writeheader()
+            writer.writerows(self.epochs)
 
 
 class ProgressDisplay(Callback):
@@ -46,10 +93,14 @@ class ProgressDisplay(Callback):
         console: Where to print.
         metric: The validation metric to show, a share of 1.
         label: What to call it.
+        times: Knows the share of the time that training waits for images.
+        finite: Knows how many steps were skipped.
     """
 
-    def __init__(self, console: Console, metric: str, label: str) -> None:
+    def __init__(self, console: Console, metric: str, label: str, times: StepTimes, finite: FiniteSteps) -> None:
         self.console = console
+        self.times = times
+        self.finite = finite
         self.metric = metric
         self.label = label
         self._progress = Progress(
@@ -68,7 +119,9 @@ class ProgressDisplay(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self._task = self._progress.add_task(self._epoch(trainer), total=steps, figures=self._figures())
+        self._first = trainer.current_epoch
+        done = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+        self._task = self._progress.add_task(self._epoch(trainer), total=steps, completed=done, figures=self._figures())
         self._progress.start()
         self._started = time.monotonic()
 
@@ -84,7 +137,7 @@ class ProgressDisplay(Callback):
         self._score = float(trainer.callback_metrics.get(self.metric, float("nan")))
         if not self.console.is_terminal:
             done = trainer.current_epoch + 1
-            left = (time.monotonic() - self._started) / done * ((trainer.max_epochs or done) - done)
+            left = (time.monotonic() - self._started) / (done - self._first) * ((trainer.max_epochs or done) - done)
             self.console.print(f"{self._epoch(trainer)}  {self._figures()}  {left:.0f} s left")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,4 +153,6 @@ class ProgressDisplay(Callback):
     def _figures(self) -> str:
         score = "" if self._score != self._score else f"  {self.label} {100 * self._score:.1f} %"
         loss = "" if self._loss != self._loss else f"loss {self._loss:.3f}"
-        return f"{loss}{score}"
+        data = f"  data {self.times.data_share:.0%}" if self.times.counts["step"] else ""
+        skipped = f"  {self.finite.skipped} steps skipped" if self.finite.skipped else ""
+        return f"{loss}{score}{data}{skipped}"

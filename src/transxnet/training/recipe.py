@@ -6,12 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
+
+# What may be changed when a run is taken up again: none of it changes a bit of the result.
+_FREE = {"workers", "max_bad", "max_skipped", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,18 @@ class Recipe:
         cutmix: The same of CutMix; with both, each batch draws one of them.
         drop_path: Stochastic depth of the last block.
         ema_decay: Decay of the averaged weights, which are the result; 0 for no averaging.
+        precision: "32", "bf16-mixed" or "16-mixed" (GPU; attention stays in float32).
+        grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        compile: Compile the blocks with torch.compile: minutes at first, then faster on a GPU.
+        accelerator: "auto", "cpu" or "gpu".
+        devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; torchrun and
+            SLURM decide it themselves.
+        nodes: Machines; torchrun and SLURM decide it themselves.
+        strategy: "auto" (DDP if there is more than one device), "ddp" or "fsdp".
+        checkpoint_minutes: Time between two checkpoints within an epoch; 0 for epochs' ends only.
+        keep_checkpoints: How many of the newest checkpoints are kept.
+        max_skipped: Steps in a row without a finite gradient that stop the run.
+        wandb: Weights & Biases project to log to as well; needs `pip install wandb`.
         seed: Decides initialisation, order and augmentation.
         workers: Processes that read images; 0 reads in the main one.
         max_bad: Share of the images that may be unreadable before training stops.
@@ -70,13 +85,25 @@ class Recipe:
     cutmix: float = 1.0
     drop_path: float = 0.1
     ema_decay: float = 0.9998
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    grad_checkpointing: bool = False
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: str = "auto"
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    checkpoint_minutes: float = 15.0
+    keep_checkpoints: int = 3
+    max_skipped: int = 20
+    wandb: str | None = None
     seed: int = 0
     workers: int = 0
     max_bad: float = 0.01
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "image_size": 32}
+        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "image_size": 32, "nodes": 1}
+        whole |= {"keep_checkpoints": 1, "max_skipped": 1}
         whole |= dict.fromkeys(("cooldown_epochs", "scale_lr_from", "workers", "seed"), 0)
         for name, least in whole.items():
             if getattr(self, name) < least:
@@ -84,6 +111,12 @@ class Recipe:
         for name in ("max_bad", "label_smoothing", "drop_path", "ema_decay", "layer_decay", "eval_crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} lies between 0 and 1, not {getattr(self, name)}")
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) > 0):
+            raise ConfigError(f'devices is a number above 0 or "auto", not {self.devices!r}')
+        if self.checkpoint_minutes < 0:
+            raise ConfigError(f"checkpoint_minutes must not be negative, but is {self.checkpoint_minutes}")
+        if self.strategy == "fsdp" and self.ema_decay:
+            raise ConfigError("strategy fsdp cannot average the weights: give --ema-decay 0, or take ddp")
         if self.lr <= 0:
             raise ConfigError(f"lr must be above 0, not {self.lr}")
         if self.mixup < 0 or self.cutmix < 0:
@@ -93,6 +126,11 @@ class Recipe:
     def total_epochs(self) -> int:
         """All passes over the training images."""
         return self.epochs + self.cooldown_epochs
+
+    def changes_from(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Settings that decide the result and differ: name to (other's, ours)."""
+        mine, theirs = (_plain(dataclasses.asdict(recipe)) for recipe in (self, other))
+        return {name: (theirs[name], mine[name]) for name in mine if name not in _FREE and theirs[name] != mine[name]}
 
     def to_yaml(self) -> str:
         """The recipe as a file that reproduces the run."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
+from transxnet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,21 @@ class RunFolder:
         """
         target = Path(path) if path else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
         if (target / "config.yaml").exists():
-            raise ConfigError(f"{target} holds a run already; choose another folder, or remove that one")
+            raise ConfigError(
+                f"{target} holds a run already; --resume auto goes on with it; or choose another folder, or remove it"
+            )
         return cls(target)
+
+    @classmethod
+    def unfinished(cls, path: str | None, name: str) -> RunFolder:
+        """The folder given, or the newest one under ``runs/`` for this data that has no result yet, or a new one."""
+        if path:
+            return cls(Path(path))
+        found = sorted(Path("runs").glob(f"*-{name}"), key=lambda folder: folder.name)
+        open_ = [
+            folder for folder in found if (folder / "config.yaml").exists() and not (folder / "summary.json").exists()
+        ]
+        return cls(open_[-1]) if open_ else cls.choose(None, name)
 
     def make(self) -> None:
         """Make the folder; raises ConfigError if that cannot be done."""
@@ -46,6 +60,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
     def weights(self) -> Path:
         return self.path / "weights.safetensors"
 
@@ -60,6 +78,9 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    def write_config(self, recipe: Recipe) -> None:
+        write_text(self.config, recipe.to_yaml())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")

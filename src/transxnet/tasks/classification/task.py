@@ -13,13 +13,18 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
 from transxnet.data.loading import BadImages, Batch
 from transxnet.model import TransXNet
+from transxnet.training.finite import marked
+from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe
+
+_PROGRESS_KEY = "transxnet_progress"
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
@@ -48,17 +53,23 @@ class ClassificationTask(LightningModule):
         # As in the released recipe, erasing comes after normalisation and mixing.
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")
         self.top1 = MulticlassAccuracy(model.num_classes, average="micro")
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
 
     def on_fit_start(self) -> None:
         self.erase.device = self.device  # where the noise is drawn
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.schedule.step(self.current_epoch)  # by the epoch's number alone, so that no history is needed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         self.bad.add(batch.bad)
         if not len(batch.targets):
             return None
         images, targets = self.vary(batch.images, batch.targets)
-        loss = F.cross_entropy(self._scores(images), targets)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        loss = marked(F.cross_entropy(self._scores(images), targets))
+        if loss.detach().isfinite():
+            self.train_loss.update(loss.detach(), len(batch.targets))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -67,8 +78,11 @@ class ClassificationTask(LightningModule):
             return
         scores = self._scores(batch.images)
         self.top1.update(scores, batch.targets)
-        self.log("val/loss", F.cross_entropy(scores, batch.targets), batch_size=len(batch.targets))
-        self.log("val/top1", self.top1, batch_size=len(batch.targets))
+        self.val_loss.update(F.cross_entropy(scores, batch.targets), len(batch.targets))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/top1", self.top1)
+        self.log("val/loss", self.val_loss)
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
@@ -81,10 +95,10 @@ class ClassificationTask(LightningModule):
             layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
         )
         warmup = min(recipe.warmup_epochs, recipe.epochs - 1)
-        schedule = CosineLRScheduler(
+        self.schedule = CosineLRScheduler(
             optimizer, t_initial=recipe.epochs, lr_min=least, warmup_t=warmup, warmup_lr_init=min(1e-6, least)
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        return optimizer
 
     def scaled(self, rate: float) -> float:
         """A learning rate of the recipe for the real number of images in a step."""
@@ -96,12 +110,19 @@ class ClassificationTask(LightningModule):
         """Images that all devices take before the weights change."""
         return self.recipe.batch_size * self.recipe.accumulate * self.trainer.world_size
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        # The rate is constant within an epoch; Lightning calls this at the end of each.
-        scheduler.step(epoch=self.current_epoch + 1)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be used by itself
+        # What only this process has seen of the epoch, and all processes' bad images.
+        states = gathered((_plain_state(self.train_loss), self.bad.reasons))
+        checkpoint[_PROGRESS_KEY] = {
+            "train_loss": [state for state, _ in states],
+            "bad": {name: reason for _, reasons in states for name, reason in reasons.items()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint[_PROGRESS_KEY]
+        _put_state(self.train_loss, progress["train_loss"][self.global_rank])
+        self.bad.reasons.update(progress["bad"])
 
     def vary(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mix the images, then erase parts; the targets become shares of the classes, smoothed."""
@@ -113,3 +134,14 @@ class ClassificationTask(LightningModule):
 
     def _scores(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.model(images.contiguous(memory_format=torch.channels_last))).float()
+
+
+def _plain_state(metric: Metric) -> dict[str, Any]:
+    state = {name: cast(Tensor, value).cpu() for name, value in metric.metric_state.items()}
+    return {"state": state, "updates": metric.update_count}
+
+
+def _put_state(metric: Metric, saved: dict[str, Any]) -> None:
+    for name, value in saved["state"].items():
+        setattr(metric, name, value.to(metric.device))
+    metric._update_count = saved["updates"]

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
 from transxnet.data.loading import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource, LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
-from transxnet.errors import TransXNetError
-from transxnet.files import write_text
 from transxnet.model import TransXNet
 from transxnet.registry import create_model
 from transxnet.tasks.classification.evaluate import Evaluation, Outputs, evaluate, run_network
 from transxnet.tasks.classification.labels import label_names, readable_names
 from transxnet.tasks.classification.task import ClassificationTask
+from transxnet.training.averaging import SameStatistics, moving_average
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
+from transxnet.training.checkpointing import Checkpointer, WholeFiles
+from transxnet.training.engine import make_trainer, out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import Verdict, save_curves, save_samples
+from transxnet.training.finite import FiniteSteps
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
+from transxnet.training.stopping import StopOnSignal
+from transxnet.training.timing import Profile, StepTimes
 
 _SHEET = 32
 RELEASED_CHECKPOINT = "released"
@@ -42,53 +43,107 @@ class TrainingResult:
 
     Attributes:
         evaluation: Of the final (averaged) weights on the validation images.
-        seconds: From the first step to the last.
-        images_per_second: Training images, validation included in the time.
+        seconds: From the first step to the last, of all the parts of a resumed run.
+        images_per_second: Training images through the training steps, waiting for images included.
+        peak_memory: In bytes: of the GPU, or of the process.
+        skipped_steps: Steps without a finite gradient.
         bad: Name and reason of each image that could not be used.
     """
 
     evaluation: Evaluation
     seconds: float
     images_per_second: float
+    peak_memory: int
+    skipped_steps: int
     bad: dict[str, str]
 
 
-def train_classifier(recipe: Recipe, run: RunFolder, console: Console) -> TrainingResult:
+@dataclass(frozen=True)
+class _Run:
+    """The parts of a run that are looked at afterwards."""
+
+    trainer: Trainer
+    task: ClassificationTask
+    history: History
+    finite: FiniteSteps
+    times: StepTimes
+
+
+def train_classifier(
+    recipe: Recipe, folder: RunFolder, console: Console, *, resume: Path | None = None, profile: bool = False
+) -> TrainingResult | None:
     """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
 
     Args:
         recipe: What to do.
-        run: Where the results go.
+        folder: Where the results go.
         console: Where progress is shown.
+        resume: The checkpoint to go on from.
+        profile: Tell where the time goes, and write a trace.
+
+    Returns:
+        The result; None in all processes but the first.
 
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
+        Stopped: If a signal asked to stop.
     """
     seed_everything(recipe.seed, verbose=False)
     data = open_data(recipe.data, recipe.seed)
     model = build_model(recipe, data.train.class_names)
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
-    history = History()
-    started = time.monotonic()
-    _fit(model, recipe, data, run, bad, [history, ProgressDisplay(console, "val/top1", "accuracy")])
-    seconds = time.monotonic() - started
-    save_model(model, run.weights)
+    with quiet_lightning(), out_of_memory_explained(recipe):
+        run = _prepare(recipe, model, data, folder, bad, console, profile)
+        _fit(run, recipe, data, folder, resume)
+    if not run.trainer.is_global_zero:
+        return None
+    if run.trainer.global_step and resume and not run.times.counts["step"]:
+        # Only the end was missing: the averaged weights are in the checkpoint.
+        model.load_state_dict(read_checkpoint(resume).state_dict)
+    model.cpu()
+    return _finish(run, recipe, model, data, folder)
+
+
+def _finish(run: _Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
+    save_model(model, folder.weights)
     outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers)
     judged = evaluate(outputs)
-    _save_pictures(model, data.validation, outputs, judged, history, run)
-    speed = recipe.total_epochs * len(data.train.targets) / seconds
-    run.write_summary(
+    _save_pictures(model, data.validation, outputs, judged, run.history, folder)
+    in_step = run.times.seconds["data"] + run.times.seconds["step"]
+    images = recipe.batch_size * run.trainer.world_size * run.times.counts["step"]
+    result = TrainingResult(
+        judged,
+        run.history.seconds,
+        images / in_step if in_step else 0.0,
+        _peak_memory(),
+        run.finite.skipped,
+        run.task.bad.reasons,
+    )
+    folder.write_summary(
         {
             "top1": judged.top1,
             "top5": judged.top5,
             "validation_images": judged.images,
             "training_images": len(data.train.targets),
-            "seconds": seconds,
-            "images_per_second": speed,
-            "bad_images": bad.reasons,
+            "epochs": recipe.total_epochs,
+            "steps": run.trainer.global_step,
+            "images_per_step": run.task.images_per_step,
+            "learning_rate": run.task.scaled(recipe.lr),
+            "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
+            "waiting_for_data": run.times.data_share,
+            "peak_memory_bytes": result.peak_memory,
+            "skipped_steps": result.skipped_steps,
+            "bad_images": result.bad,
         }
     )
-    return TrainingResult(judged, seconds, speed, bad.reasons)
+    return result
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
@@ -105,6 +160,8 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
         model = create_model(recipe.model, pretrained=True, **settings)
     else:
         model = create_model(recipe.model, checkpoint=recipe.checkpoint, **settings)
+    if recipe.checkpoint and recipe.image_size != model.config.img_size[0]:
+        model.set_input_size(recipe.image_size)
     if recipe.checkpoint and label_names(model) != list(class_names):
         model.reset_classifier(len(class_names))
     described = vars(model)["pretrained_cfg"]
@@ -117,53 +174,69 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
     return model
 
 
-def _fit(
-    model: TransXNet,
+def _prepare(
     recipe: Recipe,
+    model: TransXNet,
     data: LabelledData,
-    run: RunFolder,
+    folder: RunFolder,
     bad: BadImages,
-    displays: Sequence[Callback],
-) -> None:
-    described = vars(model)["pretrained_cfg"]
+    console: Console,
+    profile: bool,
+) -> _Run:
+    model.set_grad_checkpointing(recipe.grad_checkpointing)
+    if recipe.compile:
+        for stage in model.stage_list:
+            for block in stage.blocks:
+                block.compile()
+    times = StepTimes(exact=profile)
+    finite = FiniteSteps(
+        recipe.max_skipped, lambda indices: [data.train.name(i) for i in indices], folder.path / "not_finite.txt"
+    )
+    history, files = History(folder.metrics), WholeFiles()
+    checkpointer = Checkpointer(
+        folder.checkpoints,
+        files,
+        console,
+        minutes=recipe.checkpoint_minutes,
+        keep=recipe.keep_checkpoints,
+        metric="val/top1",
+    )
+    callbacks: list[Callback] = [
+        AddressedSteps(recipe.seed),
+        *([moving_average(recipe.ema_decay)] if recipe.ema_decay else []),
+        SameStatistics(),
+        finite,
+        history,
+        ProgressDisplay(console, "val/top1", "accuracy", times, finite),
+        *([Profile(times, folder.path / "profile", console)] if profile else []),
+        checkpointer,
+        StopOnSignal(checkpointer),
+    ]
+    trainer = make_trainer(recipe, folder, callbacks, files, times)
+    return _Run(trainer, ClassificationTask(model, recipe, bad), history, finite, times)
+
+
+def _fit(run: _Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resume: Path | None) -> None:
+    described = vars(run.task.model)["pretrained_cfg"]
     training = LabelledImages(
         data.train, training_transform(described, recipe.augmentation), seed=recipe.seed, replace_bad=True
     )
     validation = LabelledImages(data.validation, evaluation_transform(described))
-    averaging = _averaging(recipe.ema_decay) if recipe.ema_decay else None
-    callbacks: list[Callback] = [
-        AddressedSteps(recipe.seed),
-        *([averaging] if averaging else []),
-        ModelCheckpoint(run.checkpoints, "best", monitor="val/top1", mode="max", save_last=True),
-        *displays,
-    ]
-    with _quiet_lightning():
-        run.make()
-        trainer = Trainer(
-            max_epochs=recipe.total_epochs,
-            accumulate_grad_batches=recipe.accumulate,
-            logger=[CSVLogger(run.path, "", ""), TensorBoardLogger(run.path, "", "tensorboard")],
-            callbacks=callbacks,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=10,
-        )
-        loaders = (
-            make_loader(training, recipe.batch_size, train=True, seed=recipe.seed, workers=recipe.workers),
-            make_loader(validation, recipe.batch_size, workers=recipe.workers),
-        )
-        write_text(run.config, recipe.to_yaml())  # from here on the folder holds a run
-        trainer.fit(ClassificationTask(model, recipe, bad), *loaders)
-    if trainer.interrupted:
-        raise TransXNetError(
-            f"stopped in epoch {trainer.current_epoch + 1}; the last whole one is in {run.checkpoints}"
-        )
-    model.cpu()
-
-
-def _averaging(decay: float) -> WeightAveraging:
-    return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    place: dict[str, Any] = {
+        "rank": run.trainer.global_rank,
+        "world_size": run.trainer.world_size,
+        "workers": recipe.workers,
+    }
+    loaders = (
+        make_loader(
+            training, recipe.batch_size, train=True, seed=recipe.seed, batches_per_step=recipe.accumulate, **place
+        ),
+        make_loader(validation, recipe.batch_size, **place),
+    )
+    if run.trainer.is_global_zero:
+        folder.make()
+        folder.write_config(recipe)  # from here on the folder holds a run
+    run.trainer.fit(run.task, *loaders, ckpt_path=resume)
 
 
 def _save_pictures(
@@ -190,15 +263,3 @@ def _save_pictures(
     errors = f"; {len(shown_wrong)} of {len(wrong)} errors first" if len(wrong) > len(shown_wrong) else ""
     save_samples(verdicts, run.samples, title + errors)
     save_curves(history.epochs, run.curves, title)
-
-
-class _quiet_lightning(warnings.catch_warnings):  # noqa: N801 (used as a function)
-    """Without Lightning's remarks on loggers, workers and hardware, which are no news here."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*TensorBoard.*",
-                        ".*number of training batches.*", ".*treespec.*", ".*logs directory.*"):  # fmt: skip
-            warnings.filterwarnings("ignore", message)

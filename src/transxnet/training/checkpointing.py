@@ -1,0 +1,204 @@
+"""Checkpoints that survive a kill at any moment, a full disk and a damaged file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+from rich.console import Console
+
+from transxnet.errors import CheckpointError
+from transxnet.files import remove_leftovers, replacing
+
+_NAME = re.compile(r"epoch(\d+)-step(\d+)\.ckpt")
+
+
+class WholeFiles(CheckpointIO):
+    """Lightning's way to write and read checkpoints: whole files or none, read without running code.
+
+    Attributes:
+        failure: Why the last write failed; None if it did not. A failed write must not stop one
+            of several processes while the others wait for it, so it is told, not raised.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        self.failure = None
+        try:
+            with replacing(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # PyTorch turns a full disk into a RuntimeError
+            self.failure = error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpointer(Checkpoint):
+    """Saves every so many minutes and after every epoch, and keeps the newest few.
+
+    ``last.ckpt`` is the newest under a fixed name, ``best.ckpt`` the one after the epoch with the
+    highest metric.
+
+    Args:
+        folder: Where the files go.
+        files: Writes them.
+        console: Where a failed write is told.
+        minutes: Time between two saves within an epoch; 0 for none.
+        keep: How many of the newest are kept.
+        metric: The validation metric that chooses the best.
+    """
+
+    def __init__(
+        self, folder: Path, files: WholeFiles, console: Console, *, minutes: float, keep: int, metric: str
+    ) -> None:
+        self.folder = folder
+        self.files = files
+        self.console = console
+        self.minutes = minutes
+        self.keep = keep
+        self.metric = metric
+        self.best = float("-inf")
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = self.minutes > 0 and time.monotonic() - self._saved_at >= 60 * self.minutes
+        if self.can_save(trainer, batch_idx) and agreed(trainer, due, batch_idx):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics.get(self.metric, float("nan")))
+        better = score > self.best
+        self.best = score if better else self.best
+        path = self.save(trainer)
+        if better and path is not None and trainer.is_global_zero:
+            self._name(path, "best.ckpt")
+
+    @staticmethod
+    def can_save(trainer: Trainer, batch_idx: int) -> bool:
+        """Whether nothing is under way: no gradients are being added up, and no validation follows."""
+        done = batch_idx + 1
+        return done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
+
+    def save(self, trainer: Trainer) -> Path | None:
+        """Save now; returns the file, or None if it could not be written, which is told."""
+        self._saved_at = time.monotonic()
+        path = self.folder / f"epoch{trainer.current_epoch:04d}-step{trainer.global_step:08d}.ckpt"
+        trainer.save_checkpoint(path)
+        if not trainer.is_global_zero:
+            return path
+        if self.files.failure is None:
+            self._name(path, "last.ckpt")
+        if self.files.failure is not None:
+            self.console.print(
+                f"no checkpoint at step {trainer.global_step}: {_reason(self.files.failure)}; training goes on, and "
+                "the checkpoint before is whole. Make room in " + str(self.folder),
+                markup=False,
+            )
+            return None
+        for old in saved(self.folder)[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def _name(self, path: Path, name: str) -> None:
+        """Let a fixed name be another name of the file, or a copy where there are no links."""
+        try:
+            with replacing(self.folder / name) as temporary:
+                try:
+                    os.link(path, temporary)
+                except OSError:
+                    shutil.copyfile(path, temporary)
+        except OSError as error:
+            self.files.failure = error
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    found = [
+        (tuple(map(int, match.groups())), path) for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(folder: Path, console: Console) -> Path | None:
+    """The newest checkpoint that can be trusted, telling of each that cannot; None without any."""
+    for path in saved(folder):
+        reason = damage(path)
+        if reason is None:
+            return path
+        console.print(f"{path} is damaged ({reason}); going back to the one before", markup=False)
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every byte of its contents is as it was written.
+
+    PyTorch's files are zip archives with a check sum of each part, which PyTorch itself does not
+    compare when it reads.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        if part is not None:
+            return f"{part} does not match its check sum"
+        torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (damaged bytes can raise anything)
+        return _reason(error)
+    return None
+
+
+def resumable(source: str) -> Path:
+    """A checkpoint that was named to go on from.
+
+    Raises:
+        CheckpointError: If it is not there or damaged.
+    """
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    if reason := damage(path):
+        raise CheckpointError(f"checkpoint {path} is damaged ({reason}); `--resume auto` takes the newest whole one")
+    return path
+
+
+def agreed(trainer: Trainer, wanted: bool, batch_idx: int) -> bool:
+    """Whether any of the processes wants something, which all learn at the same batch."""
+    if trainer.world_size == 1:
+        return wanted
+    if (batch_idx + 1) % 10:  # asking costs a message
+        return False
+    return bool(trainer.strategy.reduce_boolean_decision(wanted, all=False))
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,142 @@
+"""Lightning's Trainer as a recipe asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from transxnet.errors import ConfigError, TransXNetError
+from transxnet.training.checkpointing import WholeFiles
+from transxnet.training.recipe import Recipe
+from transxnet.training.run_folder import RunFolder
+
+
+def make_trainer(
+    recipe: Recipe, run: RunFolder, callbacks: Sequence[Callback], files: WholeFiles, profiler: Profiler
+) -> Trainer:
+    """The engine of a run; the loaders are dealt out by rank and world size of what is returned.
+
+    Raises:
+        ConfigError: If this machine lacks what the recipe asks for.
+    """
+    accelerator = recipe.accelerator
+    gpu = torch.cuda.is_available() and accelerator != "cpu"
+    if accelerator == "gpu" and not gpu:
+        raise ConfigError("there is no GPU here: leave --accelerator auto, or give cpu")
+    if recipe.precision == "16-mixed" and not gpu:
+        raise ConfigError("precision 16-mixed needs a GPU; on a CPU, take bf16-mixed or 32")
+    if recipe.strategy == "fsdp" and not gpu:
+        raise ConfigError("strategy fsdp needs GPUs; on a CPU, take ddp")
+    devices, nodes = processes(recipe)
+    plugins: list[Any] = [files]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # stopping.py saves and requeues at a whole step
+    try:
+        return Trainer(
+            accelerator="gpu" if gpu else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(recipe, devices, nodes),
+            precision=recipe.precision if recipe.precision != "32" else "32-true",
+            # PyTorch's synchronised normalisation refuses CPUs.
+            sync_batchnorm=gpu,
+            use_distributed_sampler=False,  # our sampler deals the images out
+            max_epochs=recipe.total_epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            logger=loggers(recipe, run),
+            callbacks=list(callbacks),
+            plugins=plugins,
+            profiler=profiler,
+            default_root_dir=run.path,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"Lightning cannot run this: {' '.join(str(error).split())}") from error
+
+
+def processes(recipe: Recipe) -> tuple[int | str, int]:
+    """Devices of a machine, and machines: torchrun's and SLURM's, where they have started us."""
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    nodes = recipe.nodes
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", nodes))
+    return (int(recipe.devices) if recipe.devices != "auto" else "auto"), nodes
+
+
+def loggers(recipe: Recipe, run: RunFolder) -> list[Logger]:
+    """TensorBoard, and Weights & Biases on request.
+
+    Raises:
+        ConfigError: If that is asked for and not installed.
+    """
+    made: list[Logger] = [TensorBoardLogger(run.path, "", "tensorboard")]
+    if recipe.wandb:
+        try:
+            made.append(WandbLogger(project=recipe.wandb, name=run.path.name, save_dir=run.path))
+        except ModuleNotFoundError as error:
+            raise ConfigError("--wandb needs Weights & Biases: pip install wandb") from error
+    return made
+
+
+def _strategy(recipe: Recipe, devices: int | str, nodes: int) -> Strategy | str:
+    several = nodes > 1 or (devices != "auto" and int(devices) > 1) or (devices == "auto" and _visible(recipe) > 1)
+    if recipe.strategy == "fsdp":
+        return FSDPStrategy(state_dict_type="full")
+    if recipe.strategy == "ddp" or several:
+        # Statistics are synchronised (GPU), or the first process's are used in validation.
+        return DDPStrategy(broadcast_buffers=False)
+    return "auto"
+
+
+def _visible(recipe: Recipe) -> int:
+    return torch.cuda.device_count() if recipe.accelerator != "cpu" else 1
+
+
+@contextmanager
+def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
+    """Turns the many forms of a full memory into one line with what helps.
+
+    Raises:
+        TransXNetError: Instead of what PyTorch raises.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "can't allocate memory" not in str(error):
+            raise
+        raise TransXNetError(
+            f"out of memory with {recipe.batch_size} images of {recipe.image_size} x {recipe.image_size} a device: "
+            f"halve --batch-size and double --accumulate (the result stays nearly the same), add --grad-checkpointing "
+            f"true, or --precision bf16-mixed"
+        ) from error
+
+
+class quiet_lightning(warnings.catch_warnings):  # noqa: N801 (used as a function)
+    """Without Lightning's remarks on loggers, workers and hardware, which are no news here."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*TensorBoard.*",
+                        ".*number of training batches.*", ".*treespec.*", ".*logs directory.*",
+                        ".*GPU available but not used.*", ".*sync_dist=True.*"):  # fmt: skip
+            warnings.filterwarnings("ignore", message)
