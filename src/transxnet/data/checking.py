@@ -1,0 +1,144 @@
+"""Whether every image of a data set can be used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from transxnet.data.images import BadImageError
+from transxnet.data.manifest import ShardRecord, read_manifest
+from transxnet.data.sources import ImageSource, StoredSource, open_parts
+
+_AT_ONCE = 16
+"""Images that a process decodes before it reports."""
+
+Find = Callable[[int], str | None]
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Images of a class.
+
+    Attributes:
+        images: All of them.
+        broken: Those that cannot be used.
+    """
+
+    images: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is in a data set, and what is wrong with it.
+
+    Attributes:
+        parts: For each part, the images of each class: of "train" and "val", or of "all".
+        broken: Name of and reason for each image and each shard that cannot be used.
+    """
+
+    parts: Mapping[str, Mapping[str, ClassCount]]
+    broken: Mapping[str, str]
+
+
+class DataCheck:
+    """A data set that is to be checked.
+
+    Args:
+        data: A folder of images, of tar shards or of Parquet files.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+
+    def __init__(self, data: str) -> None:
+        self.damaged: dict[str, str] = {}
+        train, validation = open_parts(data, self.damaged)
+        self.parts: dict[str, StoredSource] = {"train": train, "val": validation} if validation else {"all": train}
+        manifest = read_manifest(Path(data).expanduser())
+        self.records = tuple(manifest.shards) if manifest else ()
+        self.folder = Path(data).expanduser()
+
+    @property
+    def steps(self) -> int:
+        """Images to decode and shards to compare."""
+        return len(self.records) + sum(len(source.targets) for source in self.parts.values())
+
+    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> Findings:
+        """Decode every image, and compare every shard with its digest.
+
+        Args:
+            workers: Processes that do so; with 0 this one does.
+            advance: Called with the number of steps done, as they are.
+        """
+        broken: dict[str, str] = {}
+        shards = _each(partial(_shard_fault, self.folder, self.records), len(self.records), workers, advance)
+        for place, reason in shards.items():
+            broken[str(self.folder / self.records[place].file)] = reason
+        broken.update(self.damaged)
+        parts = {}
+        for part, source in self.parts.items():
+            found = _each(partial(_image_fault, source), len(source.targets), workers, advance)
+            broken.update({source.name(place): found[place] for place in sorted(found)})
+            bad = Counter(source.targets[place] for place in found)
+            images = Counter(source.targets)
+            parts[part] = {name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names)}
+        return Findings(parts, broken)
+
+
+class _Faults(Dataset[tuple[int, str | None]]):
+    def __init__(self, find: Find, length: int) -> None:
+        self.find = find
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[int, str | None]:
+        return index, self.find(index)
+
+
+def _each(find: Find, length: int, workers: int, advance: Callable[[int], None]) -> dict[int, str]:
+    loader: DataLoader[Any] = DataLoader(
+        _Faults(find, length),
+        _AT_ONCE,
+        num_workers=workers if length > 1 else 0,
+        collate_fn=list,
+        multiprocessing_context="forkserver" if workers and length > 1 else None,
+    )
+    faults = {}
+    for found in loader:
+        faults.update({index: reason for index, reason in found if reason is not None})
+        advance(len(found))
+    return faults
+
+
+def _image_fault(source: ImageSource, index: int) -> str | None:
+    try:
+        source.load(index)
+    except BadImageError as error:
+        return error.reason
+    return None
+
+
+def _shard_fault(folder: Path, records: Sequence[ShardRecord], index: int) -> str | None:
+    record = records[index]
+    fault = record.fault(folder)
+    if fault:
+        return fault
+    for name, expected in ((record.file, record.sha256), (record.index, record.index_sha256)):
+        try:
+            with (folder / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if digest != expected:
+            return f"the bytes of {name} are not those that were written (SHA-256 differs from the manifest's)"
+    return None
