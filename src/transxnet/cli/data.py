@@ -72,9 +72,8 @@ def _shard(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=str, help="a folder of images")
     parser.add_argument("out", type=str, help="the folder to write to; new, or with a part of the shards")
     parser.add_argument("--shard_mb", type=float, default=1000, help="size of a shard in MB (default: 1000)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="decides the order, and what is held out if there is no val/"
-    )
+    about_seed = "decides the order, and what is held out where there is no val/ (default: 0)"
+    parser.add_argument("--seed", type=int, default=0, help=about_seed)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
     if not options.shard_mb > 0:
@@ -119,7 +118,7 @@ def _print_written(manifest: Manifest, out: Path, kept: int, skipped: dict[str, 
         table.add_row(part, str(counted["images"]), str(counted["shards"]), f"{counted['bytes'] / 1e6:.1f}")
     console = table_console()
     console.print(table)
-    left_out = f", {len(skipped)} files left out" if skipped else ""
+    left_out = f", {len(skipped)} left out" if skipped else ""
     again = f", {kept} of {len(manifest.shards)} shards were there already" if kept else ""
     console.print(f"{out}: {len(manifest.classes)} classes{again}{left_out}", markup=False)
 
