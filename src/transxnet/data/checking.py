@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from transxnet.data.images import BadImageError
 from transxnet.data.manifest import ShardRecord, read_manifest
@@ -18,8 +18,6 @@ from transxnet.data.sources import ImageSource, StoredSource, open_parts
 
 _AT_ONCE = 16
 """Images that a process decodes before it reports."""
-
-Find = Callable[[int], str | None]
 
 
 @dataclass(frozen=True)
@@ -78,44 +76,44 @@ class DataCheck:
             workers: Processes that do so; with 0 this one does.
             advance: Called with the number of steps done, as they are.
         """
-        broken: dict[str, str] = {}
-        shards = _each(partial(_shard_fault, self.folder, self.records), len(self.records), workers, advance)
-        for place, reason in shards.items():
-            broken[str(self.folder / self.records[place].file)] = reason
+        tasks = [_Faults(partial(_shard_fault, self.folder, self.records), len(self.records))]
+        tasks += [_Faults(partial(_image_fault, source), len(source.targets)) for source in self.parts.values()]
+        faults = iter(_in_order(tasks, workers, advance))
+        broken = {str(self.folder / record.file): fault for record in self.records if (fault := next(faults))}
         broken.update(self.damaged)
         parts = {}
         for part, source in self.parts.items():
-            found = _each(partial(_image_fault, source), len(source.targets), workers, advance)
-            broken.update({source.name(place): found[place] for place in sorted(found)})
+            found = {place: fault for place in range(len(source.targets)) if (fault := next(faults))}
+            broken.update({source.name(place): fault for place, fault in found.items()})
             bad = Counter(source.targets[place] for place in found)
             images = Counter(source.targets)
             parts[part] = {name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names)}
         return Findings(parts, broken)
 
 
-class _Faults(Dataset[tuple[int, str | None]]):
-    def __init__(self, find: Find, length: int) -> None:
+class _Faults(Dataset[str | None]):
+    def __init__(self, find: Callable[[int], str | None], length: int) -> None:
         self.find = find
         self.length = length
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[int, str | None]:
-        return index, self.find(index)
+    def __getitem__(self, index: int) -> str | None:
+        return self.find(index)
 
 
-def _each(find: Find, length: int, workers: int, advance: Callable[[int], None]) -> dict[int, str]:
+def _in_order(tasks: Sequence[_Faults], workers: int, advance: Callable[[int], None]) -> list[str | None]:
     loader: DataLoader[Any] = DataLoader(
-        _Faults(find, length),
+        ConcatDataset(tasks),
         _AT_ONCE,
-        num_workers=workers if length > 1 else 0,
+        num_workers=workers,
         collate_fn=list,
-        multiprocessing_context="forkserver" if workers and length > 1 else None,
+        multiprocessing_context="forkserver" if workers else None,
     )
-    faults = {}
+    faults = []
     for found in loader:
-        faults.update({index: reason for index, reason in found if reason is not None})
+        faults += found
         advance(len(found))
     return faults
 

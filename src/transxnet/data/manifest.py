@@ -38,7 +38,7 @@ class ShardRecord:
 
     @property
     def part(self) -> str:
-        """ "train" or "val"."""
+        """The part its images belong to: "train" or "val" (what the name begins with)."""
         return self.file.partition("-")[0]
 
     @property

@@ -155,8 +155,11 @@ def _filled(pictures: Sequence[_Picture], most: int) -> Iterator[list[_Picture]]
     shard: list[_Picture] = []
     total = 0
     for picture in pictures:
-        size = 3 * _BLOCK + _padded(picture.size)
-        if shard and total + size + tarfile.RECORDSIZE > most:
+        name = f"{picture.stem}{picture.path.suffix}"
+        size = (
+            len(_header(name, picture.size)) + _padded(picture.size) + len(_header(f"{picture.stem}.cls", 1)) + _BLOCK
+        )
+        if shard and _ended(total + size) > most:
             yield shard
             shard, total = [], 0
         shard.append(picture)
@@ -241,9 +244,7 @@ class _Tar:
 
     def add(self, name: str, content: bytes) -> int:
         """Add a member; returns where its content begins."""
-        header = tarfile.TarInfo(name)  # time 0, nobody's
-        header.size = len(content)
-        self._append(header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        self._append(_header(name, len(content)))
         start = self.size
         self._append(content)
         self._append(bytes(_padded(len(content)) - len(content)))
@@ -251,14 +252,24 @@ class _Tar:
 
     def finish(self) -> tuple[int, str]:
         """End the file; returns its size and SHA-256."""
-        ended = self.size + 2 * _BLOCK
-        self._append(bytes(2 * _BLOCK + -ended % tarfile.RECORDSIZE))
+        self._append(bytes(_ended(self.size) - self.size))
         return self.size, self.digest.hexdigest()
 
     def _append(self, content: bytes) -> None:
         self.file.write(content)
         self.digest.update(content)
         self.size += len(content)
+
+
+def _header(name: str, size: int) -> bytes:
+    header = tarfile.TarInfo(name)  # of time 0 and nobody's
+    header.size = size
+    return header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _ended(size: int) -> int:
+    """Bytes of a tar file whose members take ``size``."""
+    return -(-(size + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _padded(size: int) -> int:
