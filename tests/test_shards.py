@@ -107,6 +107,19 @@ def test_evaluation_matches_the_shards_classes_as_it_matches_folders(given: Path
         open_evaluation(str(out), ["0x", "1x"], 2)
 
 
+@pytest.mark.parametrize("names", [["val/a/1.png", "val/b/2.png", "val/b/10.png"], ["a/1.png", "b/2.png"]])
+def test_images_to_judge_by_alone(tmp_path: Path, names: list[str]) -> None:
+    folder = fill(tmp_path / "folder", names)
+    out = sharded(folder, tmp_path / "out")
+    assert_same(open_evaluation(str(folder), None, 2), open_evaluation(str(out), None, 2))
+    messages = []
+    for path in (folder, out):
+        with pytest.raises(DataError, match="none to learn from|nothing can be held out") as caught:
+            open_data(str(path))
+        messages.append(str(caught.value).replace(str(path), ""))
+    assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_shards_are_the_folder_s(photos: Path, tmp_path: Path, workers: int) -> None:
     sources = open_data(str(photos)).train, open_data(str(sharded(photos, tmp_path / "out"))).train
@@ -192,6 +205,9 @@ def test_a_second_run_changes_nothing(photos: Path, tmp_path: Path, capsys: pyte
     assert result["kept"] == sum(part["shards"] for part in result["parts"].values()) == len(list(out.glob("*.tar")))
     assert (result["parts"]["train"]["images"], result["parts"]["val"]["images"]) == (26, 5)
     assert identities(out) == before
+    assert run("data", "check", out, "--json") == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert sum(counts["images"] for counts in parts["val"].values()) == 5  # as the files are named
 
 
 def test_a_damaged_shard_is_written_again(photos: Path, tmp_path: Path) -> None:
@@ -331,7 +347,7 @@ def tar(path: Path, members: dict[str, bytes]) -> None:
 def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, layout: str) -> None:
     labels = [[2, 0], [1, 10, 2]]
     for number, indices in enumerate(labels):
-        members = {}
+        members: dict[str, bytes] = {}
         for place, label in enumerate(indices):
             members |= {f"s{place}.cls": f"{label}\n".encode(), f"s{place}.png": encoded(10 * number + place)}
             members |= {f"s{place}.depth.png": b"", f"s{place}.json": b"{}"}

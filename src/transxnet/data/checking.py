@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from transxnet.data.images import BadImageError
 from transxnet.data.manifest import ShardRecord, read_manifest
-from transxnet.data.sources import ImageSource, StoredSource, open_parts
+from transxnet.data.sources import ImageSource, open_parts
 
 _AT_ONCE = 16
 """Images that a process decodes before it reports."""
@@ -38,7 +38,7 @@ class Findings:
     """What is in a data set, and what is wrong with it.
 
     Attributes:
-        parts: For each part, the images of each class: of "train" and "val", or of "all".
+        parts: For each part, the images of each class.
         broken: Name of and reason for each image and each shard that cannot be used.
     """
 
@@ -58,8 +58,7 @@ class DataCheck:
 
     def __init__(self, data: str) -> None:
         self.damaged: dict[str, str] = {}
-        train, validation = open_parts(data, self.damaged)
-        self.parts: dict[str, StoredSource] = {"train": train, "val": validation} if validation else {"all": train}
+        self.parts = open_parts(data, self.damaged)
         manifest = read_manifest(Path(data).expanduser())
         self.records = tuple(manifest.shards) if manifest else ()
         self.folder = Path(data).expanduser()

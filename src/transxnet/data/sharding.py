@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
 from transxnet.data.randomness import seed_for
@@ -71,27 +72,29 @@ def plan_shards(folder: str, shard_bytes: int, seed: int = 0) -> Plan:
     Raises:
         DataError: If it is not a folder of images.
     """
-    train, validation = open_parts(folder)
-    if not isinstance(train, FolderSource) or not isinstance(validation, FolderSource | None):
+    sources = {part: source for part, source in open_parts(folder).items() if isinstance(source, FolderSource)}
+    if not sources:
         raise DataError(f"{folder} is packed already; give a folder of image files")
-    pictures = _pictures(train)
-    if validation is None:
-        held = held_out(train, seed)
-        parts = [[picture for picture in pictures if held[picture.place] == part] for part in (False, True)]
-    else:
-        parts = [pictures, _pictures(validation)]
+    parts = {part: _pictures(source) for part, source in sources.items()}
+    divide = list(parts) == ["train"]
+    if divide:
+        held = _held_out(sources["train"], seed)
+        everything = parts["train"]
+        for name, judged in (("train", False), ("val", True)):
+            parts[name] = [picture for picture in everything if held[picture.place] == judged]
     shards = []
-    for number, (name, part) in enumerate(zip(("train", "val"), parts, strict=True)):
+    for number, name in enumerate(("train", "val")):
+        part = parts.get(name, [])
         order = np.random.default_rng(seed_for(seed, number)).permutation(len(part))
         filled = _filled([part[place] for place in order], shard_bytes)
         shards += [(f"{name}-{index:06}.tar", contents) for index, contents in enumerate(filled)]
     listing = hashlib.sha256()
     for name, contents in shards:
         for picture in contents:
-            listing.update(repr((name, picture.stem, picture.path.suffix, picture.size, picture.target)).encode())
-    manifest = Manifest(
-        list(train.class_names), listing.hexdigest(), seed, shard_bytes, validation is None, planned=len(shards)
-    )
+            described = name, picture.stem, picture.path.suffix, picture.size, picture.target, picture.place
+            listing.update(repr(described).encode())
+    class_names = next(iter(sources.values())).class_names
+    manifest = Manifest(list(class_names), listing.hexdigest(), seed, shard_bytes, divide, planned=len(shards))
     return Plan(manifest, shards)
 
 
@@ -125,6 +128,13 @@ def write_shards(plan: Plan, out: Path, advance: Callable[[int], None] = lambda 
             return replace(plan.manifest, shards=tuple(records)), kept
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror}); the same command goes on from here") from error
+
+
+def _held_out(source: FolderSource, seed: int) -> npt.NDArray[np.bool_]:
+    try:
+        return held_out(source, seed)
+    except DataError:  # of single images all can be evaluated, though not trained on
+        return np.zeros(len(source.targets), dtype=bool)
 
 
 def _pictures(source: FolderSource) -> list[_Picture]:

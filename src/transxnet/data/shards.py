@@ -107,7 +107,8 @@ def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, 
 
     Args:
         root: The folder.
-        damaged: Where to note damaged shards; by default they are an error.
+        damaged: Where to note damaged shards, which are an error by default. With it the parts are
+            those of the files' names, also where they were held out.
 
     Raises:
         DataError: If the shards are not all there, or damaged.
@@ -121,8 +122,10 @@ def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, 
             "run the same `transxnet data shard` again"
         )
     sources = {}
-    for part in ["all"] if manifest.held_out else ["train", "val"]:
+    for part in ["all"] if manifest.held_out and damaged is None else ["train", "val"]:
         records = [record for record in manifest.shards if part in ("all", record.part)]
+        if not records:
+            continue
         entries = join([_entries(root, manifest, record, damaged) for record in records])
         if not len(entries) and damaged is None:
             raise DataError(f"{root} holds no images for {part}")

@@ -122,18 +122,21 @@ def open_data(data: str, seed: int = 0) -> LabelledData:
     """
     if data == DIGITS:
         return _digits()
-    train, validation = open_parts(data)
+    parts = open_parts(data)
+    if "train" not in parts:
+        raise DataError(f"{data} holds images to judge by, but none to learn from")
+    train = parts["train"]
     if len(train.class_names) < 2:
         name = train.class_names[0]
         raise DataError(f"{data} holds one class, {name!r}; training needs at least two class folders")
-    if validation is not None:
-        return LabelledData(train, validation)
+    if "val" in parts:
+        return LabelledData(train, parts["val"])
     held = held_out(train, seed)
     return LabelledData(*(train.subset(np.nonzero(part)[0]) for part in (~held, held)))
 
 
-def open_parts(data: str, damaged: dict[str, str] | None = None) -> tuple[StoredSource, StoredSource | None]:
-    """The images to learn from, or all of them, and those to judge by where they are told apart.
+def open_parts(data: str, damaged: dict[str, str] | None = None) -> dict[str, StoredSource]:
+    """The images of "train" and of "val"; only one of them, where there are no two parts.
 
     Args:
         data: A folder of images, of tar shards or of Parquet files.
@@ -143,12 +146,7 @@ def open_parts(data: str, damaged: dict[str, str] | None = None) -> tuple[Stored
         DataError: As :func:`open_data`.
     """
     root = _existing(data)
-    parts = _packed(root, damaged)
-    if not parts:
-        return _folder_parts(root)
-    if "train" not in parts:
-        raise DataError(f"{root} holds images to judge by, but none to learn from")
-    return parts["train"], parts.get("val")
+    return {**(_packed(root, damaged) or _folder_parts(root))}
 
 
 def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: int) -> ImageSource:
@@ -211,17 +209,18 @@ def _packed(root: Path, damaged: dict[str, str] | None = None) -> dict[str, Pack
     return parts
 
 
-def _folder_parts(root: Path) -> tuple[FolderSource, FolderSource | None]:
-    train = part_folder(root, TRAIN)
+def _folder_parts(root: Path) -> dict[str, FolderSource]:
+    train, validation = part_folder(root, TRAIN), part_folder(root, VALIDATION)
     classes = _classes(train or root)
-    source = _read(train or root, classes, skip_empty=False)
-    validation = part_folder(root, VALIDATION) if train else None
-    if validation is None:
-        return source, None
-    unknown = [name for name in _classes(validation) if name not in classes]
-    if unknown:
-        raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
-    return source, _read(validation, classes, skip_empty=True)
+    if validation and not train and set(classes) <= set(VALIDATION):
+        return {"val": _read(validation, _classes(validation), skip_empty=True)}
+    parts = {"train": _read(train or root, classes, skip_empty=False)}
+    if train and validation:
+        unknown = [name for name in _classes(validation) if name not in classes]
+        if unknown:
+            raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
+        parts["val"] = _read(validation, classes, skip_empty=True)
+    return parts
 
 
 def _relabelled(root: Path, source: PackedSource, names: Sequence[str], num_classes: int) -> PackedSource:
