@@ -85,8 +85,8 @@ def open_parquet(root: Path) -> dict[str, ParquetSource]:
         DataError: If ``datasets`` is not installed, or the files are damaged or hold no labelled images.
     """
     files = part_files(root, ".parquet")
-    saved = (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
-    if not files and not saved:
+    saved = all((root / name).is_file() for name in ("state.json", "dataset_info.json"))
+    if not files and not saved and not (root / "dataset_dict.json").is_file():
         return {}
     try:
         library = importlib.import_module("datasets")

@@ -127,7 +127,9 @@ def write_shards(plan: Plan, out: Path, advance: Callable[[int], None] = lambda 
                     replace(plan.manifest, shards=(*records, *complete.values())).write(out)
             return replace(plan.manifest, shards=tuple(records)), kept
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); the same command goes on from here") from error
+        raise DataError(
+            f"{out} cannot be written ({error.strerror or error}); the same command goes on from here"
+        ) from error
 
 
 def _held_out(source: FolderSource, seed: int) -> npt.NDArray[np.bool_]:
@@ -165,10 +167,8 @@ def _filled(pictures: Sequence[_Picture], most: int) -> Iterator[list[_Picture]]
     shard: list[_Picture] = []
     total = 0
     for picture in pictures:
-        name = f"{picture.stem}{picture.path.suffix}"
-        size = (
-            len(_header(name, picture.size)) + _padded(picture.size) + len(_header(f"{picture.stem}.cls", 1)) + _BLOCK
-        )
+        headers = _header_bytes(f"{picture.stem}{picture.path.suffix}") + _header_bytes(f"{picture.stem}.cls")
+        size = headers + _padded(picture.size) + _BLOCK
         if shard and _ended(total + size) > most:
             yield shard
             shard, total = [], 0
@@ -275,6 +275,12 @@ def _header(name: str, size: int) -> bytes:
     header = tarfile.TarInfo(name)  # of time 0 and nobody's
     header.size = size
     return header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _header_bytes(name: str) -> int:
+    if name.isascii() and len(name) <= tarfile.LENGTH_NAME:  # making a million headers takes a minute
+        return _BLOCK
+    return len(_header(name, 0))
 
 
 def _ended(size: int) -> int:
