@@ -210,6 +210,12 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
         (["eval", "--data", "digits"], "give --checkpoint"),
         (["eval", "--data", "digits", "--model", "resnet50"], "there is no network 'resnet50'"),
         (["convert", "a.pth", "b.pth"], "must end in .safetensors"),
+        (["data", "weed"], "no command 'weed'; there are shard, check"),
+        (["data", "check", "nowhere"], "nowhere does not exist"),
+        (["data", "check", "nowhere", "--workers", "-1"], "--workers must be at least 0"),
+        (["data", "shard", "nowhere"], "out"),
+        (["data", "shard", "nowhere", "out"], "nowhere does not exist"),
+        (["data", "shard", "nowhere", "out", "--shard-mb", "0"], "--shard-mb must be above 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import warnings
 from collections.abc import Iterable
@@ -52,11 +53,32 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     if not os.path.exists(name):  # noqa: PTH110 (also false for a broken link)
         raise BadImageError(name, "broken link" if Path(name).is_symlink() else "no such file")
     try:
-        if Path(name).stat().st_size == 0:
-            raise BadImageError(name, "empty file (0 bytes)")
+        size = Path(name).stat().st_size
+    except OSError as error:
+        raise BadImageError(name, f"cannot be read ({error.strerror})") from error
+    return _decoded(name, name, size)
+
+
+def decode_image(name: str, content: bytes) -> Image.Image:
+    """The bytes of an image file as RGB, seen as :func:`read_image` sees the file.
+
+    Args:
+        name: What to call the image in an error.
+        content: All bytes of the file.
+
+    Raises:
+        BadImageError: As :func:`read_image`.
+    """
+    return _decoded(name, io.BytesIO(content), len(content))
+
+
+def _decoded(name: str, file: str | io.BytesIO, size: int) -> Image.Image:
+    if size == 0:
+        raise BadImageError(name, "empty file (0 bytes)")
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit warns below ours, and of odd metadata
-            with Image.open(name) as image:
+            with Image.open(file) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadImageError(name, f"{width} x {height} pixels, more than {MAX_PIXELS:,}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,16 @@ from timm.data import ImageNetInfo
 from timm.utils.misc import natural_key
 
 from transxnet.data.images import EXTENSIONS, find_images, read_image
+from transxnet.data.parquet import open_parquet
+from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
+from transxnet.data.shards import open_shards
+from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 
 DIGITS = "digits"
 """The name of the embedded data set: scikit-learn's 1,797 handwritten digits."""
 
-_TRAIN, _VALIDATION = ("train", "training"), ("val", "validation", "valid", "test")
 _HELD_OUT = 0.2
 
 
@@ -44,6 +47,20 @@ class ImageSource(Protocol):
         """The image as RGB; raises BadImageError if it cannot be used."""
 
 
+class StoredSource(ImageSource, Protocol):
+    """Images in files, of which parts can be taken."""
+
+    def subset(self, places: npt.NDArray[np.intp]) -> Self:
+        """The images at these places."""
+
+
+class PackedSource(StoredSource, Protocol):
+    """Images in files of many."""
+
+    def relabelled(self, class_names: Sequence[str], indices: Sequence[int]) -> Self:
+        """The same images, with ``indices[target]`` in place of each target."""
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Image files and the index of each one's class."""
@@ -57,6 +74,9 @@ class FolderSource:
 
     def load(self, index: int) -> Image.Image:
         return read_image(self.paths[index])
+
+    def subset(self, places: npt.NDArray[np.intp]) -> FolderSource:
+        return replace(self, paths=[self.paths[i] for i in places], targets=[self.targets[i] for i in places])
 
 
 @dataclass(frozen=True)
@@ -88,10 +108,10 @@ class LabelledData:
 
 
 def open_data(data: str, seed: int = 0) -> LabelledData:
-    """The embedded digits, or a folder of images.
+    """The embedded digits, or a folder of images, of tar shards or of Parquet files.
 
-    A folder holds ``train/`` and ``val/`` (or ``validation/``) with a folder for each class, or
-    the class folders themselves; without a validation part, a fifth of each class is held out.
+    A folder of images holds ``train/`` and ``val/`` (or ``validation/``) with a folder for each class,
+    or the class folders themselves; without a validation part, a fifth of each class is held out.
 
     Args:
         data: "digits" or a path.
@@ -102,19 +122,31 @@ def open_data(data: str, seed: int = 0) -> LabelledData:
     """
     if data == DIGITS:
         return _digits()
+    parts = open_parts(data)
+    if "train" not in parts:
+        raise DataError(f"{data} holds images to judge by, but none to learn from")
+    train = parts["train"]
+    if len(train.class_names) < 2:
+        name = train.class_names[0]
+        raise DataError(f"{data} holds one class, {name!r}; training needs at least two class folders")
+    if "val" in parts:
+        return LabelledData(train, parts["val"])
+    held = held_out(train, seed)
+    return LabelledData(*(train.subset(np.nonzero(part)[0]) for part in (~held, held)))
+
+
+def open_parts(data: str, damaged: dict[str, str] | None = None) -> dict[str, StoredSource]:
+    """The images of "train" and of "val"; only one of them, where there are no two parts.
+
+    Args:
+        data: A folder of images, of tar shards or of Parquet files.
+        damaged: Where to note the shards that are damaged, with the reason; by default that is an error.
+
+    Raises:
+        DataError: As :func:`open_data`.
+    """
     root = _existing(data)
-    train = _part(root, _TRAIN)
-    classes = _classes(train or root)
-    if len(classes) < 2:
-        raise DataError(f"{train or root} holds one class, {classes[0]!r}; training needs at least two class folders")
-    source = _read(train or root, classes, skip_empty=False)
-    validation = _part(root, _VALIDATION) if train else None
-    if validation is None:
-        return _held_out(source, seed)
-    unknown = [name for name in _classes(validation) if name not in classes]
-    if unknown:
-        raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
-    return LabelledData(source, _read(validation, classes, skip_empty=True))
+    return {**(_packed(root, damaged) or _folder_parts(root))}
 
 
 def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: int) -> ImageSource:
@@ -124,7 +156,8 @@ def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: i
     numbers 0 to 999 (as ImageNet-V2 has them) are understood, and folders may be a part of all.
 
     Args:
-        data: "digits", a folder of class folders, or one with ``val/`` or ``validation/`` in it.
+        data: "digits", a folder of class folders, or one with ``val/`` or ``validation/`` in it; or a
+            folder of tar shards or of Parquet files.
         label_names: The network's class names; None if it does not know them.
         num_classes: The network's classes.
 
@@ -137,9 +170,12 @@ def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: i
             raise DataError(f"the digits have 10 classes, the network {num_classes}")
         return digits
     root = _existing(data)
-    root = _part(root, _VALIDATION) or root
-    folders = _classes(root)
     names = list(label_names or (imagenet_synsets() if num_classes == 1000 else ()))
+    packed = _packed(root)
+    if packed:
+        return _relabelled(root, packed.get("val") or packed["train"], names, num_classes)
+    root = part_folder(root, VALIDATION) or root
+    folders = _classes(root)
     if not names and len(folders) == num_classes:
         names = folders
     return _read(root, _matched(root, folders, names, num_classes), skip_empty=True, names=names)
@@ -166,8 +202,33 @@ def _existing(data: str) -> Path:
     return root
 
 
-def _part(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _packed(root: Path, damaged: dict[str, str] | None = None) -> dict[str, PackedSource]:
+    """The parts of a folder whose files hold many images each; nothing, if it is not one."""
+    parts: dict[str, PackedSource] = {}
+    parts.update(open_shards(root, damaged) or open_webdataset(root, damaged) or open_parquet(root))
+    return parts
+
+
+def _folder_parts(root: Path) -> dict[str, FolderSource]:
+    train, validation = part_folder(root, TRAIN), part_folder(root, VALIDATION)
+    classes = _classes(train or root)
+    if validation and not train and set(classes) <= set(VALIDATION):
+        return {"val": _read(validation, _classes(validation), skip_empty=True)}
+    parts = {"train": _read(train or root, classes, skip_empty=False)}
+    if train and validation:
+        unknown = [name for name in _classes(validation) if name not in classes]
+        if unknown:
+            raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
+        parts["val"] = _read(validation, classes, skip_empty=True)
+    return parts
+
+
+def _relabelled(root: Path, source: PackedSource, names: Sequence[str], num_classes: int) -> PackedSource:
+    if not names and len(source.class_names) == num_classes:
+        names = list(source.class_names)
+    present = [source.class_names[target] for target in sorted(set(source.targets))]
+    indices = _matched(root, present, names, num_classes)
+    return source.relabelled(names or source.class_names, [indices.get(name, -1) for name in source.class_names])
 
 
 def _classes(root: Path) -> list[str]:
@@ -208,7 +269,8 @@ def _matched(root: Path, folders: Sequence[str], names: Sequence[str], num_class
     raise DataError(f"{root} has folders that are none of the network's {num_classes} classes: {_list(unknown)}{known}")
 
 
-def _held_out(source: FolderSource, seed: int) -> LabelledData:
+def held_out(source: ImageSource, seed: int) -> npt.NDArray[np.bool_]:
+    """Which images to judge by, a fifth of each class, where nobody said."""
     targets = np.asarray(source.targets)
     generator = np.random.default_rng(seed_for(seed))
     held = np.zeros(len(targets), dtype=bool)
@@ -218,11 +280,7 @@ def _held_out(source: FolderSource, seed: int) -> LabelledData:
         held[generator.permutation(members)[:count]] = True
     if not held.any():
         raise DataError("every class has a single image: nothing can be held out; add a val folder")
-    return LabelledData(*(_subset(source, np.nonzero(part)[0]) for part in (~held, held)))
-
-
-def _subset(source: FolderSource, indices: npt.NDArray[np.intp]) -> FolderSource:
-    return FolderSource(source.class_names, [source.paths[i] for i in indices], [source.targets[i] for i in indices])
+    return held
 
 
 def _list(names: Sequence[str], most: int = 5) -> str:

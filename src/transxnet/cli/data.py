@@ -1,0 +1,161 @@
+"""``transxnet data``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.cli.parsing import CommandParser, image_progress, table_console
+from transxnet.data.checking import DataCheck, Findings
+from transxnet.data.manifest import Manifest
+from transxnet.data.sharding import plan_shards, write_shards
+from transxnet.errors import ConfigError
+
+_OVERVIEW = """\
+usage: transxnet data shard FOLDER OUT [options]
+       transxnet data check PATH [options]
+
+Data sets of many images.
+
+commands:
+  shard  write a folder of images as tar files of many, which disks and networks read faster
+  check  decode every image of a folder, of shards or of Parquet files, and name the broken ones
+
+`transxnet data shard --help` and `transxnet data check --help` tell the options.
+
+examples:
+  transxnet data check photos
+  transxnet data shard imagenet imagenet-shards
+  transxnet train --data imagenet-shards
+"""
+
+_ABOUT_SHARD = """\
+Write a folder of images (train/ and val/ with a folder for each class, or the class folders
+themselves) as tar files in the style of WebDataset: the images' own bytes, in a shuffled order,
+with the class index beside each. --data takes the result like the folder: the same images, in the
+same order, with the same classes. Run it again after an interruption: complete shards are kept.
+Exits with 1 if files could not be read; they are named and left out."""
+_EXAMPLES_SHARD = """\
+  transxnet data shard imagenet imagenet-shards
+  transxnet data shard photos photo-shards --shard-mb 100
+"""
+
+_ABOUT_CHECK = """\
+Decode every image of a folder of images, of tar shards or of Parquet files, and compare shards with
+their digests. Exits with 0 if all is well, with 1 if something is broken."""
+_EXAMPLES_CHECK = """\
+  transxnet data check imagenet --workers 8
+  transxnet data check imagenet-shards --workers 8 --json
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Find the command of the two, and run it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_OVERVIEW)
+        return 0
+    commands = {"shard": _shard, "check": _check}
+    if arguments[0] not in commands:
+        raise ConfigError(f"there is no command {arguments[0]!r}; there are {', '.join(commands)}")
+    return commands[arguments[0]](arguments[1:])
+
+
+def _shard(arguments: Sequence[str]) -> int:
+    parser = CommandParser("data shard", _ABOUT_SHARD, _EXAMPLES_SHARD)
+    parser.usage = "transxnet data shard FOLDER OUT [options]"
+    parser.add_argument("folder", type=str, help="a folder of images")
+    parser.add_argument("out", type=str, help="the folder to write to; new, or with a part of the shards")
+    parser.add_argument("--shard_mb", type=float, default=1000, help="size of a shard in MB (default: 1000)")
+    about_seed = "decides the order, and what is held out where there is no val/ (default: 0)"
+    parser.add_argument("--seed", type=int, default=0, help=about_seed)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse(arguments)
+    if not options.shard_mb > 0:
+        raise ConfigError(f"--shard-mb must be above 0, not {options.shard_mb:g}")
+    if options.seed < 0:
+        raise ConfigError(f"--seed must be at least 0, not {options.seed}")
+    folder, out = Path(options.folder).expanduser(), Path(options.out).expanduser()
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{out} lies in {folder}, where it would be taken for a class; give another folder")
+    plan = plan_shards(str(folder), round(options.shard_mb * 1e6), options.seed)
+    with image_progress() as progress:
+        task = progress.add_task("writing", total=plan.images)
+        manifest, kept = write_shards(plan, out, lambda count: progress.advance(task, count))
+    skipped = {name: reason for record in manifest.shards for name, reason in record.skipped.items()}
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for name, reason in skipped.items():
+        console.print(f"left out {name}: {reason}", markup=False)
+    if options.json:
+        sys.stdout.write(json.dumps(_written(manifest, out, kept, skipped), indent=2) + "\n")
+    else:
+        _print_written(manifest, out, kept, skipped)
+    return 1 if skipped else 0
+
+
+def _written(manifest: Manifest, out: Path, kept: int, skipped: dict[str, str]) -> dict[str, object]:
+    parts = {
+        part: {
+            "images": sum(record.images for record in manifest.shards if record.part == part),
+            "shards": sum(record.part == part for record in manifest.shards),
+            "bytes": sum(record.bytes for record in manifest.shards if record.part == part),
+        }
+        for part in ("train", "val")
+    }
+    return {"out": str(out), "classes": len(manifest.classes), "parts": parts, "kept": kept, "skipped": skipped}
+
+
+def _print_written(manifest: Manifest, out: Path, kept: int, skipped: dict[str, str]) -> None:
+    table = Table("part", "images", "shards", "MB", box=None)
+    parts = _written(manifest, out, kept, skipped)["parts"]
+    assert isinstance(parts, dict)
+    for part, counted in parts.items():
+        table.add_row(part, str(counted["images"]), str(counted["shards"]), f"{counted['bytes'] / 1e6:.1f}")
+    console = table_console()
+    console.print(table)
+    left_out = f", {len(skipped)} left out" if skipped else ""
+    again = f", {kept} of {len(manifest.shards)} shards were there already" if kept else ""
+    console.print(f"{out}: {len(manifest.classes)} classes{again}{left_out}", markup=False)
+
+
+def _check(arguments: Sequence[str]) -> int:
+    parser = CommandParser("data check", _ABOUT_CHECK, _EXAMPLES_CHECK)
+    parser.usage = "transxnet data check PATH [options]"
+    parser.add_argument("path", type=str, help="a folder of images, of tar shards or of Parquet files")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode (default: 0, the main one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse(arguments)
+    if options.workers < 0:
+        raise ConfigError(f"--workers must be at least 0, not {options.workers}")
+    check = DataCheck(options.path)
+    with image_progress() as progress:
+        task = progress.add_task("checking", total=check.steps)
+        findings = check.run(options.workers, lambda count: progress.advance(task, count))
+    if options.json:
+        sys.stdout.write(_found(findings) + "\n")
+    else:
+        _print_found(findings)
+    return 1 if findings.broken else 0
+
+
+def _found(findings: Findings) -> str:
+    parts = {part: {name: vars(count) for name, count in counts.items()} for part, counts in findings.parts.items()}
+    return json.dumps({"parts": parts, "broken": dict(findings.broken)}, indent=2)
+
+
+def _print_found(findings: Findings) -> None:
+    table = Table("part", "class", "images", "broken", box=None)
+    for part, counts in findings.parts.items():
+        for name, count in counts.items():
+            table.add_row(part, escape(name), str(count.images), str(count.broken or ""))
+    console = table_console()
+    console.print(table)
+    for name, reason in findings.broken.items():
+        console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
+    images = sum(count.images for counts in findings.parts.values() for count in counts.values())
+    console.print(f"{images} images, {len(findings.broken) or 'nothing'} broken")

@@ -1,0 +1,141 @@
+"""Whether every image of a data set can be used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from transxnet.data.images import BadImageError
+from transxnet.data.manifest import ShardRecord, read_manifest
+from transxnet.data.sources import ImageSource, open_parts
+
+_AT_ONCE = 16
+"""Images that a process decodes before it reports."""
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Images of a class.
+
+    Attributes:
+        images: All of them.
+        broken: Those that cannot be used.
+    """
+
+    images: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is in a data set, and what is wrong with it.
+
+    Attributes:
+        parts: For each part, the images of each class.
+        broken: Name of and reason for each image and each shard that cannot be used.
+    """
+
+    parts: Mapping[str, Mapping[str, ClassCount]]
+    broken: Mapping[str, str]
+
+
+class DataCheck:
+    """A data set that is to be checked.
+
+    Args:
+        data: A folder of images, of tar shards or of Parquet files.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+
+    def __init__(self, data: str) -> None:
+        self.damaged: dict[str, str] = {}
+        self.parts = open_parts(data, self.damaged)
+        manifest = read_manifest(Path(data).expanduser())
+        self.records = tuple(manifest.shards) if manifest else ()
+        self.folder = Path(data).expanduser()
+
+    @property
+    def steps(self) -> int:
+        """Images to decode and shards to compare."""
+        return len(self.records) + sum(len(source.targets) for source in self.parts.values())
+
+    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> Findings:
+        """Decode every image, and compare every shard with its digest.
+
+        Args:
+            workers: Processes that do so; with 0 this one does.
+            advance: Called with the number of steps done, as they are.
+        """
+        tasks = [_Faults(partial(_shard_fault, self.folder, self.records), len(self.records))]
+        tasks += [_Faults(partial(_image_fault, source), len(source.targets)) for source in self.parts.values()]
+        faults = iter(_in_order(tasks, workers, advance))
+        broken = {str(self.folder / record.file): fault for record in self.records if (fault := next(faults))}
+        broken.update(self.damaged)
+        parts = {}
+        for part, source in self.parts.items():
+            found = {place: fault for place in range(len(source.targets)) if (fault := next(faults))}
+            broken.update({source.name(place): fault for place, fault in found.items()})
+            bad = Counter(source.targets[place] for place in found)
+            images = Counter(source.targets)
+            parts[part] = {name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names)}
+        return Findings(parts, broken)
+
+
+class _Faults(Dataset[str | None]):
+    def __init__(self, find: Callable[[int], str | None], length: int) -> None:
+        self.find = find
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> str | None:
+        return self.find(index)
+
+
+def _in_order(tasks: Sequence[_Faults], workers: int, advance: Callable[[int], None]) -> list[str | None]:
+    loader: DataLoader[Any] = DataLoader(
+        ConcatDataset(tasks),
+        _AT_ONCE,
+        num_workers=workers,
+        collate_fn=list,
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    faults = []
+    for found in loader:
+        faults += found
+        advance(len(found))
+    return faults
+
+
+def _image_fault(source: ImageSource, index: int) -> str | None:
+    try:
+        source.load(index)
+    except BadImageError as error:
+        return error.reason
+    return None
+
+
+def _shard_fault(folder: Path, records: Sequence[ShardRecord], index: int) -> str | None:
+    record = records[index]
+    fault = record.fault(folder)
+    if fault:
+        return fault
+    for name, expected in ((record.file, record.sha256), (record.index, record.index_sha256)):
+        try:
+            with (folder / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if digest != expected:
+            return f"the bytes of {name} are not those that were written (SHA-256 differs from the manifest's)"
+    return None
