@@ -108,6 +108,8 @@ class TransXNetConfig:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, not {getattr(self, name)!r}")
         if self.global_pool not in _POOLS:
             raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {self.global_pool!r}")
+        if self.num_classes and not self.global_pool:
+            raise ConfigError("a classifier needs a global_pool; without one, num_classes must be 0")
         if not _number(self.layer_scale_init):
             raise ConfigError(f"layer_scale_init must be a number, not {self.layer_scale_init!r}")
         if self.position_bias_resize not in ("flattened", "geometric"):

@@ -101,11 +101,16 @@ class Stage(nn.Module):
         position_bias = self.position_bias(x)  # once for all blocks
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                contexts = partial(_checkpoint_contexts, block)
-                x = checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)
+                x = _recomputed(block, x, position_bias)
             else:
                 x = block(x, position_bias)
         return x
+
+
+@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # the compiler cannot follow the exchange of statistics
+def _recomputed(block: nn.Module, x: Tensor, position_bias: Tensor) -> Tensor:
+    contexts = partial(_checkpoint_contexts, block)
+    return checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
 
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
@@ -250,12 +255,16 @@ class TransXNet(Trunk):
         return self.head.fc  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new, untrained classifier in place; 0 classes leave the pooled features."""
+        """Put a new, untrained classifier in place; 0 classes leave the pooled features.
+
+        Raises:
+            ConfigError: If an argument is out of range; the network is then as it was.
+        """
+        pool = self.config.global_pool if global_pool is None else global_pool
+        self.config = self.config.override(num_classes=num_classes, global_pool=pool)  # checks them
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, in_features=self.num_features)
         self.head.fc.apply(init_weights)
-        pool = self.config.global_pool if global_pool is None else global_pool
-        self.config = self.config.override(num_classes=num_classes, global_pool=pool)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns by which timm groups parameters for layer-wise learning rates, by stage (coarse) or by block."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
@@ -153,8 +155,9 @@ def _create(
     return model
 
 
-def _build(cfg: TransXNetConfig, **settings: Any) -> TransXNet:
-    return TransXNet(cfg.override(**settings))
+def _build(cfg: TransXNetConfig, device: Any = None, dtype: Any = None, **settings: Any) -> TransXNet:
+    with torch.device(device) if device is not None else nullcontext():
+        return TransXNet(cfg.override(**settings)).to(dtype=dtype)
 
 
 def _fit(
@@ -269,10 +272,7 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
         CheckpointError: If the checkpoint cannot be read or does not fit.
         ConfigError: If the name or a setting is unknown, or a setting is out of range.
     """
-    if (known := split_model_name_tag(name)[0]) not in (*VARIANTS, *SHORT_NAMES):
-        near = difflib.get_close_matches(known, VARIANTS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)}"
-        raise ConfigError(f"there is no network {name!r}{hint}")
+    full_name(name)
     if checkpoint is None:
         return cast(TransXNet, timm.create_model(name, **settings))
     overlay: dict[str, Any]
@@ -282,6 +282,18 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
         location = str(checkpoint)
         overlay = {"url" if "://" in location else "file": location}
     return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
+
+
+def full_name(name: str) -> str:
+    """The network that a name, short or with a tag, stands for; raises ConfigError if it is unknown."""
+    known, tag = split_model_name_tag(name)
+    if known not in (*VARIANTS, *SHORT_NAMES):
+        near = difflib.get_close_matches(known, VARIANTS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)}"
+        raise ConfigError(f"there is no network {name!r}{hint}")
+    if tag and name not in (tags := [full for full in _default_cfgs() if full.startswith(f"{known}.")]):
+        raise ConfigError(f"there is no {name!r}; there are {', '.join(tags)}")
+    return SHORT_NAMES.get(known, known)
 
 
 def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:

@@ -50,7 +50,10 @@ def run(arguments: Sequence[str]) -> int:
 
     checkpoint = job.checkpoint or (newest_whole(folder.checkpoints, console) if job.resuming else None)
     start = f", going on from {checkpoint.name}" if checkpoint else ""
-    console.print(f"training {recipe.model} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
+    console.print(
+        f"training {recipe.model or recipe.checkpoint} on {recipe.data}, {recipe.total_epochs} epochs{start}",
+        markup=False,
+    )
     try:
         result = train_classifier(recipe, folder, console, resume=checkpoint, profile=job.profile)
     except Stopped as stopped:

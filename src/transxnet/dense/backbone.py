@@ -13,7 +13,7 @@ from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import group_norm
 from transxnet.model import Trunk, init_weights
-from transxnet.registry import SHORT_NAMES
+from transxnet.registry import full_name
 
 _CLASSIFIER = ("norm.", "head.")
 
@@ -69,13 +69,11 @@ def create_backbone(
         CheckpointError: If the checkpoint cannot be read or does not fit.
         ConfigError: If the name or a setting is unknown or out of range.
     """
-    full_name = SHORT_NAMES.get(name, name)
-    if full_name not in VARIANTS:
-        raise ConfigError(f"there is no network {name!r}; there are {', '.join(VARIANTS)}")
+    variant = full_name(name)
     read = read_checkpoint(checkpoint) if checkpoint is not None else None
-    if read and read.architecture not in ("", full_name):
-        raise CheckpointError(f"{read.source} holds {read.architecture}, not {full_name}; create the one it holds")
-    config = read.config if read and read.config else VARIANTS[full_name]
+    if read and read.architecture not in ("", variant):
+        raise CheckpointError(f"{read.source} holds {read.architecture}, not {variant}; create the one it holds")
+    config = read.config if read and read.config else VARIANTS[variant]
     backbone = DenseBackbone(config.override(**settings), out_indices)
     if read:
         weights = {n: t for n, t in read.state_dict.items() if not n.startswith(_CLASSIFIER)}

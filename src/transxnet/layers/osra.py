@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from timm.layers import register_notrace_function
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +22,25 @@ def overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
         nn.Conv2d(channels, channels, 1, groups=channels, bias=False),
         BatchNorm2d(channels),
     )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor) -> Tensor:
+    """Attention with a bias; in float32 where mixed precision has made half precision of it.
+
+    The scores are sums over a head's channels before they are scaled, and pass half precision's
+    65,504 in training; bfloat16 has float32's range.
+
+    Shapes: q (B, heads, N, d), k and v (B, heads, M, d), position_bias (1, heads, N, M); returns
+    (B, heads, N, d).
+    """
+    if q.dtype == torch.float16 and torch.is_autocast_enabled(q.device.type):
+        with torch.autocast(q.device.type, enabled=False):
+            z = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=position_bias.float())
+        return z.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=position_bias.to(q.dtype))
+
+
+register_notrace_function(attend)
 
 
 class OSRA(nn.Module):
@@ -48,5 +69,5 @@ class OSRA(nn.Module):
         k, v = self.kv(y + self.lr(y)).chunk(2, dim=1)  # each (B, C, H/S, W/S)
         k = k.reshape(tokens).transpose(2, 3)  # (B, heads, M, d)
         v = v.reshape(tokens).transpose(2, 3)
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=position_bias.to(q.dtype))
+        z = attend(q, k, v, position_bias)
         return z.transpose(2, 3).reshape(batch, channels, height, width)

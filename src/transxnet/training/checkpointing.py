@@ -36,8 +36,8 @@ class WholeFiles(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         self.failure = None
         try:
-            with replacing(Path(path)) as temporary:
-                torch.save(checkpoint, temporary)
+            with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch turns a full disk into a RuntimeError
             self.failure = error
 
@@ -200,5 +200,9 @@ def agreed(trainer: Trainer, wanted: bool, batch_idx: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # Behind PyTorch's RuntimeError stands what the system said.
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    text = cause.strerror if cause is not None and cause.strerror else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:120]

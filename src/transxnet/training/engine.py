@@ -39,19 +39,12 @@ def make_trainer(
         raise ConfigError("precision 16-mixed needs a GPU; on a CPU, take bf16-mixed or 32")
     if recipe.strategy == "fsdp" and not gpu:
         raise ConfigError("strategy fsdp needs GPUs; on a CPU, take ddp")
-    devices, nodes = processes(recipe)
     plugins: list[Any] = [files]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # stopping.py saves and requeues at a whole step
     try:
         return Trainer(
-            accelerator="gpu" if gpu else "cpu",
-            devices=devices,
-            num_nodes=nodes,
-            strategy=_strategy(recipe, devices, nodes),
-            precision=recipe.precision if recipe.precision != "32" else "32-true",
-            # PyTorch's synchronised normalisation refuses CPUs.
-            sync_batchnorm=gpu,
+            **hardware(recipe, gpu),
             use_distributed_sampler=False,  # our sampler deals the images out
             max_epochs=recipe.total_epochs,
             accumulate_grad_batches=recipe.accumulate,
@@ -67,6 +60,19 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"Lightning cannot run this: {' '.join(str(error).split())}") from error
+
+
+def hardware(recipe: Recipe, gpu: bool) -> dict[str, Any]:
+    """The Trainer's settings for what the recipe runs on."""
+    devices, nodes = processes(recipe)
+    return {
+        "accelerator": "gpu" if gpu else "cpu",
+        "devices": devices,
+        "num_nodes": nodes,
+        "strategy": _strategy(recipe, devices, nodes),
+        "precision": "32-true" if recipe.precision == "32" else recipe.precision,
+        "sync_batchnorm": gpu,  # PyTorch's refuses CPUs
+    }
 
 
 def processes(recipe: Recipe) -> tuple[int | str, int]:
@@ -122,8 +128,9 @@ def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not full and "can't allocate memory" not in str(error):
             raise
+        size = f" of {recipe.image_size} x {recipe.image_size}" if recipe.image_size else ""
         raise TransXNetError(
-            f"out of memory with {recipe.batch_size} images of {recipe.image_size} x {recipe.image_size} a device: "
+            f"out of memory with {recipe.batch_size} images{size} a device: "
             f"halve --batch-size and double --accumulate (the result stays nearly the same), add --grad-checkpointing "
             f"true, or --precision bf16-mixed"
         ) from error

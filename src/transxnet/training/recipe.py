@@ -26,10 +26,10 @@ class Recipe:
     Attributes:
         data: "digits" (embedded) or a folder: train/ and val/ (or validation/) with a folder for
             each class, or just the class folders, of which a fifth is then held out.
-        model: Name of the network, as `transxnet models` lists them.
+        model: Name of the network, as `transxnet models` lists them; null for the checkpoint's.
         checkpoint: Weights to start from: a released file, a file or run folder of ours, a URL,
             or "released" to download the authors'.
-        image_size: Side of the square training images in pixels.
+        image_size: Side of the square training images in pixels; null for the checkpoint's.
         eval_crop: Share of the resized image's side that evaluation keeps.
         epochs: Passes over the training images during which the cosine schedule falls.
         cooldown_epochs: Further passes at the lowest rate.
@@ -66,9 +66,9 @@ class Recipe:
     """
 
     data: str = "digits"
-    model: str = "transxnet_tiny"
+    model: str | None = "transxnet_tiny"
     checkpoint: str | None = None
-    image_size: int = 224
+    image_size: int | None = 224
     eval_crop: float = 0.9
     epochs: int = 300
     cooldown_epochs: int = 10
@@ -102,9 +102,13 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "image_size": 32, "nodes": 1}
+        whole = {"epochs": 1, "batch_size": 1, "accumulate": 1, "nodes": 1}
         whole |= {"keep_checkpoints": 1, "max_skipped": 1}
         whole |= dict.fromkeys(("cooldown_epochs", "scale_lr_from", "workers", "seed"), 0)
+        if self.image_size is not None:
+            whole["image_size"] = 32
+        if not self.checkpoint and (self.model is None or self.image_size is None):
+            raise ConfigError("without a checkpoint to follow, give --model and --image-size")
         for name, least in whole.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")

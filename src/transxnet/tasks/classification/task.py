@@ -58,6 +58,9 @@ class ClassificationTask(LightningModule):
     def on_fit_start(self) -> None:
         self.erase.device = self.device  # where the noise is drawn
 
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()  # a checkpoint from an epoch's end still has that epoch's sum
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.schedule.step(self.current_epoch)  # by the epoch's number alone, so that no history is needed
 

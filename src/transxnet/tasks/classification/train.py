@@ -18,7 +18,7 @@ from transxnet.data.loading import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource, LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
 from transxnet.model import TransXNet
-from transxnet.registry import create_model
+from transxnet.registry import create_model, load_model
 from transxnet.tasks.classification.evaluate import Evaluation, Outputs, evaluate, run_network
 from transxnet.tasks.classification.labels import label_names, readable_names
 from transxnet.tasks.classification.task import ClassificationTask
@@ -105,6 +105,7 @@ def train_classifier(
 
 
 def _finish(run: _Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
+    seconds = run.history.seconds
     save_model(model, folder.weights)
     outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers)
     judged = evaluate(outputs)
@@ -113,7 +114,7 @@ def _finish(run: _Run, recipe: Recipe, model: TransXNet, data: LabelledData, fol
     images = recipe.batch_size * run.trainer.world_size * run.times.counts["step"]
     result = TrainingResult(
         judged,
-        run.history.seconds,
+        seconds,
         images / in_step if in_step else 0.0,
         _peak_memory(),
         run.finite.skipped,
@@ -151,24 +152,23 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
 
     A classifier that was trained for other classes is replaced by a new one.
     """
-    settings: dict[str, Any] = {
-        "num_classes": len(class_names),
-        "img_size": recipe.image_size,
-        "drop_path_rate": recipe.drop_path,
-    }
-    if recipe.checkpoint == RELEASED_CHECKPOINT:
+    settings: dict[str, Any] = {"num_classes": len(class_names), "drop_path_rate": recipe.drop_path}
+    if recipe.image_size is not None:
+        settings["img_size"] = recipe.image_size
+    if recipe.model is None:
+        model = load_model(recipe.checkpoint or "", **settings)
+    elif recipe.checkpoint == RELEASED_CHECKPOINT:
         model = create_model(recipe.model, pretrained=True, **settings)
     else:
         model = create_model(recipe.model, checkpoint=recipe.checkpoint, **settings)
-    if recipe.checkpoint and recipe.image_size != model.config.img_size[0]:
-        model.set_input_size(recipe.image_size)
     if recipe.checkpoint and label_names(model) != list(class_names):
         model.reset_classifier(len(class_names))
     described = vars(model)["pretrained_cfg"]
+    size = (recipe.image_size,) * 2 if recipe.image_size else model.config.img_size
     described |= {
         "num_classes": len(class_names),
         "label_names": list(class_names),
-        "input_size": (model.in_chans, recipe.image_size, recipe.image_size),
+        "input_size": (model.in_chans, *size),
         "crop_pct": recipe.eval_crop,
     }
     return model
