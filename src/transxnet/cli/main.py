@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,7 @@ COMMANDS = {
     "convert": "turn a released checkpoint into a safetensors file",
 }
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _EXAMPLES = """\
 examples:
   transxnet train                                   learn the embedded digits, in minutes
@@ -52,12 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
         console.print(f"transxnet {given[0]}{where}: {error}", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        console.print(f"transxnet {given[0]}: cannot write: {error.strerror}{place}. Make room and run it again; a "
+                      "training run goes on with --resume", markup=False)  # fmt: skip
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
     sys.exit(status)
 
 

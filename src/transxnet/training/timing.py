@@ -106,7 +106,7 @@ class Profile(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._batches == self.wait:
-            self._tracer = torch.profiler.profile(record_shapes=True)
+            self._tracer = torch.profiler.profile()
             self._tracer.start()
         self._batches += 1
 

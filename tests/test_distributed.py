@@ -1,0 +1,142 @@
+"""Two processes on a CPU (gloo) against one that accumulates the same batches; and what a GPU would be told."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from safetensors.torch import load_file
+
+from test_commands import paint, run
+from transxnet.data.loading import AddressSampler
+from transxnet.errors import ConfigError
+from transxnet.training.checkpointing import saved
+from transxnet.training.engine import hardware
+from transxnet.training.recipe import Recipe
+
+SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
+            "--mixup", "0.3", "--seed", "1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    paint(folder, 27)  # 11 held-out images, an odd number
+    return folder
+
+
+def start(photos: Path, folder: Path, *more: object) -> subprocess.Popen[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    settings = ["train", "--data", photos, *SETTINGS, "--accelerator", "cpu", "--out", folder, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*torchrun, "-m", "transxnet", *map(str, settings)], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    process = start(photos, folder)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("test accuracy") == 1  # one process talks
+    return folder
+
+
+def parameters(folder: Path) -> dict[str, Any]:
+    weights = load_file(folder / "weights.safetensors")
+    return {name: weight for name, weight in weights.items() if name.rsplit(".", 1)[-1] in ("weight", "bias")}
+
+
+def scores(folder: Path) -> list[str]:
+    with (folder / "metrics.csv").open() as file:
+        return [row["val/top1"] for row in csv.DictReader(file)]
+
+
+def test_two_processes_learn_what_one_learns_that_accumulates(photos: Path, two: Path, tmp_path: Path) -> None:
+    assert run("train", "--data", photos, *SETTINGS, "--accumulate", 2, "--out", tmp_path / "one") == 0
+    one, both = parameters(tmp_path / "one"), parameters(two)
+    for name, weight in one.items():
+        assert (weight.double() - both[name]).abs().max() <= 1e-5, name
+
+
+def test_validation_counts_every_image_once(photos: Path, two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "--data", photos, "--checkpoint", two, "--json") == 0  # all images, one process
+    last = torch.load(two / "checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 1
+    correct = float(scores(two)[-1]) * 10
+    assert correct == pytest.approx(round(correct), abs=1e-5)
+    for world_size in (1, 2, 3, 8):
+        samplers = [AddressSampler(11, 2, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert sorted(index for sampler in samplers for _, index in sampler) == list(range(11))
+        assert sum(map(len, samplers)) == 11
+
+
+def test_a_stopped_run_of_two_goes_on_to_the_same_bits(photos: Path, two: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(photos, folder, "--checkpoint-minutes", 0.001)
+    while not saved(folder / "checkpoints") and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    said, _ = process.communicate()
+    assert "stopped by SIGTERM" in said
+    process = start(photos, folder, "--resume", "auto")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert "going on from" in said
+    expected, result = load_file(two / "weights.safetensors"), load_file(folder / "weights.safetensors")
+    assert all(torch.equal(weight, result[name]) for name, weight in expected.items())
+    assert (folder / "metrics.csv").read_bytes() == (two / "metrics.csv").read_bytes()
+
+
+def test_processes_share_out_what_one_would_take() -> None:
+    one = AddressSampler(50, 4, seed=3, train=True, batches_per_step=2)
+    pair = [AddressSampler(50, 4, seed=3, train=True, rank=rank, world_size=2) for rank in range(2)]
+    both = [index for step in zip(*(_batches(sampler, 4) for sampler in pair), strict=True) for index in step]
+    assert both == _batches(one, 4)
+    with pytest.raises(ConfigError, match="a step takes 64 images on 8 devices, but there are 50"):
+        AddressSampler(50, 8, train=True, world_size=8)
+
+
+def _batches(sampler: AddressSampler, size: int) -> list[list[tuple[int, int]]]:
+    addresses = list(sampler)
+    return [addresses[first : first + size] for first in range(0, len(addresses), size)]
+
+
+def test_normalisation_is_synchronised_on_gpus_and_not_on_cpus() -> None:
+    assert hardware(Recipe(devices="8"), gpu=True)["sync_batchnorm"] is True
+    settings = hardware(Recipe(devices="2", precision="bf16-mixed"), gpu=False)
+    assert settings["sync_batchnorm"] is False
+    assert isinstance(settings["strategy"], DDPStrategy)
+    assert (settings["devices"], settings["precision"]) == (2, "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("--accelerator", "gpu"), "there is no GPU here"),
+        (("--precision", "16-mixed"), "needs a GPU"),
+        (("--strategy", "fsdp", "--ema-decay", "0"), "needs GPUs"),
+        (("--strategy", "fsdp"), "cannot average the weights"),
+        (("--devices", "none"), "devices is a number"),
+        (("--wandb", "project"), "pip install wandb"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the messages are for a machine without a GPU")
+def test_hardware_that_is_not_there(
+    settings: tuple[str, ...], message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--data", photos, "--out", tmp_path / "run", *settings) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
