@@ -75,6 +75,11 @@ class ClassificationTask(LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            # Lightning would keep the gradients until after the next forward pass, which needs the memory.
+            self.trainer.optimizers[0].zero_grad(set_to_none=True)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.bad.add(batch.bad)
         if not len(batch.targets):

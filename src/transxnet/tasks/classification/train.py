@@ -59,8 +59,16 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The parts of a run that are looked at afterwards."""
+class Run:
+    """A run's parts.
+
+    Attributes:
+        trainer: Lightning's engine.
+        task: Loss and metrics around the network.
+        history: The metrics of every epoch.
+        finite: Skips and counts steps without a finite gradient.
+        times: Where the time goes.
+    """
 
     trainer: Trainer
     task: ClassificationTask
@@ -93,7 +101,7 @@ def train_classifier(
     model = build_model(recipe, data.train.class_names)
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     with quiet_lightning(), out_of_memory_explained(recipe):
-        run = _prepare(recipe, model, data, folder, bad, console, profile)
+        run = prepare(recipe, model, data, folder, bad, console, profile)
         _fit(run, recipe, data, folder, resume)
     if not run.trainer.is_global_zero:
         return None
@@ -104,7 +112,7 @@ def train_classifier(
     return _finish(run, recipe, model, data, folder)
 
 
-def _finish(run: _Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
+def _finish(run: Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
     seconds = run.history.seconds
     save_model(model, folder.weights)
     outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers)
@@ -174,7 +182,7 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
     return model
 
 
-def _prepare(
+def prepare(
     recipe: Recipe,
     model: TransXNet,
     data: LabelledData,
@@ -182,7 +190,8 @@ def _prepare(
     bad: BadImages,
     console: Console,
     profile: bool,
-) -> _Run:
+) -> Run:
+    """The trainer, the task around the network, and what watches them."""
     model.set_grad_checkpointing(recipe.grad_checkpointing)
     if recipe.compile:
         for stage in model.stage_list:
@@ -213,10 +222,10 @@ def _prepare(
         StopOnSignal(checkpointer),
     ]
     trainer = make_trainer(recipe, folder, callbacks, files, times)
-    return _Run(trainer, ClassificationTask(model, recipe, bad), history, finite, times)
+    return Run(trainer, ClassificationTask(model, recipe, bad), history, finite, times)
 
 
-def _fit(run: _Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resume: Path | None) -> None:
+def _fit(run: Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resume: Path | None) -> None:
     described = vars(run.task.model)["pretrained_cfg"]
     training = LabelledImages(
         data.train, training_transform(described, recipe.augmentation), seed=recipe.seed, replace_bad=True
@@ -236,7 +245,7 @@ def _fit(run: _Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resum
     if run.trainer.is_global_zero:
         folder.make()
         folder.write_config(recipe)  # from here on the folder holds a run
-    run.trainer.fit(run.task, *loaders, ckpt_path=resume)
+    run.trainer.fit(run.task, *loaders, ckpt_path=resume, weights_only=True)
 
 
 def _save_pictures(
