@@ -58,6 +58,8 @@ def test_the_commands_run(page: Path, desk: Path) -> None:
         program, *arguments = shlex.split(command)
         if program == "make":
             subprocess.run([program, "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+        elif program == "torchrun":
+            subprocess.run([sys.executable, "-m", "torch.distributed.run", *arguments], check=True, capture_output=True)
         elif command != "transxnet train":  # that is the first run, above
             assert program == "transxnet", command
             assert run(*arguments) == 0, command

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from transxnet.errors import TransXNetError
 from transxnet.files import write_text
+from transxnet.training.processes import gathered
 
 
 def marked(loss: Tensor) -> Tensor:
@@ -69,7 +70,9 @@ class FiniteSteps(Callback):
         for current, before in self._statistics.values():
             torch._foreach_copy_(current, before)
         if self._in_a_row >= self.most:
-            write_text(self.report, "\n".join(self.names(self._images)) + "\n")
+            images = [name for names in gathered(self.names(self._images)) for name in names]
+            if trainer.is_global_zero:
+                write_text(self.report, "\n".join(images) + "\n")
             raise TransXNetError(
                 f"the gradient was not finite in {self._in_a_row} steps in a row, up to step {trainer.global_step}; "
                 f"the last one's images are listed in {self.report}. Look at them, lower --lr, or train in "

@@ -21,4 +21,4 @@ def gathered(value: Value) -> list[Value]:
 
 def is_first() -> bool:
     """Whether this is the process that talks; known before the processes know each other."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

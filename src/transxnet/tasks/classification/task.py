@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
 from transxnet.data.loading import BadImages, Batch
+from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.training.finite import marked
 from transxnet.training.processes import gathered
@@ -80,6 +81,10 @@ class ClassificationTask(LightningModule):
             # Lightning would keep the gradients until after the next forward pass, which needs the memory.
             self.trainer.optimizers[0].zero_grad(set_to_none=True)
 
+    def on_train_epoch_end(self) -> None:
+        for reasons in gathered(self.bad.reasons):  # of all processes, for the first one's report
+            self.bad.reasons.update(reasons)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.bad.add(batch.bad)
         if not len(batch.targets):
@@ -129,6 +134,11 @@ class ClassificationTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint[_PROGRESS_KEY]
+        if (before := len(progress["train_loss"])) != self.trainer.world_size:
+            raise ConfigError(
+                f"the run was on {before} devices and is now on {self.trainer.world_size}, which would give other "
+                f"results: use {before}, or start a new run"
+            )
         _put_state(self.train_loss, progress["train_loss"][self.global_rank])
         self.bad.reasons.update(progress["bad"])
 

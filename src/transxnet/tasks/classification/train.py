@@ -102,6 +102,10 @@ def train_classifier(
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     with quiet_lightning(), out_of_memory_explained(recipe):
         run = prepare(recipe, model, data, folder, bad, console, profile)
+        console.print(
+            f"{run.task.images_per_step} images a step, learning rate up to {run.task.scaled(recipe.lr):.3g}, "
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
+        )
         _fit(run, recipe, data, folder, resume)
     if not run.trainer.is_global_zero:
         return None
@@ -222,7 +226,9 @@ def prepare(
         StopOnSignal(checkpointer),
     ]
     trainer = make_trainer(recipe, folder, callbacks, files, times)
-    return Run(trainer, ClassificationTask(model, recipe, bad), history, finite, times)
+    task = ClassificationTask(model, recipe, bad)
+    task.trainer = trainer  # knows the number of processes
+    return Run(trainer, task, history, finite, times)
 
 
 def _fit(run: Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resume: Path | None) -> None:
