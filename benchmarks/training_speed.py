@@ -96,7 +96,7 @@ def main() -> None:
         pipeline = sum(len(batch.targets) for batch in batches) / (time.perf_counter() - began)
 
         folder = RunFolder(Path(root) / "run")
-        run = prepare(recipe, model, data, folder, BadImages(1, 1), Console(quiet=True), profile=False)
+        run = prepare(recipe, model, data, folder, BadImages(1, 1), Console(quiet=True))
         turns = TakingTurns(bare.train(), warm_up=3)
         run.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
         run.trainer.fit_loop.max_epochs = 1

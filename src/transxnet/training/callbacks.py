@@ -72,7 +72,11 @@ class History(Callback):
         self._before = state_dict["seconds"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        metrics = {
+            name: float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.startswith("step/")  # a step's, not the epoch's
+        }
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         self._rows[trainer.current_epoch] = {"epoch": trainer.current_epoch + 1, "lr": rate, **metrics}
         if trainer.is_global_zero:

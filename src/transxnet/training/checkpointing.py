@@ -149,6 +149,12 @@ def saved(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def step_of(path: Path | None) -> int:
+    """Steps before a checkpoint, by its name; 0 if it does not tell."""
+    match = _NAME.fullmatch(path.name) if path else None
+    return int(match[2]) if match else 0
+
+
 def newest_whole(folder: Path, console: Console) -> Path | None:
     """The newest checkpoint that can be trusted, telling of each that cannot; None without any."""
     for path in saved(folder):

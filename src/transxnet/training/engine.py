@@ -24,7 +24,12 @@ from transxnet.training.run_folder import RunFolder
 
 
 def make_trainer(
-    recipe: Recipe, run: RunFolder, callbacks: Sequence[Callback], files: WholeFiles, profiler: Profiler
+    recipe: Recipe,
+    run: RunFolder,
+    callbacks: Sequence[Callback],
+    files: WholeFiles,
+    profiler: Profiler,
+    first_step: int = 0,
 ) -> Trainer:
     """The engine of a run; the loaders are dealt out by rank and world size of what is returned.
 
@@ -48,7 +53,7 @@ def make_trainer(
             use_distributed_sampler=False,  # our sampler deals the images out
             max_epochs=recipe.total_epochs,
             accumulate_grad_batches=recipe.accumulate,
-            logger=loggers(recipe, run),
+            logger=loggers(recipe, run, first_step),
             callbacks=list(callbacks),
             plugins=plugins,
             profiler=profiler,
@@ -86,13 +91,13 @@ def processes(recipe: Recipe) -> tuple[int | str, int]:
     return (int(recipe.devices) if recipe.devices != "auto" else "auto"), nodes
 
 
-def loggers(recipe: Recipe, run: RunFolder) -> list[Logger]:
-    """TensorBoard, and Weights & Biases on request.
+def loggers(recipe: Recipe, run: RunFolder, first_step: int) -> list[Logger]:
+    """TensorBoard, which forgets what a killed run logged from this step on, and Weights & Biases on request.
 
     Raises:
         ConfigError: If that is asked for and not installed.
     """
-    made: list[Logger] = [TensorBoardLogger(run.path, "", "tensorboard")]
+    made: list[Logger] = [TensorBoardLogger(run.path, "", "tensorboard", purge_step=first_step or None)]
     if recipe.wandb:
         try:
             made.append(WandbLogger(project=recipe.wandb, name=run.path.name, save_dir=run.path))

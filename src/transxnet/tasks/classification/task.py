@@ -74,6 +74,8 @@ class ClassificationTask(LightningModule):
         if loss.detach().isfinite():
             self.train_loss.update(loss.detach(), len(batch.targets))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        self.log("step/loss", loss.detach(), on_step=True, on_epoch=False)  # for TensorBoard
+        self.log("step/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), on_step=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

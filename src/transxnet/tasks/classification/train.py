@@ -24,7 +24,7 @@ from transxnet.tasks.classification.labels import label_names, readable_names
 from transxnet.tasks.classification.task import ClassificationTask
 from transxnet.training.averaging import SameStatistics, moving_average
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
-from transxnet.training.checkpointing import Checkpointer, WholeFiles
+from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer, out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import Verdict, save_curves, save_samples
 from transxnet.training.finite import FiniteSteps
@@ -101,7 +101,7 @@ def train_classifier(
     model = build_model(recipe, data.train.class_names)
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     with quiet_lightning(), out_of_memory_explained(recipe):
-        run = prepare(recipe, model, data, folder, bad, console, profile)
+        run = prepare(recipe, model, data, folder, bad, console, profile=profile, resume=resume)
         console.print(
             f"{run.task.images_per_step} images a step, learning rate up to {run.task.scaled(recipe.lr):.3g}, "
             f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
@@ -193,7 +193,9 @@ def prepare(
     folder: RunFolder,
     bad: BadImages,
     console: Console,
-    profile: bool,
+    *,
+    profile: bool = False,
+    resume: Path | None = None,
 ) -> Run:
     """The trainer, the task around the network, and what watches them."""
     model.set_grad_checkpointing(recipe.grad_checkpointing)
@@ -225,7 +227,7 @@ def prepare(
         checkpointer,
         StopOnSignal(checkpointer),
     ]
-    trainer = make_trainer(recipe, folder, callbacks, files, times)
+    trainer = make_trainer(recipe, folder, callbacks, files, times, step_of(resume))
     task = ClassificationTask(model, recipe, bad)
     task.trainer = trainer  # knows the number of processes
     return Run(trainer, task, history, finite, times)
