@@ -1,0 +1,71 @@
+"""The region proposal network as the released Mask R-CNN has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import box_iou
+
+from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
+from transxnet.dense.detection.transform import Target
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's, with the released anchors, matching and losses; it drops boxes of no area only.
+
+    Args:
+        in_channels: Channels of the pyramid.
+        strides: Of the pyramid's levels.
+    """
+
+    def __init__(self, in_channels: int, strides: tuple[int, ...]) -> None:
+        anchors = StrideAnchors(strides, scales=[8])
+        super().__init__(
+            anchors, RPNHead(in_channels, anchors.num_anchors_per_location()[0]), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
+            batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n={"training": 2000, "testing": 1000},
+            post_nms_top_n={"training": 1000, "testing": 1000}, nms_thresh=0.7,
+        )  # fmt: skip
+        self.proposal_matcher = BestMatcher(0.7, 0.3, 0.3)
+        self.box_coder = ClampedBoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.min_size = torch.finfo(torch.float32).tiny
+        self._inside: list[Tensor] = []
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals (n, 4) of each image, and in training the losses."""
+        maps = list(features.values())
+        self._inside = [self.anchor_generator.inside(size, maps) for size in images.image_sizes]
+        return super().forward(images, features, targets)  # type: ignore[no-any-return]
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each anchor 1 (positive), 0 (negative) or -1 (not counted), and its ground truth's box."""
+        labels, boxes = [], []
+        for boxes_of_all, target, inside in zip(anchors, targets, self._inside, strict=True):
+            label = torch.full((len(boxes_of_all),), -1.0, device=boxes_of_all.device)
+            box = torch.zeros_like(boxes_of_all)
+            if len(target["boxes"]):
+                matched = self.proposal_matcher(box_iou(target["boxes"], boxes_of_all[inside]))
+                label[inside] = torch.where(matched >= 0, 1.0, torch.where(matched == -1, 0.0, -1.0))
+                box[inside] = target["boxes"][matched.clamp(min=0)]
+            else:
+                label[inside] = 0.0
+            labels.append(label)
+            boxes.append(box)
+        return labels, boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy and L1, over all sampled anchors."""
+        positive, negative = (torch.cat(parts).bool() for parts in self.fg_bg_sampler(labels))
+        sampled = positive | negative
+        entropy = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled])
+        aims = torch.cat(regression_targets)[positive]
+        box = F.l1_loss(pred_bbox_deltas[positive], aims, reduction="sum") / sampled.sum().clamp(min=1)
+        return entropy, box

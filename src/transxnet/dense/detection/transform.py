@@ -1,0 +1,114 @@
+"""From photographs to a batch and back, as the released detectors were trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.dense.detection.boxes import SIZE_DIVISOR
+
+Target = dict[str, Tensor]
+
+
+class DetectionTransform(nn.Module):
+    """Resizes grey levels without antialiasing, then normalises, then pads with zeros to a multiple of 32.
+
+    It stands where torchvision's detectors have ``GeneralizedRCNNTransform``, which normalises
+    before it resizes and rounds sizes down.
+
+    Args:
+        short: Wanted length of an image's shorter side in pixels; None leaves images as they are.
+        long: Bound of the longer side.
+    """
+
+    def __init__(self, short: int | None = 800, long: int = 1333) -> None:
+        super().__init__()
+        self.short = short
+        self.long = long
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> tuple[ImageList, Any]:
+        """Shapes: images (3, H, W), uint8 or float from 0 to 1; boxes (n, 4) in their pixels, masks (n, H, W)."""
+        resized = [self.resized(image) for image in images]
+        if targets is not None:
+            targets = [
+                self._with_image(target, image, new)
+                for target, image, new in zip(targets, images, resized, strict=True)
+            ]
+        sizes = [(image.shape[1], image.shape[2]) for image in resized]
+        height, width = (math.ceil(max(side) / SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
+        batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
+        for place, image in zip(batch, resized, strict=True):
+            place[:, : image.shape[1], : image.shape[2]] = self._normalised(image)
+        return ImageList(batch, sizes), targets
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image is brought to."""
+        if self.short is None:
+            return height, width
+        scale = min(self.long / max(height, width), self.short / min(height, width))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def resized(self, image: Tensor) -> Tensor:
+        """The image (3, H', W') as uint8."""
+        levels = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
+        size = self.size(image.shape[1], image.shape[2])
+        return levels if size == image.shape[1:] else V.resize(levels, list(size), antialias=False)
+
+    def postprocess(
+        self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
+    ) -> list[Target]:
+        """Boxes, and masks (n, H, W), in the pixels of the images as they were given."""
+        for found, new, old in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = found["boxes"] * _factors(new, old, found["boxes"])
+            if "masks" in found:
+                found["masks"] = pasted(found["masks"][:, 0], found["boxes"], old)
+        return result
+
+    @staticmethod
+    def _normalised(image: Tensor) -> Tensor:
+        mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=image.device)[:, None, None]
+        std = torch.tensor(IMAGENET_DEFAULT_STD, device=image.device)[:, None, None]
+        return (image / 255 - mean) / std
+
+    @staticmethod
+    def _with_image(target: Target, image: Tensor, resized: Tensor) -> Target:
+        new, old = resized.shape[1:], image.shape[1:]
+        changed = target | {"boxes": target["boxes"] * _factors(old, new, target["boxes"])}
+        if "masks" in target and new != old:
+            changed["masks"] = V.resize(target["masks"], list(new), interpolation=V.InterpolationMode.NEAREST)
+        return changed
+
+
+def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The boxes' masks in the image: sampled bilinearly at the pixels' centres, nothing outside the box.
+
+    Args:
+        masks: Probabilities, (n, h, w), each over its box.
+        boxes: (n, 4) in pixels, not rounded.
+        size: Height and width of the image.
+
+    Returns:
+        (n, *size), bool: where the probability is at least a half.
+    """
+    height, width = size
+    result = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
+    y = torch.arange(height, device=masks.device) + 0.5
+    x = torch.arange(width, device=masks.device) + 0.5
+    for index, (mask, (left, top, right, bottom)) in enumerate(zip(masks, boxes, strict=True)):  # one at a time: memory
+        rows, columns = 2 * (y - top) / (bottom - top) - 1, 2 * (x - left) / (right - left) - 1
+        grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], dim=-1)
+        probability = F.grid_sample(mask[None, None], grid[None].to(mask), align_corners=False)
+        result[index] = probability[0, 0] >= 0.5
+    return result
+
+
+def _factors(old: tuple[int, ...], new: tuple[int, ...], like: Tensor) -> Tensor:
+    y, x = new[0] / old[0], new[1] / old[1]
+    return torch.tensor([x, y, x, y], dtype=like.dtype, device=like.device)
