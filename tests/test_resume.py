@@ -88,6 +88,13 @@ def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_pat
     assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
 
 
+def test_a_killed_run_s_workers_end_too(photos: Path, tmp_path: Path) -> None:
+    process = start("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run", "--workers", 2)
+    until_saved(tmp_path / "run", process)
+    process.kill()
+    process.communicate(timeout=60)  # the output's end: nobody is left to write
+
+
 def test_the_first_interrupt_saves_and_stops(photos: Path, tmp_path: Path) -> None:
     process = start("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run")
     until_saved(tmp_path / "run", process)

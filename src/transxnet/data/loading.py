@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 import torch
@@ -231,9 +235,31 @@ def make_loader(
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # A fork of a process that computes with threads can hang.
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=_worker_context() if workers else None,
+        worker_init_fn=_end_with_parent if workers else None,
     )
+
+
+def _end_with_parent(worker: int) -> None:
+    """A worker whose run was killed ends; PyTorch's own watch sees only the process that forked it."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _worker_context() -> BaseContext:
+    """Workers are forked from a process that has imported this module and computed nothing.
+
+    A fork of a process that computes with threads can hang, and a fresh process takes seconds to import PyTorch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 @dataclass
