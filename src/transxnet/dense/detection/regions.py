@@ -82,7 +82,8 @@ class RegionHeads(RoIHeads):
     ) -> tuple[list[Target], dict[str, Tensor]]:
         """Detections of each image with masks (n, 1, 28, 28) of their boxes; in training the losses instead."""
         if self.training:
-            return [], self._losses(features, proposals, targets)
+            nothing: list[Target] = [{"boxes": regions[:0]} for regions in proposals]
+            return nothing, self._losses(features, proposals, targets)
         scores, codes = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
         found = self.postprocess_detections(scores, codes, proposals, image_shapes)
         results = [dict(zip(("boxes", "scores", "labels"), parts, strict=True)) for parts in zip(*found, strict=True)]
@@ -139,7 +140,8 @@ class RegionHeads(RoIHeads):
         return losses | {"loss_mask": F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits))}
 
     def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
+        logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
+        return logits
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
@@ -156,4 +158,5 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
     boxes = clip_boxes_to_image(boxes, (masks.shape[-2], masks.shape[-1]))
     regions = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
     covered = roi_align(masks[:, None].to(boxes), regions, _MASK, 1.0, sampling_ratio=0, aligned=True)
-    return covered[:, 0] >= 0.5
+    wanted: Tensor = covered[:, 0] >= 0.5
+    return wanted
