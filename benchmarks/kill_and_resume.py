@@ -42,11 +42,19 @@ def writing(folder: Path) -> bool:
     return any(folder.glob("checkpoints/.*.tmp.ckpt"))
 
 
-def kill(folder: Path, workers: int, after: float, while_writing: bool) -> str:
-    """Start a run, kill it, and say where that was."""
+def reached(folder: Path) -> int:
+    """The newest checkpoint's step."""
+    steps = [int(path.stem.rpartition("step")[2]) for path in folder.glob("checkpoints/epoch*.ckpt")]
+    return max(steps, default=0)
+
+
+def kill(folder: Path, workers: int, step: int, after: float, while_writing: bool) -> str:
+    """Start a run, kill it so many seconds after a checkpoint of that step or a later one, and say where that was."""
     process = start(folder, workers)
     while not (folder / "config.yaml").exists() and process.poll() is None:
         time.sleep(0.01)
+    while reached(folder) < step and process.poll() is None:
+        time.sleep(0.002)
     time.sleep(after)
     while while_writing and not writing(folder) and process.poll() is None:
         time.sleep(0.0005)
@@ -82,17 +90,17 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def trial(root: Path, workers: int, number: int, after: float, reference: dict[str, Any]) -> bool:
+def trial(root: Path, workers: int, number: int, step: int, after: float, reference: dict[str, Any]) -> bool:
     folder = root / f"killed-{workers}-{number}"
     while_writing = number % 4 == 0
-    where = kill(folder, workers, after, while_writing)
+    where = kill(folder, workers, step, after, while_writing)
     said = finish(start(folder, workers, "--resume", "auto"))
     result = contents(folder)
     differing = [name for name, value in reference.items() if not same(value, result[name])]
     source = next((line.split(", ")[-1] for line in said.splitlines() if "going on from" in line), "from the start")
     source = "finished" if "is finished" in said else source
     verdict = "identical" if not differing else "DIFFERS in " + ", ".join(differing)
-    print(f"{workers} workers, kill {number + 1:2d} at {after:4.1f} s ({where}); {source}: {verdict}", flush=True)
+    print(f"{workers} workers, kill {number + 1:2d} ({where}); {source}: {verdict}", flush=True)
     shutil.rmtree(folder)
     return not differing
 
@@ -119,10 +127,11 @@ def main() -> None:
             agrees = same(reference, contents(whole))
             failures += not agrees
             print(f"{workers} workers, not killed: {length:.1f} s, {'identical' if agrees else 'DIFFERS'}", flush=True)
-            moments = np.random.default_rng([options.seed, workers]).uniform(0, length, options.kills)
-            failures += sum(
-                not trial(Path(root), workers, number, float(after), reference) for number, after in enumerate(moments)
-            )
+            generator = np.random.default_rng([options.seed, workers])
+            for number in range(options.kills):
+                step = int(generator.integers(reference["step"]))
+                after = float(generator.uniform(0, 0.5))
+                failures += not trial(Path(root), workers, number, step, after, reference)
     print(f"{failures} failures")
     sys.exit(1 if failures else 0)
 

@@ -34,20 +34,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(photos: Path, folder: Path, *more: object) -> subprocess.Popen[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    settings = ["train", "--data", photos, *SETTINGS, "--accelerator", "cpu", "--out", folder, *more]
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "transxnet")
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*torchrun, "-m", "transxnet", *map(str, settings)], env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
     )  # fmt: skip
+
+
+def train(photos: Path, folder: Path, *more: object) -> tuple[object, ...]:
+    return ("train", "--data", photos, *SETTINGS, "--accelerator", "cpu", "--out", folder, *more)
 
 
 @pytest.fixture(scope="module")
 def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "two"
-    process = start(photos, folder)
+    process = start(*TORCHRUN, *train(photos, folder))
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert said.count("test accuracy") == 1  # one process talks
@@ -83,15 +88,19 @@ def test_validation_counts_every_image_once(photos: Path, two: Path, capsys: pyt
         assert sum(map(len, samplers)) == 11
 
 
-def test_a_stopped_run_of_two_goes_on_to_the_same_bits(photos: Path, two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: str, photos: Path, two: Path, tmp_path: Path) -> None:
+    """All processes take the run's own settings, from the command that the stopped run printed."""
     folder = tmp_path / "run"
-    process = start(photos, folder, "--checkpoint-minutes", 0.001)
+    program = TORCHRUN if launcher == "torchrun" else ("-m", "transxnet")
+    devices = () if launcher == "torchrun" else ("--devices", 2)
+    process = start(*program, *train(photos, folder, "--checkpoint-minutes", 0.001, *devices))
     while not saved(folder / "checkpoints") and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    process.send_signal(signal.SIGTERM)  # passed on to the others
     said, _ = process.communicate()
-    assert "stopped by SIGTERM" in said
-    process = start(photos, folder, "--resume", "auto")
+    assert "stopped by SIGTERM" in said and "warn" not in said.lower()
+    process = start(*program, "train", "--resume", folder)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "going on from" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ _EXAMPLES = """\
   transxnet train --data photos --model transxnet_tiny --checkpoint transx-t.pth.tar
   transxnet train --recipe runs/first/config.yaml --out runs/again --seed 1
   transxnet train --resume runs/first                    go on with a run that was stopped
-  torchrun --nproc-per-node 8 -m transxnet train --recipe imagenet/tiny --data imagenet --out runs/t --resume auto
+  torchrun --nproc-per-node 8 -m transxnet train --recipe imagenet/tiny --data imagenet \\
+      --out runs/tiny --resume auto
 """
 
 
@@ -59,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         console.print(
             f"stopped by {stopped.signal.name} after step {stopped.step}, in epoch {stopped.epoch + 1}; everything is "
-            f"saved. Go on with: transxnet train --resume {folder.path}",
+            f"saved. Go on with: transxnet train --resume {shlex.quote(str(folder.path))}",
             markup=False,
         )
         return 130 if stopped.signal == signal.SIGINT else 0
@@ -82,7 +84,7 @@ def _tell(result: TrainingResult, folder: RunFolder, console: Console) -> None:
     )
     for label, path in (("run folder", folder.path), ("samples", folder.samples), ("curves", folder.curves)):
         console.print(f"  {label:<11} {path}", markup=False)
-    console.print(f"next: transxnet predict IMAGE --checkpoint {folder.path}", markup=False)
+    console.print(f"next: transxnet predict IMAGE --checkpoint {shlex.quote(str(folder.path))}", markup=False)
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,11 @@ def parse_job(arguments: Sequence[str]) -> Job:
 
             checkpoint = resumable(resume)
             out = out or str(checkpoint.absolute().parent.parent)
-    name = Path(parse_recipe(arguments).data).name
-    if not is_first():
-        return Job(parse_recipe(arguments), RunFolder(Path(out or "runs")), bool(resume), checkpoint, profile)
-    if resume is None:
-        return Job(parse_recipe(arguments), RunFolder.choose(out, name), False, None, profile)
+    recipe = parse_recipe(arguments)
+    name = Path(recipe.data).name
+    if resume is None:  # only the first process writes
+        folder = RunFolder.choose(out, name) if is_first() else RunFolder(Path(out or "runs"))
+        return Job(recipe, folder, False, None, profile)
     folder = RunFolder.unfinished(out, name)
     return Job(_recipe_of(folder, arguments), folder, True, checkpoint, profile)
 

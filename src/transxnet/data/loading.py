@@ -123,6 +123,8 @@ class AddressSampler(Sampler[tuple[int, int]]):
         self.world_size = world_size
         self.epoch = 0
         self.first_batch = 0
+        if length < world_size:
+            raise ConfigError(f"{length} images cannot be shared out to {world_size} devices; take fewer")
         step = batch_size * batches_per_step * world_size
         if train and length < step and world_size > 1:
             raise ConfigError(

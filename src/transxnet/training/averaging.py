@@ -8,9 +8,20 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-def moving_average(decay: float) -> WeightAveraging:
-    """Lightning's averaging of every entry of the state dict after each step, with a constant decay."""
-    return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))
+class MovingAverage(WeightAveraging):
+    """Lightning's averaging of every entry of the state dict after each step, with a constant decay.
+
+    Args:
+        decay: The average's share in each new average.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # The network is not on its device yet; the average must not stay behind on the CPU.
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
 
 class SameStatistics(Callback):

@@ -132,8 +132,9 @@ class ProgressDisplay(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs is not None:
-            loss = float(outputs["loss"])
+        # To read a number from a GPU is to wait for it.
+        if outputs is not None and (batch_idx % 10 == 0 or trainer.strategy.root_device.type == "cpu"):
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
             self._loss = loss if self._loss != self._loss else 0.9 * self._loss + 0.1 * loss
         self._progress.update(self._task, advance=1, description=self._epoch(trainer), figures=self._figures())
 

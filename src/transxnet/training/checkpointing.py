@@ -87,6 +87,7 @@ class Checkpointer(Checkpoint):
         self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             remove_leftovers(self.folder)
+            self._set_aside(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -102,6 +103,15 @@ class Checkpointer(Checkpoint):
         path = self.save(trainer)
         if better and path is not None and trainer.is_global_zero:
             self._name(path, "best.ckpt")
+
+    def _set_aside(self, step: int) -> None:
+        """Checkpoints from after the one that the run goes on from would be taken for the newest."""
+        later = [path for path in saved(self.folder) if step_of(path) > step]
+        for path in later:
+            (self.folder / "set-aside").mkdir(exist_ok=True)
+            path.replace(self.folder / "set-aside" / path.name)
+        if later:
+            self.console.print(f"{len(later)} later checkpoints are now in {self.folder / 'set-aside'}", markup=False)
 
     @staticmethod
     def can_save(trainer: Trainer, batch_idx: int) -> bool:
@@ -150,9 +160,12 @@ def saved(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path | None) -> int:
-    """Steps before a checkpoint, by its name; 0 if it does not tell."""
-    match = _NAME.fullmatch(path.name) if path else None
-    return int(match[2]) if match else 0
+    """Steps before a checkpoint; 0 without one."""
+    if path is None:
+        return 0
+    if match := _NAME.fullmatch(path.name):  # its contents may be damaged
+        return int(match[2])
+    return int(torch.load(path, map_location="meta", weights_only=True)["global_step"])
 
 
 def newest_whole(folder: Path, console: Console) -> Path | None:
@@ -190,7 +203,7 @@ def resumable(source: str) -> Path:
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"there is no run folder and no checkpoint {path}")
     if reason := damage(path):
         raise CheckpointError(f"checkpoint {path} is damaged ({reason}); `--resume auto` takes the newest whole one")
     return path

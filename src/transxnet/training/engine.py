@@ -45,7 +45,7 @@ def make_trainer(
     if recipe.strategy == "fsdp" and not gpu:
         raise ConfigError("strategy fsdp needs GPUs; on a CPU, take ddp")
     plugins: list[Any] = [files]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # stopping.py saves and requeues at a whole step
     try:
         return Trainer(
@@ -63,7 +63,7 @@ def make_trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=10,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ConfigError(f"Lightning cannot run this: {' '.join(str(error).split())}") from error
 
 
@@ -85,10 +85,13 @@ def processes(recipe: Recipe) -> tuple[int | str, int]:
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
+    devices: int | str = int(recipe.devices) if recipe.devices != "auto" else "auto"
     nodes = recipe.nodes
     if SLURMEnvironment.detect():
         nodes = int(os.environ.get("SLURM_NNODES", nodes))
-    return (int(recipe.devices) if recipe.devices != "auto" else "auto"), nodes
+        tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "")
+        devices = int(tasks) if devices == "auto" and tasks.isdecimal() else devices
+    return devices, nodes
 
 
 def loggers(recipe: Recipe, run: RunFolder, first_step: int) -> list[Logger]:
@@ -146,9 +149,10 @@ class quiet_lightning(warnings.catch_warnings):  # noqa: N801 (used as a functio
 
     def __enter__(self) -> None:
         super().__enter__()
-        for name in ("lightning.pytorch", "lightning.fabric"):
+        for name in ("lightning.pytorch", "lightning.fabric", "timm.scheduler"):
             logging.getLogger(name).setLevel(logging.ERROR)
         for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*TensorBoard.*",
                         ".*number of training batches.*", ".*treespec.*", ".*logs directory.*",
-                        ".*GPU available but not used.*", ".*sync_dist=True.*"):  # fmt: skip
+                        ".*GPU available but not used.*", ".*sync_dist=True.*", ".*broadcast_buffers.*",
+                        ".*Grad strides do not match.*", "Glyph .* missing"):  # fmt: skip
             warnings.filterwarnings("ignore", message)

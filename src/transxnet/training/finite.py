@@ -44,7 +44,7 @@ class FiniteSteps(Callback):
         self.report = report
         self.skipped = 0
         self._in_a_row = 0
-        self._images: list[int] = []
+        self._images: list[Tensor] = []
         self._statistics: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class FiniteSteps(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._images = []
             self._remember(pl_module)
-        self._images += batch.indices.tolist()
+        self._images.append(batch.indices)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
@@ -70,13 +70,14 @@ class FiniteSteps(Callback):
         for current, before in self._statistics.values():
             torch._foreach_copy_(current, before)
         if self._in_a_row >= self.most:
-            images = [name for names in gathered(self.names(self._images)) for name in names]
+            places = torch.cat(self._images).tolist()
+            images = [name for names in gathered(self.names(places)) for name in names]
             if trainer.is_global_zero:
                 write_text(self.report, "\n".join(images) + "\n")
             raise TransXNetError(
                 f"the gradient was not finite in {self._in_a_row} steps in a row, up to step {trainer.global_step}; "
-                f"the last one's images are listed in {self.report}. Look at them, lower --lr, or train in "
-                "--precision bf16-mixed or 32; the last checkpoint is from before"
+                f"the last one's images are listed in {self.report}. Look at them, and start a new run with a "
+                "lower --lr, or --precision bf16-mixed or 32, from this one's --checkpoint if you like"
             )
 
     def _remember(self, pl_module: LightningModule) -> None:

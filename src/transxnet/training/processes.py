@@ -21,4 +21,7 @@ def gathered(value: Value) -> list[Value]:
 
 def is_first() -> bool:
     """Whether this is the process that talks; known before the processes know each other."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    for name in ("RANK", "SLURM_PROCID"):  # torchrun's comes before SLURM's, which may have started torchrun
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))

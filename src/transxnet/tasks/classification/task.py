@@ -54,7 +54,7 @@ class ClassificationTask(LightningModule):
         # As in the released recipe, erasing comes after normalisation and mixing.
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")
         self.top1 = MulticlassAccuracy(model.num_classes, average="micro")
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
 
     def on_fit_start(self) -> None:
         self.erase.device = self.device  # where the noise is drawn
@@ -71,8 +71,8 @@ class ClassificationTask(LightningModule):
             return None
         images, targets = self.vary(batch.images, batch.targets)
         loss = marked(F.cross_entropy(self._scores(images), targets))
-        if loss.detach().isfinite():
-            self.train_loss.update(loss.detach(), len(batch.targets))
+        finite = loss.detach().isfinite()  # without asking the device, which would wait for it
+        self.train_loss.update(loss.detach().nan_to_num(0.0, 0.0, 0.0), finite * len(batch.targets))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("step/loss", loss.detach(), on_step=True, on_epoch=False)  # for TensorBoard
         self.log("step/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), on_step=True)

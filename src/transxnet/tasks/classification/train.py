@@ -22,7 +22,7 @@ from transxnet.registry import create_model, load_model
 from transxnet.tasks.classification.evaluate import Evaluation, Outputs, evaluate, run_network
 from transxnet.tasks.classification.labels import label_names, readable_names
 from transxnet.tasks.classification.task import ClassificationTask
-from transxnet.training.averaging import SameStatistics, moving_average
+from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
 from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer, out_of_memory_explained, quiet_lightning
@@ -112,14 +112,14 @@ def train_classifier(
     if run.trainer.global_step and resume and not run.times.counts["step"]:
         # Only the end was missing: the averaged weights are in the checkpoint.
         model.load_state_dict(read_checkpoint(resume).state_dict)
-    model.cpu()
     return _finish(run, recipe, model, data, folder)
 
 
 def _finish(run: Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
     seconds = run.history.seconds
     save_model(model, folder.weights)
-    outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers)
+    device = str(run.trainer.strategy.root_device)
+    outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers, device=device)
     judged = evaluate(outputs)
     _save_pictures(model, data.validation, outputs, judged, run.history, folder)
     in_step = run.times.seconds["data"] + run.times.seconds["step"]
@@ -202,7 +202,7 @@ def prepare(
     if recipe.compile:
         for stage in model.stage_list:
             for block in stage.blocks:
-                block.compile()
+                block.compile(dynamic=False)
     times = StepTimes(exact=profile)
     finite = FiniteSteps(
         recipe.max_skipped, lambda indices: [data.train.name(i) for i in indices], folder.path / "not_finite.txt"
@@ -218,7 +218,7 @@ def prepare(
     )
     callbacks: list[Callback] = [
         AddressedSteps(recipe.seed),
-        *([moving_average(recipe.ema_decay)] if recipe.ema_decay else []),
+        *([MovingAverage(recipe.ema_decay)] if recipe.ema_decay else []),
         SameStatistics(),
         finite,
         history,
