@@ -6,6 +6,7 @@ Importing the package registers the networks with timm.
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
+from transxnet.dense.create import create_detector, create_segmenter
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.model import TransXNet
 from transxnet.registry import RELEASED, create_model, load_model
@@ -23,7 +24,9 @@ __all__ = [
     "TransXNetError",
     "__version__",
     "create_backbone",
+    "create_detector",
     "create_model",
+    "create_segmenter",
     "load_model",
     "save_model",
 ]
