@@ -162,8 +162,8 @@ def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fi
 
 def test_too_many_bad_images_stop_with_their_names() -> None:
     bad = BadImages(total=200, share=0.01)
-    assert bad.add([("a.jpg", "cut"), ("b.jpg", "empty")]) == ["a.jpg: cut", "b.jpg: empty"]
-    assert bad.add([("a.jpg", "cut")]) == []  # met again in the next epoch
+    bad.add([("a.jpg", "cut"), ("b.jpg", "empty")])
+    bad.add([("a.jpg", "cut")])  # met again in the next epoch
     with pytest.raises(DataError, match=r"3 of 200 .* --max-bad 0.01 .*a.jpg \(cut\); b.jpg \(empty\); c.jpg"):
         bad.add([("c.jpg", "text")])
 

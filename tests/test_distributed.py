@@ -114,6 +114,17 @@ def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: str, photos: Pa
     assert (folder / "metrics.csv").read_bytes() == (two / "metrics.csv").read_bytes()
 
 
+def test_bad_images_are_counted_together_and_stop_all(photos: Path, tmp_path: Path) -> None:
+    """Each process has met fewer than are allowed; both together, too many."""
+    paint(tmp_path / "photos", 22)
+    for index in range(8):
+        (tmp_path / f"photos/leaf/{index}.png").write_bytes(b"torn")
+    process = start(*TORCHRUN, *train(tmp_path / "photos", tmp_path / "run", "--max-bad", 0.15))
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "images cannot be used, more than --max-bad 0.15 allows" in said and "torn" not in said.split("allows")[0]
+
+
 def test_processes_share_out_what_one_would_take() -> None:
     one = AddressSampler(50, 4, seed=3, train=True, batches_per_step=2)
     pair = [AddressSampler(50, 4, seed=3, train=True, rank=rank, world_size=2) for rank in range(2)]

@@ -278,18 +278,20 @@ class BadImages:
     share: float
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def add(self, bad: Sequence[tuple[str, str]]) -> list[str]:
-        """Count bad images; returns a line for each new one.
+    def add(self, bad: Sequence[tuple[str, str]]) -> None:
+        """Count bad images.
 
         Raises:
             DataError: If they are more than the share allows.
         """
-        new = [f"{name}: {reason}" for name, reason in bad if name not in self.reasons]
         self.reasons.update(bad)
+        self.check()
+
+    def check(self) -> None:
+        """Raise DataError if there are more than the share allows."""
         if len(self.reasons) > self.share * self.total:
             listed = "; ".join(f"{name} ({reason})" for name, reason in list(self.reasons.items())[:10])
             raise DataError(
                 f"{len(self.reasons)} of {self.total} images cannot be used, more than --max-bad {self.share:g} "
                 f"allows: {listed}. Mend or remove them, or allow more"
             )
-        return new

@@ -21,6 +21,7 @@ from transxnet.checkpoints.writing import description
 from transxnet.data.loading import BadImages, Batch
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
+from transxnet.training.checkpointing import agreed
 from transxnet.training.finite import marked
 from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe
@@ -50,6 +51,7 @@ class ClassificationTask(LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.recipe = recipe
         self.bad = bad
+        self._untold = False  # whether the other processes do not know of this one's latest bad images
         self.mix = _mixup(recipe, model.num_classes)
         # As in the released recipe, erasing comes after normalisation and mixing.
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")
@@ -66,7 +68,7 @@ class ClassificationTask(LightningModule):
         self.schedule.step(self.current_epoch)  # by the epoch's number alone, so that no history is needed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        self.bad.add(batch.bad)
+        self._count_bad(batch)
         if not len(batch.targets):
             return None
         images, targets = self.vary(batch.images, batch.targets)
@@ -82,13 +84,15 @@ class ClassificationTask(LightningModule):
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             # Lightning would keep the gradients until after the next forward pass, which needs the memory.
             self.trainer.optimizers[0].zero_grad(set_to_none=True)
+        if self.trainer.world_size > 1 and agreed(self.trainer, self._untold, batch_idx):
+            self._share_bad()
 
     def on_train_epoch_end(self) -> None:
-        for reasons in gathered(self.bad.reasons):  # of all processes, for the first one's report
-            self.bad.reasons.update(reasons)
+        if self.trainer.world_size > 1:
+            self._share_bad()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.bad.add(batch.bad)
+        self._count_bad(batch)
         if not len(batch.targets):
             return
         scores = self._scores(batch.images)
@@ -151,6 +155,19 @@ class ClassificationTask(LightningModule):
         else:
             soft = mixup_target(targets, self.model.num_classes, 1.0, self.recipe.label_smoothing)
         return self.erase(images), soft
+
+    def _count_bad(self, batch: Batch) -> None:
+        if self.trainer.world_size == 1:
+            self.bad.add(batch.bad)
+        else:  # to stop alone would leave the other processes waiting
+            self.bad.reasons.update(batch.bad)
+            self._untold |= bool(batch.bad)
+
+    def _share_bad(self) -> None:
+        for reasons in gathered(self.bad.reasons):
+            self.bad.reasons.update(reasons)
+        self._untold = False
+        self.bad.check()
 
     def _scores(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.model(images.contiguous(memory_format=torch.channels_last))).float()
