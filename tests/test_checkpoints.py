@@ -254,7 +254,7 @@ def test_backbone_of_stages_that_do_not_exist(out_indices: tuple[int, ...]) -> N
 
 
 def test_backbone_of_an_unknown_name() -> None:
-    with pytest.raises(transxnet.ConfigError, match="no network 'transxnet_huge'; there are transxnet_nano"):
+    with pytest.raises(transxnet.ConfigError, match="no network 'transxnet_huge'; did you mean"):
         transxnet.create_backbone("transxnet_huge")
 
 
