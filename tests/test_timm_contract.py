@@ -317,6 +317,20 @@ def test_checkpointing_recomputes_the_blocks(features_only: bool) -> None:
 # Optimizer groups
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_checkpointing_can_be_compiled(backend: str) -> None:
+    plain, recomputed = nano().train(), nano().train()
+    recomputed.set_grad_checkpointing()
+    for network, model in ((plain, plain), (recomputed, torch.compile(recomputed, backend=backend))):
+        model(images(2, 3, 64, 64)).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+    for statistic, again in zip(plain.buffers(), recomputed.buffers(), strict=True):
+        torch.testing.assert_close(statistic, again, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("coarse", "groups"), [(False, 8), (True, 6)])
 def test_layer_groups_follow_the_network(coarse: bool, groups: int) -> None:
     """Fine: stem, six blocks, head. Coarse: stem, four stages, head."""
@@ -376,6 +390,25 @@ def test_reset_classifier() -> None:
         torch.testing.assert_close(model.forward_head(features, pre_logits=True), features.amax((2, 3)))
     assert (model.config.num_classes, model.config.global_pool) == (3, "max")
     assert not model.head.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((-1,), "num_classes"), ((7, "bogus"), "global_pool"), ((7, ""), "needs a global_pool")]
+)
+def test_a_classifier_that_cannot_be_leaves_the_old_one(arguments: tuple[Any, ...], message: str) -> None:
+    model = nano(num_classes=5)
+    before = model(images(2, 3, 64, 64))
+    with pytest.raises(transxnet.ConfigError, match=message):
+        model.reset_classifier(*arguments)
+    assert (model.num_classes, model.config.num_classes) == (5, 5)
+    assert torch.equal(model(images(2, 3, 64, 64)), before)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_device_and_type_are_chosen_at_creation(features_only: bool) -> None:
+    settings: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16, "features_only": features_only}
+    model = timm.create_model("transxnet_nano", **settings)
+    assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {("meta", torch.bfloat16)}
 
 
 def test_timm_is_told_of_a_new_input_size() -> None:
