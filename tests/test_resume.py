@@ -104,6 +104,18 @@ def test_the_first_interrupt_saves_and_stops(photos: Path, tmp_path: Path) -> No
     assert "Traceback" not in said
 
 
+def test_the_second_interrupt_stops_at_once_and_says_what_is_lost(photos: Path, tmp_path: Path) -> None:
+    settings = ("--data", photos, *SETTINGS[:-2], "--checkpoint-minutes", 0, "--batch-size", 16, "--epochs", 50)
+    process = start(*settings, "--image-size", 320, "--out", tmp_path / "run")  # steps of seconds
+    until_saved(tmp_path / "run", process)
+    for _ in range(2):
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert process.returncode == 130
+    assert "what came after the last checkpoint is lost" in said and "Traceback" not in said
+
+
 def test_a_finished_run_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "--resume", whole) == 0
     assert "is finished" in capsys.readouterr().out

@@ -59,9 +59,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = train_classifier(recipe, folder, console, resume=checkpoint, profile=job.profile)
     except Stopped as stopped:
+        kept = "everything is saved" if stopped.saved else "what came after the last checkpoint is lost"
         console.print(
-            f"stopped by {stopped.signal.name} after step {stopped.step}, in epoch {stopped.epoch + 1}; everything is "
-            f"saved. Go on with: transxnet train --resume {shlex.quote(str(folder.path))}",
+            f"stopped by {stopped.signal.name} after step {stopped.step}, in epoch {stopped.epoch + 1}; {kept}. "
+            f"Go on with: transxnet train --resume {shlex.quote(str(folder.path))}",
             markup=False,
         )
         return 130 if stopped.signal == signal.SIGINT else 0

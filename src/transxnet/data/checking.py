@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from transxnet.data.images import BadImageError
+from transxnet.data.loading import worker_settings
 from transxnet.data.manifest import ShardRecord, read_manifest
 from transxnet.data.sources import ImageSource, open_parts
 
@@ -106,9 +107,8 @@ def _in_order(tasks: Sequence[_Faults], workers: int, advance: Callable[[int], N
     loader: DataLoader[Any] = DataLoader(
         ConcatDataset(tasks),
         _AT_ONCE,
-        num_workers=workers,
         collate_fn=list,
-        multiprocessing_context="forkserver" if workers else None,
+        **worker_settings(workers),
     )
     faults = []
     for found in loader:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 import torch
@@ -233,12 +232,10 @@ def make_loader(
     return ResumableLoader(
         dataset,
         sampler,
-        num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_end_with_parent if workers else None,
+        **worker_settings(workers),
     )
 
 
@@ -254,14 +251,18 @@ def _end_with_parent(worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _worker_context() -> BaseContext:
-    """Workers are forked from a process that has imported this module and computed nothing.
+def worker_settings(workers: int) -> dict[str, Any]:
+    """A PyTorch loader's settings for so many processes.
 
-    A fork of a process that computes with threads can hang, and a fresh process takes seconds to import PyTorch.
+    They are forked from a process that has imported this module and computed nothing: a fork of a
+    process that computes with threads can hang, and a fresh one takes seconds to import PyTorch.
+    They end when the process that they work for is killed.
     """
+    if not workers:
+        return {"num_workers": 0}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    return context
+    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _end_with_parent}
 
 
 @dataclass

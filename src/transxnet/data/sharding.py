@@ -20,7 +20,7 @@ from transxnet.data.randomness import seed_for
 from transxnet.data.shards import entry_type
 from transxnet.data.sources import FolderSource, held_out, open_parts
 from transxnet.errors import DataError
-from transxnet.files import replacing
+from transxnet.files import remove_leftovers, replacing
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -203,8 +203,7 @@ def _complete(plan: Plan, out: Path) -> dict[str, ShardRecord]:
         raise DataError(f"{out} was written with {settings}; give these, or another folder")
     if replace(given, shards=()) != wanted:
         raise DataError(f"the images have changed since {out} was begun; restore them, or give another folder")
-    for left in out.glob(".*.tmp.*"):
-        left.unlink()
+    remove_leftovers(out)
     # A file that could not be read is tried again.
     return {record.file: record for record in given.shards if not record.skipped and record.fault(out) is None}
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
@@ -66,6 +64,3 @@ class PyramidBackbone(nn.Module):
         """Shapes: (B, 3, H, W) to maps (B, out_channels, H / stride, W / stride), finest first."""
         maps = {str(level): output for level, output in enumerate(self.body(x))}
         return self.fpn(maps)  # type: ignore[no-any-return]
-
-
-resize = partial(F.interpolate, mode="bilinear", align_corners=False)

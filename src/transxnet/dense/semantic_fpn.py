@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.dense.pyramid import PyramidBackbone, resize
+from transxnet.dense.pyramid import PyramidBackbone
 from transxnet.layers.norm import BatchNorm2d
+
+resize = partial(F.interpolate, mode="bilinear", align_corners=False)
 
 IGNORED = 255
 """The label of pixels that belong to no class."""

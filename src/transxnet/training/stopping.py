@@ -17,17 +17,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(Exception):  # noqa: N818 (a wish, not an error)
-    """Training was asked to stop, and has been saved.
+    """Training was asked to stop.
 
     Attributes:
         signal: Who asked.
         epoch: Whole epochs that were done.
         step: Steps that were done.
+        saved: Whether all of them are in a checkpoint; otherwise the last checkpoint is older.
     """
 
-    def __init__(self, signal_: signal.Signals, epoch: int, step: int) -> None:
+    def __init__(self, signal_: signal.Signals, epoch: int, step: int, saved: bool) -> None:
         super().__init__(f"stopped by {signal_.name}")
-        self.signal, self.epoch, self.step = signal_, epoch, step
+        self.signal, self.epoch, self.step, self.saved = signal_, epoch, step, saved
 
 
 class StopOnSignal(Checkpoint):
@@ -43,8 +44,10 @@ class StopOnSignal(Checkpoint):
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.received: signal.Signals | None = None
+        self._trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer
         # Lightning has registered its own by now, and puts the old ones back in the end.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
@@ -55,24 +58,25 @@ class StopOnSignal(Checkpoint):
     ) -> None:
         can_save = self.checkpointer.can_save(trainer, batch_idx)
         if can_save and agreed(trainer, self.received is not None, batch_idx):
-            self.checkpointer.save(trainer)
-            self._stop(trainer, trainer.current_epoch)
+            saved = self.checkpointer.save(trainer) is not None
+            self._stop(trainer, trainer.current_epoch, saved)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if not last and agreed(trainer, self.received is not None, -1):  # it has just been saved
-            self._stop(trainer, trainer.current_epoch + 1)
+            self._stop(trainer, trainer.current_epoch + 1, self.checkpointer.files.failure is None)
 
     def _receive(self, number: int, frame: object) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.received is not None and number == signal.SIGINT and self._trainer is not None:
+            # Not KeyboardInterrupt, for which Lightning ends the process without a word.
+            raise Stopped(signal.SIGINT, self._trainer.current_epoch, self._trainer.global_step, saved=False)
         self.received = signal.Signals(number)
 
-    def _stop(self, trainer: Trainer, epoch: int) -> None:
+    def _stop(self, trainer: Trainer, epoch: int, saved: bool) -> None:
         received = self.received or signal.SIGTERM  # another process was told
         if received == signal.SIGUSR1 and trainer.is_global_zero:
             _requeue()
-        raise Stopped(received, epoch, trainer.global_step)
+        raise Stopped(received, epoch, trainer.global_step, saved)
 
 
 def _requeue() -> None:

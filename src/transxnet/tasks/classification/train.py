@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,8 @@ def _finish(run: Run, recipe: Recipe, model: TransXNet, data: LabelledData, fold
 def _peak_memory() -> int:
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
