@@ -32,8 +32,10 @@ from transxnet.cli.train import parse_recipe
 from transxnet.data.loading import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import open_data
 from transxnet.data.transforms import training_transform
-from transxnet.tasks.classification.train import build_model, prepare
+from transxnet.tasks.classification.task import ClassificationTask
+from transxnet.tasks.classification.train import build_model
 from transxnet.training.run_folder import RunFolder
+from transxnet.training.running import prepare
 
 
 class TakingTurns(Callback):
@@ -96,7 +98,8 @@ def main() -> None:
         pipeline = sum(len(batch.targets) for batch in batches) / (time.perf_counter() - began)
 
         folder = RunFolder(Path(root) / "run")
-        run = prepare(recipe, model, data, folder, BadImages(1, 1), Console(quiet=True))
+        task = ClassificationTask(model, recipe, BadImages(1, 1))
+        run = prepare(recipe, task, data.train.name, folder, Console(quiet=True))
         turns = TakingTurns(bare.train(), warm_up=3)
         run.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
         run.trainer.fit_loop.max_epochs = 1

@@ -13,6 +13,7 @@ from PIL import Image
 from test_images import bad_images
 from transxnet import DataError
 from transxnet.data.loading import BadImages, LabelledImages, make_loader
+from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import FolderSource, LabelledData, imagenet_synsets, open_data, open_evaluation
 from transxnet.data.transforms import Augmentation, evaluation_transform, training_transform
 
@@ -133,8 +134,32 @@ def test_a_sample_s_augmentation_depends_on_its_address_alone(workers: int) -> N
     assert len(alone) == len(together) == 4
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.indices, other.indices)
-    assert not torch.equal(dataset[0, 5].image, dataset[1, 5].image)  # type: ignore[arg-type]
-    assert not torch.equal(LabelledImages(source, transform, seed=4)[0, 5].image, dataset[0, 5].image)  # type: ignore[arg-type]
+    assert not torch.equal(dataset[0, 5].content[0], dataset[1, 5].content[0])
+    other_seed = LabelledImages(source, transform, seed=4)
+    assert not torch.equal(other_seed[0, 5].content[0], dataset[0, 5].content[0])
+
+
+def test_epochs_of_a_number_of_steps_pass_over_the_images_again_and_again() -> None:
+    sampler = AddressSampler(10, 2, seed=3, train=True, epoch_steps=3)
+    addresses = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        addresses += list(sampler)
+        assert len(sampler) == 6
+    assert [number for number, _ in addresses] == [0] * 10 + [1] * 10 + [2] * 10
+    for number in range(3):
+        assert sorted(index for place, index in addresses if place == number) == list(range(10))
+
+
+def test_a_batch_has_images_of_one_group() -> None:
+    groups = [index % 3 == 0 for index in range(23)]
+    sampler = AddressSampler(23, 4, seed=3, train=True, groups=groups)
+    batches = torch.tensor([index for _, index in sampler]).view(-1, 4).tolist()
+    assert len(batches) == 5 and len({index for batch in batches for index in batch}) == 20
+    mixed = [batch for batch in batches if len({groups[index] for index in batch}) > 1]
+    assert not mixed
+    sampler.set_epoch(1)
+    assert batches != torch.tensor([index for _, index in sampler]).view(-1, 4).tolist()
 
 
 def test_augmentation_leaves_the_global_generators_alone() -> None:

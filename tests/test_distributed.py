@@ -18,11 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from test_commands import paint, run
-from transxnet.data.loading import AddressSampler
+from transxnet.data.sampling import AddressSampler
 from transxnet.errors import ConfigError
+from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.training.checkpointing import saved
 from transxnet.training.engine import hardware
-from transxnet.training.recipe import Recipe
 
 SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
             "--mixup", "0.3", "--seed", "1")  # fmt: skip
@@ -140,8 +140,8 @@ def _batches(sampler: AddressSampler, size: int) -> list[list[tuple[int, int]]]:
 
 
 def test_normalisation_is_synchronised_on_gpus_and_not_on_cpus() -> None:
-    assert hardware(Recipe(devices="8"), gpu=True)["sync_batchnorm"] is True
-    settings = hardware(Recipe(devices="2", precision="bf16-mixed"), gpu=False)
+    assert hardware(ClassificationRecipe(devices="8"), gpu=True)["sync_batchnorm"] is True
+    settings = hardware(ClassificationRecipe(devices="2", precision="bf16-mixed"), gpu=False)
     assert settings["sync_batchnorm"] is False
     assert isinstance(settings["strategy"], DDPStrategy)
     assert (settings["devices"], settings["precision"]) == (2, "bf16-mixed")

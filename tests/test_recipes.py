@@ -16,18 +16,18 @@ from support import nano, released_shapes
 from transxnet.checkpoints.released import rename
 from transxnet.cli.train import parse_recipe
 from transxnet.data.loading import BadImages, Batch
+from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.classification.task import ClassificationTask
-from transxnet.training.recipe import Recipe
 
 RECIPES = Path(transxnet.__file__).parent / "recipes"
 # Fields whose default changes nothing.
-NEUTRAL = {"checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay", "precision",
+NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay", "precision",
            "grad_checkpointing", "compile", "accelerator", "devices", "nodes", "strategy", "checkpoint_minutes",
            "keep_checkpoints", "max_skipped", "wandb"}  # fmt: skip
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
 
 
-def task(name: str, recipe: Recipe) -> ClassificationTask:
+def task(name: str, recipe: ClassificationRecipe) -> ClassificationTask:
     return ClassificationTask(transxnet.create_model(name), recipe, BadImages(1, 0))
 
 
@@ -68,7 +68,7 @@ def test_the_paper_s_recipes_differ_where_they_should(
 
 
 def test_weight_decay_falls_on_the_parameters_it_falls_on_in_the_released_recipe() -> None:
-    made = task("transxnet_tiny", Recipe())
+    made = task("transxnet_tiny", ClassificationRecipe())
     names = {id(parameter): name for name, parameter in made.model.named_parameters()}
     decays = {
         names[id(parameter)]: group["weight_decay"]
@@ -87,7 +87,7 @@ def test_weight_decay_falls_on_the_parameters_it_falls_on_in_the_released_recipe
 
 
 def test_the_learning_rate_of_every_epoch() -> None:
-    made = task("transxnet_nano", Recipe())
+    made = task("transxnet_nano", ClassificationRecipe())
     optimizer, schedule = optimizer_of(made)
     rates, decays = [], set()
     for epoch in range(310):
@@ -99,13 +99,15 @@ def test_the_learning_rate_of_every_epoch() -> None:
     for epoch, rate in expected.items():
         assert rates[epoch] == pytest.approx(rate, rel=1e-5), epoch
     assert decays == {0.0, 0.05}
-    assert Recipe().total_epochs == 310
+    assert ClassificationRecipe().total_epochs == 310
 
 
 def test_rates_are_scaled_on_request_only() -> None:
     rates = []
     for meant in (0, 1024):
-        made = task("transxnet_nano", Recipe(scale_lr_from=meant, accumulate=2, batch_size=64, warmup_epochs=0))
+        made = task(
+            "transxnet_nano", ClassificationRecipe(scale_lr_from=meant, accumulate=2, batch_size=64, warmup_epochs=0)
+        )
         made.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
         rates.append(optimizer_of(made)[0].param_groups[0]["lr"])
     assert rates == [2e-3, pytest.approx(2.5e-4)]
@@ -115,7 +117,7 @@ def test_targets_are_mixed_as_the_images_are_and_erasing_comes_last() -> None:
     model = nano(num_classes=4)
     images = torch.stack([torch.full((3, 64, 64), float(value)) for value in range(4)])
     batch = Batch(images, torch.arange(4), torch.arange(4), [])
-    made = ClassificationTask(model, Recipe(label_smoothing=0.0, mixup=0.8, cutmix=0.0), BadImages(1, 0))
+    made = ClassificationTask(model, ClassificationRecipe(label_smoothing=0.0, mixup=0.8, cutmix=0.0), BadImages(1, 0))
     made.erase.probability = 0.0
     mixed, targets = made.vary(batch.images.clone(), batch.targets)
     assert torch.allclose(mixed.mean((1, 2, 3)), targets @ torch.arange(4.0), atol=1e-5)
@@ -123,6 +125,6 @@ def test_targets_are_mixed_as_the_images_are_and_erasing_comes_last() -> None:
     made.erase.probability = 1.0
     erased, _ = made.vary(batch.images.clone(), batch.targets)
     assert all(len(image.unique()) > 100 for image in erased)  # noise of its own, not of the other image
-    plain = ClassificationTask(model, Recipe(label_smoothing=0.1, mixup=0.0, cutmix=0.0), BadImages(1, 0))
+    plain = ClassificationTask(model, ClassificationRecipe(label_smoothing=0.1, mixup=0.0, cutmix=0.0), BadImages(1, 0))
     _, targets = plain.vary(batch.images.clone(), batch.targets)
     assert torch.allclose(targets.diagonal(), torch.full((4,), 0.925))

@@ -19,9 +19,9 @@ from test_images import bad_images
 from transxnet.data.loading import BadImages, Batch
 from transxnet.data.sources import open_data
 from transxnet.layers.osra import attend
+from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.classification.task import ClassificationTask
 from transxnet.training.finite import FiniteSteps
-from transxnet.training.recipe import Recipe
 
 QUICK = ("--image-size", "32", "--batch-size", "4", "--warmup-epochs", "0", "--ema-decay", "0")
 
@@ -45,7 +45,7 @@ class Poisoned(ClassificationTask):
 
 
 def fit(places: Sequence[int], finite: FiniteSteps, accumulate: int = 1) -> ClassificationTask:
-    recipe = Recipe(lr=1e-3, warmup_epochs=0, mixup=0, cutmix=0, epochs=1, cooldown_epochs=0)
+    recipe = ClassificationRecipe(lr=1e-3, warmup_epochs=0, mixup=0, cutmix=0, epochs=1, cooldown_epochs=0)
     task = Poisoned(nano(num_classes=3).train(), recipe, BadImages(1, 0))
     task.places = places
     places_of = torch.arange(16).split(4)

@@ -6,7 +6,7 @@ Importing the package registers the networks with timm.
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
-from transxnet.dense.create import create_detector, create_segmenter
+from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.model import TransXNet
 from transxnet.registry import RELEASED, create_model, load_model
@@ -27,6 +27,8 @@ __all__ = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "load_detector",
     "load_model",
+    "load_segmenter",
     "save_model",
 ]

@@ -61,6 +61,7 @@ class Checkpoint:
         architecture: The network's registered name; empty if the file does not say.
         config: Its configuration, if the file has it.
         pretrained_cfg: timm's description (preprocessing, class names), if the file has it.
+        head: What stands on the backbone, if the file is a detector's or segmenter's and says so.
     """
 
     source: str
@@ -68,6 +69,7 @@ class Checkpoint:
     architecture: str = ""
     config: TransXNetConfig | None = None
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Checkpoint:
@@ -131,7 +133,9 @@ def _described(source: str, weights: dict[str, Tensor], description: str | None)
     try:
         about = json.loads(description)
         config = TransXNetConfig.from_dict(about["config"])
-        return Checkpoint(source, weights, about["architecture"], config, about["pretrained_cfg"])
+        return Checkpoint(
+            source, weights, about["architecture"], config, about["pretrained_cfg"], dict(about.get("head") or {})
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: its description of the network cannot be read ({error})") from error
 

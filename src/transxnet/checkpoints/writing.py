@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import safetensors.torch
+from torch import nn
 
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.files import replacing
@@ -16,8 +17,18 @@ from transxnet.model import TransXNet
 _DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
-def description(model: TransXNet) -> str:
+class Describable(Protocol):
+    """A network that says for itself what it is."""
+
+    def describe(self) -> dict[str, Any]:
+        """Architecture, configuration and the rest, as plain values."""
+        ...
+
+
+def description(model: nn.Module) -> str:
     """Architecture, configuration, preprocessing and class names of a network, as JSON."""
+    if not isinstance(model, TransXNet):
+        return json.dumps(cast(Describable, model).describe())
     described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     kept = {name: described[name] for name in _DESCRIBED if name in described}
     if len(kept.get("label_names") or ()) != model.num_classes:
@@ -31,13 +42,14 @@ def description(model: TransXNet) -> str:
     )
 
 
-def save_model(model: TransXNet, path: str | os.PathLike[str]) -> Path:
+def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a network as safetensors with its configuration, preprocessing and class names inside.
 
-    ``transxnet.load_model`` is the way back. The file appears complete or not at all.
+    ``transxnet.load_model``, ``load_detector`` and ``load_segmenter`` are the ways back. The file
+    appears complete or not at all.
 
     Args:
-        model: A network made by timm or by :mod:`transxnet.registry`.
+        model: A classifier made by timm or by :mod:`transxnet.registry`, a detector or a segmenter.
         path: The file; its suffix should be ``.safetensors``.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

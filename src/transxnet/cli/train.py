@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import signal
 from collections.abc import Sequence
@@ -9,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from jsonargparse import ActionConfigFile
 from rich.console import Console
 
 from transxnet.cli.parsing import CommandParser
+from transxnet.data.scenes import SCENES
 from transxnet.data.sources import DIGITS
-from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
+from transxnet.tasks import TASKS, recipe_class, training_function
 from transxnet.training.processes import is_first
 from transxnet.training.recipe import Recipe, recipe_path
 from transxnet.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from transxnet.tasks.classification.train import TrainingResult
+    from transxnet.training.running import TrainingResult
 
 _ABOUT = """\
 Train a classifier. Without options: the nano network on scikit-learn's handwritten digits, which
@@ -46,18 +49,18 @@ def run(arguments: Sequence[str]) -> int:
     if folder.summary.exists() and job.resuming:
         console.print(f"{folder.path} is finished: {folder.summary.read_text().strip()}", markup=False)
         return 0
-    from transxnet.tasks.classification.train import train_classifier  # imports Lightning
+    train = training_function(recipe.task)  # imports Lightning
     from transxnet.training.checkpointing import newest_whole
     from transxnet.training.stopping import Stopped
 
     checkpoint = job.checkpoint or (newest_whole(folder.checkpoints, console) if job.resuming else None)
     start = f", going on from {checkpoint.name}" if checkpoint else ""
     console.print(
-        f"training {recipe.model or recipe.checkpoint} on {recipe.data}, {recipe.total_epochs} epochs{start}",
+        f"training {recipe.subject} on {recipe.data}, {recipe.total_epochs} epochs{start}",
         markup=False,
     )
     try:
-        result = train_classifier(recipe, folder, console, resume=checkpoint, profile=job.profile)
+        result = train(recipe, folder, console, resume=checkpoint, profile=job.profile)
     except Stopped as stopped:
         kept = "everything is saved" if stopped.saved else "what came after the last checkpoint is lost"
         console.print(
@@ -72,15 +75,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell(result: TrainingResult, folder: RunFolder, console: Console) -> None:
-    judged = result.evaluation
     for name, reason in result.bad.items():
         console.print(f"left out {name}: {reason}", markup=False)
-    right = round(judged.top1 * judged.images)
-    top5 = f", top-5 {judged.top5:.2%}" if judged.top5 is not None else ""
     skipped = f", {result.skipped_steps} steps skipped (not finite)" if result.skipped_steps else ""
     console.print(
-        f"test accuracy {judged.top1:.2%} ({right} of {judged.images} held-out images){top5}, "
-        f"after {result.seconds:.0f} s ({result.images_per_second:.0f} images/s, "
+        f"{result.headline}, after {result.seconds:.0f} s ({result.images_per_second:.0f} images/s, "
         f"{result.peak_memory / 2**30:.1f} GiB){skipped}"
     )
     for label, path in (("run folder", folder.path), ("samples", folder.samples), ("curves", folder.curves)):
@@ -128,6 +127,9 @@ def parse_job(arguments: Sequence[str]) -> Job:
 
             checkpoint = resumable(resume)
             out = out or str(checkpoint.absolute().parent.parent)
+    if resume and out and RunFolder(Path(out)).config.exists():
+        folder = RunFolder(Path(out))
+        return Job(_recipe_of(folder, arguments), folder, True, checkpoint, profile)
     recipe = parse_recipe(arguments)
     name = Path(recipe.data).name
     if resume is None:  # only the first process writes
@@ -167,28 +169,65 @@ def _taken(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], list[
 
 def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """The recipe that a command line asks for."""
+    path, task, rest = _recipe_first(arguments)
+    recipe = recipe_class(task)
     parser = CommandParser("train", _ABOUT, _EXAMPLES)
     parser.add_argument("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe "
                         '(default: "digits" for the digits, "pictures" for a folder)')  # fmt: skip
+    parser.add_argument(
+        "--task", type=str, help=f"{', '.join(TASKS)}: the recipe's; with --help, whose options to tell"
+    )
     parser.add_argument("--out", type=str, help="the run folder (default: a new one under runs/)")
     parser.add_argument("--resume", type=str, help='go on with a run: its folder, one of its checkpoints, or "auto" '
                         "for the run in --out (or the newest unfinished one), from its newest whole checkpoint; "
                         "auto starts a new run if there is none")  # fmt: skip
     parser.add_argument("--profile", action="store_true",
                         help="tell where a step's time goes, and write a trace of a few steps")  # fmt: skip
-    parser.add_class_arguments(Recipe)
-    settings: dict[str, Any] = parser.parse(_recipe_first(arguments)).as_dict()
-    for name in ("out", "recipe", "resume", "profile"):
+    parser.add_class_arguments(recipe)
+    settings: dict[str, Any] = parser.parse([*(["--recipe", str(path)] if path else []), *rest]).as_dict()
+    for name in ("out", "recipe", "resume", "profile", "task"):
         settings.pop(name)
-    augmentation = Augmentation(**settings.pop("augmentation"))
-    return Recipe(**settings, augmentation=augmentation)
+    for field in dataclasses.fields(recipe):
+        if dataclasses.is_dataclass(field.default_factory):
+            settings[field.name] = field.default_factory(**settings[field.name])
+    return recipe(**settings)
 
 
-def _recipe_first(arguments: Sequence[str]) -> list[str]:
-    """The recipe as a file, before the options that override it."""
-    given, rest = _taken(arguments, "--recipe")
+def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, str, list[str]]:
+    """The recipe's file (none if help is wanted), its task, and the options that override it."""
+    given, rest = _taken(arguments, "--recipe", "--task")
+    task = given.get("--task")
     if "-h" in rest or "--help" in rest:
-        return rest
-    data = _taken(rest, "--data")[0].get("--data", DIGITS)
-    default = DIGITS if data == DIGITS else "pictures"
-    return ["--recipe", str(recipe_path(given.get("--recipe", default))), *rest]
+        return None, task or "classification", rest
+    path = recipe_path(given.get("--recipe") or _default_recipe(task, _taken(rest, "--data")[0].get("--data", DIGITS)))
+    theirs = _task_of(path)
+    if task not in (None, theirs):
+        raise ConfigError(f"{path} is a recipe for {theirs}, not {task}; leave --task out, or choose another recipe")
+    return path, theirs, rest
+
+
+def _task_of(path: Path) -> str:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is no recipe: it holds no settings")
+    return str(content.get("task", "classification"))
+
+
+def _default_recipe(task: str | None, data: str) -> str:
+    dense = {"detection": "retinanet", "segmentation": "semantic_fpn"}
+    if data == SCENES:
+        if task not in dense:
+            raise ConfigError("the scenes are for --recipe scenes/retinanet, scenes/mask_rcnn or scenes/semantic_fpn")
+        return f"scenes/{dense[task]}"
+    if task in dense:
+        raise ConfigError(f"for {task}, name a recipe: --recipe {'coco' if task == 'detection' else 'ade20k'}/"
+                          f"{dense[task]}_tiny, or a file")  # fmt: skip
+    if (Path(data).expanduser() / "annotations").is_dir():
+        raise ConfigError(
+            f"{data} has annotations: for boxes and masks, name a recipe such as --recipe coco/retinanet_tiny; for "
+            "pixels, --recipe ade20k/semantic_fpn_tiny"
+        )
+    return DIGITS if data == DIGITS else "pictures"

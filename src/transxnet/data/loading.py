@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from transxnet.data.images import BadImageError
-from transxnet.data.randomness import addressed_randomness, seed_for
+from transxnet.data.randomness import addressed_randomness
+from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
-from transxnet.errors import ConfigError, DataError
+from transxnet.errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -38,135 +39,99 @@ class Batch(NamedTuple):
     bad: list[tuple[str, str]]
 
 
-class _Sample(NamedTuple):
-    image: Tensor | None
-    target: int
+class Sample(NamedTuple):
+    """One place of a batch.
+
+    Attributes:
+        content: What the task makes of an image; None if it could not be used.
+        place: The image's place in its source.
+        bad: Name of and reason for each image that could not be used.
+    """
+
+    content: Any
     place: int
     bad: list[tuple[str, str]]
 
 
-class LabelledImages(Dataset[_Sample]):
-    """Transformed images, addressed by (epoch, index).
+class AddressedImages(Dataset[Sample]):
+    """Images made ready for a step, addressed by (pass, index).
+
+    A task says how an image is read and how it is varied.
 
     Args:
-        source: The images.
-        transform: From an RGB image to a tensor (C, H, W).
-        seed: With epoch and index, the address of a sample's randomness.
+        length: Number of images.
+        seed: With pass and index, the address of a sample's randomness.
         replace_bad: Put the next usable image in a bad one's place, so that batches stay full;
             otherwise the place stays empty.
     """
 
-    def __init__(self, source: ImageSource, transform: Transform, *, seed: int = 0, replace_bad: bool = False) -> None:
-        self.source = source
-        self.transform = transform
+    def __init__(self, length: int, *, seed: int = 0, replace_bad: bool = False) -> None:
+        self.length = length
         self.seed = seed
         self.replace_bad = replace_bad
 
     def __len__(self) -> int:
-        return len(self.source.targets)
+        return self.length
 
-    def __getitem__(self, address: tuple[int, int]) -> _Sample:
+    def read(self, place: int) -> Any:
+        """What is stored of an image; raises BadImageError if it cannot be used."""
+        raise NotImplementedError
+
+    def vary(self, stored: Any, place: int) -> Any:
+        """What the network gets of it; the global random generators start at the sample's address."""
+        raise NotImplementedError
+
+    def __getitem__(self, address: tuple[int, int]) -> Sample:
         epoch, index = address
         bad = []
         for step in range(len(self) if self.replace_bad else 1):
             place = (index + step) % len(self)
             try:
-                image = self.source.load(place)
+                stored = self.read(place)
             except BadImageError as error:
                 bad.append((error.path, error.reason))
                 continue
             with addressed_randomness(self.seed, epoch, index):
-                return _Sample(self.transform(image), self.source.targets[place], place, bad)
-        return _Sample(None, -1, index, bad)
+                return Sample(self.vary(stored, place), place, bad)
+        return Sample(None, index, bad)
 
 
-class AddressSampler(Sampler[tuple[int, int]]):
-    """The addresses (epoch, index) that one process takes in an epoch.
-
-    In training, the images of all are shuffled by (seed, epoch) and dealt out in batches: of every
-    ``world_size`` batches, process ``rank`` takes the one at its place, so that more processes see
-    what one process sees that accumulates as many batches. Steps that are not full are left out.
-    In evaluation, every image is seen by exactly one process, in order.
-
-    Lightning calls :meth:`set_epoch`.
+class LabelledImages(AddressedImages):
+    """Transformed images with their class indices.
 
     Args:
-        length: Number of images.
-        batch_size: Images that a process takes at once.
-        seed: Decides the order.
-        train: Whether to shuffle, and to leave out the last incomplete step.
-        batches_per_step: Batches of one process in a step.
-        rank: This process.
-        world_size: All processes.
-
-    Raises:
-        ConfigError: If there are fewer images than several processes take in a step.
+        source: The images.
+        transform: From an RGB image to a tensor (C, H, W).
+        seed: With pass and index, the address of a sample's randomness.
+        replace_bad: As of :class:`AddressedImages`.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        train: bool = False,
-        batches_per_step: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.images = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.train = train
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.first_batch = 0
-        if length < world_size:
-            raise ConfigError(f"{length} images cannot be shared out to {world_size} devices; take fewer")
-        step = batch_size * batches_per_step * world_size
-        if train and length < step and world_size > 1:
-            raise ConfigError(
-                f"a step takes {step} images on {world_size} devices, but there are {length} to learn from"
-            )
-        # A set smaller than one step is one step.
-        self.used = length // step * step if train and length >= step else length
+    def __init__(self, source: ImageSource, transform: Transform, *, seed: int = 0, replace_bad: bool = False) -> None:
+        super().__init__(len(source.targets), seed=seed, replace_bad=replace_bad)
+        self.source = source
+        self.transform = transform
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def read(self, place: int) -> Image.Image:
+        return self.source.load(place)
 
-    def __len__(self) -> int:
-        if self.train:
-            return self.used // self.world_size
-        return len(range(self.rank, self.images, self.world_size))
-
-    @property
-    def batches(self) -> int:
-        """This process's batches in an epoch."""
-        return -(-len(self) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self.train:
-            generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch) % 2**63)
-            order = torch.randperm(self.images, generator=generator)[: self.used]
-            if self.world_size > 1:
-                order = order.view(-1, self.world_size, self.batch_size)[:, self.rank].flatten()
-        else:
-            order = torch.arange(self.rank, self.images, self.world_size)
-        first, self.first_batch = self.first_batch * self.batch_size, 0
-        return iter([(self.epoch, index) for index in order[first:].tolist()])
+    def vary(self, stored: Image.Image, place: int) -> tuple[Tensor, int]:
+        return self.transform(stored), self.source.targets[place]
 
 
-def collate(samples: Sequence[_Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """One batch of the usable samples, with the names of the others; it may hold no image."""
-    usable = [sample for sample in samples if sample.image is not None]
-    images = [sample.image for sample in usable if sample.image is not None]
+    contents = [sample.content for sample in samples if sample.content is not None]
     return Batch(
-        torch.stack(images) if images else torch.empty(0),
-        torch.tensor([sample.target for sample in usable], dtype=torch.long),
-        torch.tensor([sample.place for sample in usable], dtype=torch.long),
-        [bad for sample in samples for bad in sample.bad],
+        torch.stack([image for image, _ in contents]) if contents else torch.empty(0),
+        torch.tensor([target for _, target in contents], dtype=torch.long),
+        *places_of(samples),
     )
+
+
+def places_of(samples: Sequence[Sample]) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Places (B) of the usable samples, and name and reason of what could not be used."""
+    places = [sample.place for sample in samples if sample.content is not None]
+    return torch.tensor(places, dtype=torch.long), [bad for sample in samples for bad in sample.bad]
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -182,7 +147,7 @@ class ResumableLoader(DataLoader[Any]):
         settings: PyTorch's.
     """
 
-    def __init__(self, dataset: LabelledImages, sampler: AddressSampler, **settings: Any) -> None:
+    def __init__(self, dataset: AddressedImages, sampler: AddressSampler, **settings: Any) -> None:
         super().__init__(dataset, sampler.batch_size, sampler=sampler, **settings)
         self.addresses = sampler
         self._position = 0
@@ -209,29 +174,25 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: LabelledImages,
+    dataset: AddressedImages,
     batch_size: int,
     *,
-    train: bool = False,
-    seed: int = 0,
     workers: int = 0,
-    batches_per_step: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
+    collate: Callable[[Sequence[Sample]], Any] = collate,
+    **sampling: Any,
 ) -> ResumableLoader:
-    """Batches in an order that the seed and the epoch decide, or in order; see :class:`AddressSampler`."""
-    sampler = AddressSampler(
-        len(dataset),
-        batch_size,
-        seed=seed,
-        train=train,
-        batches_per_step=batches_per_step,
-        rank=rank,
-        world_size=world_size,
-    )
+    """Batches in an order that the seed and the epoch decide, or in order.
+
+    Args:
+        dataset: The images.
+        batch_size: Images that a process takes at once.
+        workers: Processes that read images.
+        collate: Makes a batch of samples.
+        **sampling: Of :class:`AddressSampler`.
+    """
     return ResumableLoader(
         dataset,
-        sampler,
+        AddressSampler(len(dataset), batch_size, **sampling),
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

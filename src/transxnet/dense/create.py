@@ -1,22 +1,28 @@
-"""Detectors and segmenters by name, with the weights of a released file or one of ours."""
+"""Detectors and segmenters by name, or from a released file or one of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
-from transxnet.checkpoints.fitting import fit
-from transxnet.checkpoints.reading import Source, read_checkpoint
+from transxnet.checkpoints.fitting import fit, square_size, variant_of
+from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.config import VARIANTS
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
+from transxnet.dense.head import CLASS_LAYERS, Head, head_of, kind_of
 from transxnet.dense.pyramid import P6P7, PyramidBackbone
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
+from transxnet.registry import full_name
+
+Detector = RetinaNet | MaskRCNN
+DenseNetwork = RetinaNet | MaskRCNN | SemanticFPN
 
 
 def create_segmenter(
@@ -26,6 +32,7 @@ def create_segmenter(
     num_classes: int = 150,
     checkpoint: Source | None = None,
     backbone_checkpoint: Source | None = None,
+    pyramid_channels: int = 256,
     **settings: Any,
 ) -> SemanticFPN:
     """Create a segmenter.
@@ -34,8 +41,9 @@ def create_segmenter(
         name: "semantic_fpn".
         backbone: The backbone's registered name.
         num_classes: Classes.
-        checkpoint: A released segmenter's file or a state dict of ours.
+        checkpoint: A released segmenter's file, one of ours or a state dict.
         backbone_checkpoint: A classifier's or backbone's weights to start from.
+        pyramid_channels: Channels of the feature pyramid.
         **settings: Fields of :class:`~transxnet.config.TransXNetConfig` for the backbone.
 
     Raises:
@@ -44,60 +52,146 @@ def create_segmenter(
     """
     if name != "semantic_fpn":
         raise ConfigError(f"there is no segmenter {name!r}; there is semantic_fpn")
-    body = create_backbone(backbone, checkpoint=backbone_checkpoint, **settings)
-    return _loaded(SemanticFPN(PyramidBackbone(body), num_classes), checkpoint)
+    head = Head(name, num_classes, pyramid_channels, short=512, long=2048)
+    return cast(SemanticFPN, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
 
 
 def create_detector(
-    name: Literal["retinanet", "mask_rcnn"] | str,
+    name: str,
     *,
     backbone: str = "transxnet_tiny",
     num_classes: int = 80,
     checkpoint: Source | None = None,
     backbone_checkpoint: Source | None = None,
+    pyramid_channels: int = 256,
     **settings: Any,
-) -> RetinaNet | MaskRCNN:
+) -> Detector:
     """Create a detector.
 
     Args:
         name: "retinanet" or "mask_rcnn".
         backbone: The backbone's registered name.
         num_classes: Classes.
-        checkpoint: A released detector's file or a state dict of ours.
+        checkpoint: A released detector's file, one of ours or a state dict.
         backbone_checkpoint: A classifier's or backbone's weights to start from.
+        pyramid_channels: Channels of the feature pyramid and of the heads' convolutions.
         **settings: Fields of :class:`~transxnet.config.TransXNetConfig` for the backbone.
 
     Raises:
         CheckpointError: If a checkpoint cannot be read or does not fit.
         ConfigError: If a name or a setting is unknown or out of range.
     """
-    if name == "retinanet":
-        body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=(1, 2, 3), **settings)
-        return _loaded(RetinaNet(PyramidBackbone(body, extra_blocks=P6P7), num_classes), checkpoint)
-    if name == "mask_rcnn":
-        body = create_backbone(backbone, checkpoint=backbone_checkpoint, **settings)
-        pyramid = PyramidBackbone(body, extra_blocks=lambda *channels: LastLevelMaxPool())
-        return _loaded(MaskRCNN(pyramid, num_classes), checkpoint)
-    raise ConfigError(f"there is no detector {name!r}; there are retinanet and mask_rcnn")
+    if name not in ("retinanet", "mask_rcnn"):
+        raise ConfigError(f"there is no detector {name!r}; there are retinanet and mask_rcnn")
+    head = Head(name, num_classes, pyramid_channels)
+    return cast(Detector, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
 
 
-Network = TypeVar("Network", bound=nn.Module)
+def load_detector(checkpoint: Source) -> Detector:
+    """The detector in a released file or one of ours, in evaluation mode; the file says which.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds something else.
+    """
+    model = load_dense(checkpoint)
+    if isinstance(model, SemanticFPN):
+        raise CheckpointError(f"{_name(checkpoint)} holds a segmenter; transxnet.load_segmenter loads it")
+    return model
 
 
-def _loaded(model: Network, source: Source | None) -> Network:
-    if source is None:
-        return model
-    read = read_checkpoint(source)
-    weights = read.state_dict
-    if is_released_dense(weights):
-        weights = from_released_dense(weights)
-    body = {n.removeprefix(BODY): t for n, t in weights.items() if n.startswith(BODY)}
+def load_segmenter(checkpoint: Source) -> SemanticFPN:
+    """The segmenter in a released file or one of ours, in evaluation mode.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds something else.
+    """
+    model = load_dense(checkpoint)
+    if not isinstance(model, SemanticFPN):
+        raise CheckpointError(f"{_name(checkpoint)} holds a detector; transxnet.load_detector loads it")
+    return model
+
+
+def load_dense(checkpoint: Source | Checkpoint) -> DenseNetwork:
+    """The detector or segmenter in a released file or one of ours, in evaluation mode.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds neither.
+    """
+    read = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
+    weights = _our_names(read.state_dict)
+    kind = kind_of(weights)
+    if not kind:
+        raise CheckpointError(
+            f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
+        )
+    head = Head.from_dict(read.head, read.source) if read.head else head_of(weights, kind)
+    body = _body(weights)
+    variant = read.architecture or variant_of(body)
+    if not variant:
+        raise CheckpointError(
+            f"{read.source} holds a {kind} on a backbone of unknown size; create it and load the state"
+        )
+    config = read.config or VARIANTS[full_name(variant)].override(img_size=_stored_size(body, variant))
+    settings = {name: value for name, value in config.to_dict().items() if value != VARIANTS[variant].to_dict()[name]}
+    return cast(DenseNetwork, create_dense(head, variant, read, None, **settings).eval())
+
+
+def holds_dense(read: Checkpoint) -> bool:
+    """Whether a file that was read holds a detector or a segmenter."""
+    return bool(kind_of(_our_names(read.state_dict)))
+
+
+def create_dense(
+    head: Head,
+    backbone: str,
+    checkpoint: Source | Checkpoint | None = None,
+    backbone_checkpoint: Source | None = None,
+    *,
+    new_classes: bool = False,
+    **settings: Any,
+) -> DenseNetwork:
+    """Create a network by its head's description.
+
+    Args:
+        head: What stands on the backbone.
+        backbone: The backbone's registered name.
+        checkpoint: The whole network's weights to start from.
+        backbone_checkpoint: A classifier's or backbone's weights to start from.
+        new_classes: Whether layers that depend on the classes are left as they were drawn.
+        **settings: Fields of :class:`~transxnet.config.TransXNetConfig` for the backbone.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read or does not fit.
+        ConfigError: If a name or a setting is unknown or out of range.
+    """
+    indices = (1, 2, 3) if head.kind == "retinanet" else (0, 1, 2, 3)
+    body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=indices, **settings)
+    extra = {"retinanet": P6P7, "mask_rcnn": lambda *channels: LastLevelMaxPool()}.get(head.kind)
+    pyramid = PyramidBackbone(body, head.pyramid_channels, extra)
+    model: DenseNetwork
+    if head.kind == "semantic_fpn":
+        model = SemanticFPN(pyramid, head.num_classes)
+    else:
+        model = (RetinaNet if head.kind == "retinanet" else MaskRCNN)(pyramid, head.num_classes)
+        model.transform.short, model.transform.long = head.short, head.long
+    model.head_description, model.architecture = head, full_name(backbone)
+    if checkpoint is not None:
+        read = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
+        _load(model, read, CLASS_LAYERS[head.kind] if new_classes else (), "img_size" in settings)
+    return model
+
+
+def _load(model: DenseNetwork, read: Checkpoint, left: tuple[str, ...], keep_size: bool) -> None:
+    weights = _our_names(read.state_dict)
+    if left:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left)}
+        weights |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(left)}
     trunk = model.get_submodule(BODY.rstrip("."))
-    fitted = fit(body, trunk, source=read.source)  # type: ignore[arg-type]
+    stored = read.config.img_size if read.config else None
+    fitted = fit(_body(weights), trunk, source=read.source, stored_size=stored, keep_size=keep_size)  # type: ignore[arg-type]
     rest = {name: tensor for name, tensor in weights.items() if not name.startswith(BODY)}
     _check(rest, model, read.source)
     model.load_state_dict({**rest, **{BODY + name: tensor for name, tensor in fitted.items()}})
-    return model
 
 
 def _check(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
@@ -112,5 +206,21 @@ def _check(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None
         if weights[name].shape != shape:
             raise CheckpointError(
                 f"{source}: {name} is {tuple(weights[name].shape)}, but {tuple(shape)} is wanted; give the number of "
-                "classes that the file was trained for"
+                "classes and the pyramid_channels that the file was trained for"
             )
+
+
+def _our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return from_released_dense(weights) if is_released_dense(weights) else weights
+
+
+def _body(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
+
+
+def _stored_size(body: Mapping[str, Tensor], variant: str) -> tuple[int, int]:
+    return square_size(body, VARIANTS[variant]) or VARIANTS[variant].img_size
+
+
+def _name(checkpoint: Source) -> str:
+    return "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transxnet.dense.head import Described
 from transxnet.dense.pyramid import PyramidBackbone
 from transxnet.layers.norm import BatchNorm2d
 
@@ -64,7 +65,7 @@ class SemanticHead(nn.Module):
         return self.classifier(self.dropout(finest))  # type: ignore[no-any-return]
 
 
-class SemanticFPN(nn.Module):
+class SemanticFPN(Described, nn.Module):
     """A segmenter.
 
     Args:

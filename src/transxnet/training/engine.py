@@ -136,9 +136,8 @@ def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not full and "can't allocate memory" not in str(error):
             raise
-        size = f" of {recipe.image_size} x {recipe.image_size}" if recipe.image_size else ""
         raise TransXNetError(
-            f"out of memory with {recipe.batch_size} images{size} a device: "
+            f"out of memory with {recipe.batch_size} images{recipe.memory_note} a device: "
             f"halve --batch-size and double --accumulate (the result stays nearly the same), add --grad-checkpointing "
             f"true, or --precision bf16-mixed"
         ) from error

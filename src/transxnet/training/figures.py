@@ -65,21 +65,33 @@ def _short(name: str, most: int = 16) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def save_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Loss and validation accuracy over the epochs."""
+def save_curves(
+    history: Sequence[Mapping[str, float]], path: Path, title: str, *, loss: str, score: tuple[str, str]
+) -> None:
+    """Loss and validation score over the epochs.
+
+    Args:
+        history: A row of metrics for each epoch.
+        path: The picture.
+        title: What was trained, and how good it is.
+        loss: What the loss is.
+        score: Name of the score, a share of 1, among the metrics, and what people call it.
+    """
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     figure.suptitle(title, fontsize=12)
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     style = "o-" if len(history) < 2 else "-"
     for name, label, colour in (("train/loss", "training (augmented)", BLUE), ("val/loss", "validation", ORANGE)):
-        losses.plot(epochs, [row.get(name, float("nan")) for row in history], style, color=colour, label=label)
-    losses.set(xlabel="epoch", ylabel="cross entropy")
+        if any(name in row for row in history):
+            losses.plot(epochs, [row.get(name, float("nan")) for row in history], style, color=colour, label=label)
+    losses.set(xlabel="epoch", ylabel=loss)
     losses.legend(frameon=False)
-    top1 = [100 * row.get("val/top1", float("nan")) for row in history]
-    scores.plot(epochs, top1, style, color=ORANGE)
-    scores.set(xlabel="epoch", ylabel="validation top-1 (%)")
-    scores.annotate(f"{top1[-1]:.1f} %", (epochs[-1], top1[-1]), xytext=(-4, -14),
+    name, label = score
+    shares = [100 * row.get(name, float("nan")) for row in history]
+    scores.plot(epochs, shares, style, color=ORANGE)
+    scores.set(xlabel="epoch", ylabel=f"{label} (%)")
+    scores.annotate(f"{shares[-1]:.1f} %", (epochs[-1], shares[-1]), xytext=(-4, -14),
                     textcoords="offset points", ha="right", color=ORANGE)  # fmt: skip
     for axes in (losses, scores):
         axes.spines[["top", "right"]].set_visible(False)

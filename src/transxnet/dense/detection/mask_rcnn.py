@@ -10,10 +10,11 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from transxnet.dense.detection.proposals import ProposalNetwork
 from transxnet.dense.detection.regions import RegionHeads
 from transxnet.dense.detection.transform import DetectionTransform, Target
+from transxnet.dense.head import Described
 from transxnet.dense.pyramid import PyramidBackbone
 
 
-class MaskRCNN(GeneralizedRCNN):
+class MaskRCNN(Described, GeneralizedRCNN):
     """torchvision's assembly of the released parts.
 
     Called with a list of images (3, H, W); in training also with targets (``boxes`` (n, 4) in

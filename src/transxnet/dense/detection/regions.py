@@ -57,12 +57,13 @@ class RegionHeads(RoIHeads):
     """
 
     def __init__(self, in_channels: int, strides: tuple[int, ...], num_classes: int) -> None:
+        width = 4 * in_channels  # 1024 over the released pyramids
         super().__init__(
-            AlignedPooler(strides, 7), TwoMLPHead(in_channels * 49, 1024), FastRCNNPredictor(1024, num_classes + 1),
+            AlignedPooler(strides, 7), TwoMLPHead(in_channels * 49, width), FastRCNNPredictor(width, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=512, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
-            mask_roi_pool=AlignedPooler(strides, 14), mask_head=MaskRCNNHeads(in_channels, (256,) * 4, 1),
-            mask_predictor=MaskRCNNPredictor(256, 256, num_classes + 1),
+            mask_roi_pool=AlignedPooler(strides, 14), mask_head=MaskRCNNHeads(in_channels, (in_channels,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(in_channels, in_channels, num_classes + 1),
         )  # fmt: skip
         self.proposal_matcher = BestMatcher(0.5, 0.5, 0.5)
         self.box_coder = ClampedBoxCoder((10.0, 10.0, 5.0, 5.0))

@@ -13,10 +13,11 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
 from transxnet.dense.detection.transform import DetectionTransform, Target
+from transxnet.dense.head import Described
 from transxnet.dense.pyramid import PyramidBackbone
 
 
-class RetinaNet(TorchvisionRetinaNet):
+class RetinaNet(Described, TorchvisionRetinaNet):
     """torchvision's RetinaNet with the released anchors, matching, losses and image sizes.
 
     Called with a list of images (3, H, W); in training also with targets (``boxes`` (n, 4) in

@@ -37,10 +37,8 @@ class DetectionTransform(nn.Module):
         """Shapes: images (3, H, W), uint8 or float from 0 to 1; boxes (n, 4) in their pixels, masks (n, H, W)."""
         resized = [self.resized(image) for image in images]
         if targets is not None:
-            targets = [
-                self._with_image(target, image, new)
-                for target, image, new in zip(targets, images, resized, strict=True)
-            ]
+            sizes = [(image.shape[1], image.shape[2]) for image in images]
+            targets = [self.resized_target(target, size) for target, size in zip(targets, sizes, strict=True)]
         sizes = [(image.shape[1], image.shape[2]) for image in resized]
         height, width = (math.ceil(max(side) / SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
         batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
@@ -61,6 +59,14 @@ class DetectionTransform(nn.Module):
         size = self.size(image.shape[1], image.shape[2])
         return levels if size == image.shape[1:] else V.resize(levels, list(size), antialias=False)
 
+    def resized_target(self, target: Target, size: tuple[int, int]) -> Target:
+        """Boxes and masks of an image of a height and width, in the pixels of its resized form."""
+        new = self.size(*size)
+        changed = target | {"boxes": target["boxes"] * _factors(size, new, target["boxes"])}
+        if "masks" in target and new != size:
+            changed["masks"] = V.resize(target["masks"], list(new), interpolation=V.InterpolationMode.NEAREST)
+        return changed
+
     def postprocess(
         self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
     ) -> list[Target]:
@@ -76,14 +82,6 @@ class DetectionTransform(nn.Module):
         mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=image.device)[:, None, None]
         std = torch.tensor(IMAGENET_DEFAULT_STD, device=image.device)[:, None, None]
         return (image / 255 - mean) / std
-
-    @staticmethod
-    def _with_image(target: Target, image: Tensor, resized: Tensor) -> Target:
-        new, old = resized.shape[1:], image.shape[1:]
-        changed = target | {"boxes": target["boxes"] * _factors(old, new, target["boxes"])}
-        if "masks" in target and new != old:
-            changed["masks"] = V.resize(target["masks"], list(new), interpolation=V.InterpolationMode.NEAREST)
-        return changed
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,84 +2,41 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
-from transxnet.data.loading import BadImages, LabelledImages, make_loader
+from transxnet.data.loading import BadImages, LabelledImages, ResumableLoader, make_loader
 from transxnet.data.sources import ImageSource, LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
 from transxnet.model import TransXNet
 from transxnet.registry import create_model, load_model
 from transxnet.tasks.classification.evaluate import Evaluation, Outputs, evaluate, run_network
 from transxnet.tasks.classification.labels import label_names, readable_names
+from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.classification.task import ClassificationTask
-from transxnet.training.averaging import MovingAverage, SameStatistics
-from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
-from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
-from transxnet.training.engine import make_trainer, out_of_memory_explained, quiet_lightning
+from transxnet.training.callbacks import History
+from transxnet.training.engine import out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import Verdict, save_curves, save_samples
-from transxnet.training.finite import FiniteSteps
-from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.stopping import StopOnSignal
-from transxnet.training.timing import Profile, StepTimes
+from transxnet.training.running import Run, TrainingResult, finish, fit, prepare
 
 _SHEET = 32
 RELEASED_CHECKPOINT = "released"
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run came to.
-
-    Attributes:
-        evaluation: Of the final (averaged) weights on the validation images.
-        seconds: From the first step to the last, of all the parts of a resumed run.
-        images_per_second: Training images through the training steps, waiting for images included.
-        peak_memory: In bytes: of the GPU, or of the process.
-        skipped_steps: Steps without a finite gradient.
-        bad: Name and reason of each image that could not be used.
-    """
-
-    evaluation: Evaluation
-    seconds: float
-    images_per_second: float
-    peak_memory: int
-    skipped_steps: int
-    bad: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's parts.
-
-    Attributes:
-        trainer: Lightning's engine.
-        task: Loss and metrics around the network.
-        history: The metrics of every epoch.
-        finite: Skips and counts steps without a finite gradient.
-        times: Where the time goes.
-    """
-
-    trainer: Trainer
-    task: ClassificationTask
-    history: History
-    finite: FiniteSteps
-    times: StepTimes
-
-
 def train_classifier(
-    recipe: Recipe, folder: RunFolder, console: Console, *, resume: Path | None = None, profile: bool = False
+    recipe: ClassificationRecipe,
+    folder: RunFolder,
+    console: Console,
+    *,
+    resume: Path | None = None,
+    profile: bool = False,
 ) -> TrainingResult | None:
     """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
 
@@ -102,66 +59,44 @@ def train_classifier(
     model = build_model(recipe, data.train.class_names)
     bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
     with quiet_lightning(), out_of_memory_explained(recipe):
-        run = prepare(recipe, model, data, folder, bad, console, profile=profile, resume=resume)
-        console.print(
-            f"{run.task.images_per_step} images a step, learning rate up to {run.task.scaled(recipe.lr):.3g}, "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
-        )
-        _fit(run, recipe, data, folder, resume)
-    if not run.trainer.is_global_zero:
-        return None
-    if run.trainer.global_step and resume and not run.times.counts["step"]:
-        # Only the end was missing: the averaged weights are in the checkpoint.
-        model.load_state_dict(read_checkpoint(resume).state_dict)
+        task = ClassificationTask(model, recipe, bad)
+        run = prepare(recipe, task, data.train.name, folder, console, profile=profile, resume=resume)
+        if not fit(run, *_loaders(run, recipe, model, data), folder, console, resume):
+            return None
     return _finish(run, recipe, model, data, folder)
 
 
-def _finish(run: Run, recipe: Recipe, model: TransXNet, data: LabelledData, folder: RunFolder) -> TrainingResult:
-    seconds = run.history.seconds
+def _loaders(
+    run: Run, recipe: ClassificationRecipe, model: TransXNet, data: LabelledData
+) -> tuple[ResumableLoader, ResumableLoader]:
+    described = vars(model)["pretrained_cfg"]
+    training = LabelledImages(
+        data.train, training_transform(described, recipe.augmentation), seed=recipe.seed, replace_bad=True
+    )
+    validation = LabelledImages(data.validation, evaluation_transform(described))
+    settings = {"train": True, "seed": recipe.seed, "batches_per_step": recipe.accumulate}
+    return (
+        make_loader(training, recipe.batch_size, **settings, **run.place),
+        make_loader(validation, recipe.batch_size, **run.place),
+    )
+
+
+def _finish(
+    run: Run, recipe: ClassificationRecipe, model: TransXNet, data: LabelledData, folder: RunFolder
+) -> TrainingResult:
     save_model(model, folder.weights)
     device = str(run.trainer.strategy.root_device)
     outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers, device=device)
     judged = evaluate(outputs)
     _save_pictures(model, data.validation, outputs, judged, run.history, folder)
-    in_step = run.times.seconds["data"] + run.times.seconds["step"]
-    images = recipe.batch_size * run.trainer.world_size * run.times.counts["step"]
-    result = TrainingResult(
-        judged,
-        seconds,
-        images / in_step if in_step else 0.0,
-        _peak_memory(),
-        run.finite.skipped,
-        run.task.bad.reasons,
-    )
-    folder.write_summary(
-        {
-            "top1": judged.top1,
-            "top5": judged.top5,
-            "validation_images": judged.images,
-            "training_images": len(data.train.targets),
-            "epochs": recipe.total_epochs,
-            "steps": run.trainer.global_step,
-            "images_per_step": run.task.images_per_step,
-            "learning_rate": run.task.scaled(recipe.lr),
-            "seconds": result.seconds,
-            "images_per_second": result.images_per_second,
-            "waiting_for_data": run.times.data_share,
-            "peak_memory_bytes": result.peak_memory,
-            "skipped_steps": result.skipped_steps,
-            "bad_images": result.bad,
-        }
-    )
-    return result
+    right = round(judged.top1 * judged.images)
+    top5 = f", top-5 {judged.top5:.2%}" if judged.top5 is not None else ""
+    headline = f"test accuracy {judged.top1:.2%} ({right} of {judged.images} held-out images){top5}"
+    scores = {"top1": judged.top1, "top5": judged.top5, "validation_images": judged.images}
+    return finish(run, folder, headline, scores, len(data.train.targets))
 
 
-def _peak_memory() -> int:
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
+def build_model(recipe: ClassificationRecipe, class_names: Sequence[str]) -> TransXNet:
     """The recipe's network for these classes, with the start it asks for.
 
     A classifier that was trained for other classes is replaced by a new one.
@@ -188,76 +123,6 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> TransXNet:
     return model
 
 
-def prepare(
-    recipe: Recipe,
-    model: TransXNet,
-    data: LabelledData,
-    folder: RunFolder,
-    bad: BadImages,
-    console: Console,
-    *,
-    profile: bool = False,
-    resume: Path | None = None,
-) -> Run:
-    """The trainer, the task around the network, and what watches them."""
-    model.set_grad_checkpointing(recipe.grad_checkpointing)
-    if recipe.compile:
-        for stage in model.stage_list:
-            for block in stage.blocks:
-                block.compile(dynamic=False)
-    times = StepTimes(exact=profile)
-    finite = FiniteSteps(
-        recipe.max_skipped, lambda indices: [data.train.name(i) for i in indices], folder.path / "not_finite.txt"
-    )
-    history, files = History(folder.metrics), WholeFiles()
-    checkpointer = Checkpointer(
-        folder.checkpoints,
-        files,
-        console,
-        minutes=recipe.checkpoint_minutes,
-        keep=recipe.keep_checkpoints,
-        metric="val/top1",
-    )
-    callbacks: list[Callback] = [
-        AddressedSteps(recipe.seed),
-        *([MovingAverage(recipe.ema_decay)] if recipe.ema_decay else []),
-        SameStatistics(),
-        finite,
-        history,
-        ProgressDisplay(console, "val/top1", "accuracy", times, finite),
-        *([Profile(times, folder.path / "profile", console)] if profile else []),
-        checkpointer,
-        StopOnSignal(checkpointer),
-    ]
-    trainer = make_trainer(recipe, folder, callbacks, files, times, step_of(resume))
-    task = ClassificationTask(model, recipe, bad)
-    task.trainer = trainer  # knows the number of processes
-    return Run(trainer, task, history, finite, times)
-
-
-def _fit(run: Run, recipe: Recipe, data: LabelledData, folder: RunFolder, resume: Path | None) -> None:
-    described = vars(run.task.model)["pretrained_cfg"]
-    training = LabelledImages(
-        data.train, training_transform(described, recipe.augmentation), seed=recipe.seed, replace_bad=True
-    )
-    validation = LabelledImages(data.validation, evaluation_transform(described))
-    place: dict[str, Any] = {
-        "rank": run.trainer.global_rank,
-        "world_size": run.trainer.world_size,
-        "workers": recipe.workers,
-    }
-    loaders = (
-        make_loader(
-            training, recipe.batch_size, train=True, seed=recipe.seed, batches_per_step=recipe.accumulate, **place
-        ),
-        make_loader(validation, recipe.batch_size, **place),
-    )
-    if run.trainer.is_global_zero:
-        folder.make()
-        folder.write_config(recipe)  # from here on the folder holds a run
-    run.trainer.fit(run.task, *loaders, ckpt_path=resume, weights_only=True)
-
-
 def _save_pictures(
     model: TransXNet, source: ImageSource, outputs: Outputs, judged: Evaluation, history: History, run: RunFolder
 ) -> None:
@@ -281,4 +146,4 @@ def _save_pictures(
     title = f"{name}: {judged.top1:.1%} of {judged.images} held-out images right"
     errors = f"; {len(shown_wrong)} of {len(wrong)} errors first" if len(wrong) > len(shown_wrong) else ""
     save_samples(verdicts, run.samples, title + errors)
-    save_curves(history.epochs, run.curves, title)
+    save_curves(history.epochs, run.curves, title, loss="cross entropy", score=("val/top1", "validation top-1"))

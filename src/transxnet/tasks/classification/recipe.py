@@ -1,0 +1,78 @@
+"""A classification run as a file: every setting that decides its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transxnet.data.transforms import Augmentation
+from transxnet.errors import ConfigError
+from transxnet.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ClassificationRecipe(Recipe):
+    """What to train on labelled images.
+
+    The default numbers are the paper's ImageNet recipe. `data` is "digits" (embedded) or a folder:
+    train/ and val/ (or validation/) with a folder for each class, or just the class folders, of
+    which a fifth is then held out. `checkpoint` may also be "released", to download the authors'.
+    Tensors that are neither vectors nor biases decay.
+
+    Attributes:
+        model: Name of the network, as `transxnet models` lists them; null for the checkpoint's.
+        image_size: Side of the square training images in pixels; null for the checkpoint's.
+        eval_crop: Share of the resized image's side that evaluation keeps.
+        cooldown_epochs: Further passes at the lowest rate.
+        min_lr: Lowest learning rate of the cosine schedule, which falls over `epochs`.
+        warmup_epochs: Epochs over which the rate first rises.
+        layer_decay: Factor of the rate from one layer to the one below; 1 for equal rates.
+        label_smoothing: Share of the target spread over the other classes.
+        mixup: Parameter of Mixup's beta distribution; 0 for none.
+        cutmix: The same of CutMix; with both, each batch draws one of them.
+        augmentation: How training images are varied.
+    """
+
+    task: ClassVar[str] = "classification"
+
+    data: str = "digits"
+    epochs: int = 300
+    batch_size: int = 128
+    lr: float = 2e-3
+    drop_path: float = 0.1
+    ema_decay: float = 0.9998
+    model: str | None = "transxnet_tiny"
+    image_size: int | None = 224
+    eval_crop: float = 0.9
+    cooldown_epochs: int = 10
+    min_lr: float = 1e-5
+    warmup_epochs: int = 5
+    layer_decay: float = 1.0
+    label_smoothing: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "cooldown_epochs")
+        if self.image_size is not None:
+            self._at_least(32, "image_size")
+        if not self.checkpoint and (self.model is None or self.image_size is None):
+            raise ConfigError("without a checkpoint to follow, give --model and --image-size")
+        self._shares("label_smoothing", "layer_decay", "eval_crop")
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ConfigError(f"mixup and cutmix must not be negative, but are {self.mixup} and {self.cutmix}")
+
+    @property
+    def subject(self) -> str:
+        return self.model or self.checkpoint or ""
+
+    @property
+    def total_epochs(self) -> int:
+        """All passes over the training images."""
+        return self.epochs + self.cooldown_epochs
+
+    @property
+    def memory_note(self) -> str:
+        return f" of {self.image_size} x {self.image_size}" if self.image_size else ""

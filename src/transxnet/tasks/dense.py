@@ -1,0 +1,133 @@
+"""What detection and segmentation share: a backbone under a head, and the released schedules."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from transxnet.errors import ConfigError
+from transxnet.registry import RELEASED, full_name
+from transxnet.training.recipe import Recipe
+from transxnet.training.task import Task
+
+RELEASED_CHECKPOINT = "released"
+
+# Ours for the released names that contain "norm"; the released batch normalisations are called "bn".
+_NORMS = re.compile(r"\.(norm1|norm2|ffn\.norm|norms\.\d)\.(weight|bias)$")
+
+
+@dataclass(frozen=True)
+class DenseRecipe(Recipe):
+    """What the recipes of detection and segmentation share.
+
+    Attributes:
+        backbone: Name of the backbone, as `transxnet models` lists them.
+        backbone_checkpoint: A classifier's weights for the backbone to start from: a file, a run
+            folder or a URL; "released" downloads the authors'. `checkpoint` are a whole network's.
+        image_size: Height and width in pixels for which new position biases are stored; null for
+            224 x 224, from which they are resized to each image's size.
+        pyramid_channels: Channels of the feature pyramid and of the heads' convolutions.
+        epoch_steps: Steps in an epoch, the images being passed over again and again; 0 for one pass.
+        schedule: "steps" divides the rate by ten at `milestones`, "cosine" lowers it at every step.
+        milestones: Epochs after which the rate falls.
+        min_factor: The share of the rate at which the cosine ends.
+        warmup_steps: Steps over which the rate first rises in proportion.
+        warmup_factor: The share of the rate from which it rises.
+        decay: Which tensors decay: "all", "no_norms" (all but the blocks' and the outputs'
+            normalisations), or "no_vectors" (all but those of one dimension).
+    """
+
+    backbone: str = "transxnet_tiny"
+    backbone_checkpoint: str | None = None
+    image_size: tuple[int, int] | None = None
+    pyramid_channels: int = 256
+    epoch_steps: int = 0
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[int, ...] = (8, 11)
+    min_factor: float = 0.0
+    warmup_steps: int = 500
+    warmup_factor: float = 0.001
+    decay: Literal["all", "no_norms", "no_vectors"] = "all"
+
+    network: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "epoch_steps", "warmup_steps")
+        self._at_least(1, "pyramid_channels")
+        self._shares("min_factor", "warmup_factor")
+        full_name(self.backbone)  # raises ConfigError if there is none
+        if self.compile:
+            raise ConfigError("compile does not go with images of many sizes; leave it out")
+        if self.image_size is not None and min(self.image_size) < 32:
+            raise ConfigError(f"image_size must be at least 32 x 32, not {self.image_size}")
+
+    def rate_factor(self, epoch: int, step: int, steps: int) -> float:
+        """The share of the learning rate in a step.
+
+        Args:
+            epoch: Whole epochs before it.
+            step: Steps before it.
+            steps: Steps of the run.
+        """
+        if self.schedule == "cosine":
+            factor = self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * step / max(steps, 1))) / 2
+        else:
+            factor = 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        if step < self.warmup_steps:
+            factor *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
+        return factor
+
+    def backbone_source(self) -> str | None:
+        """Where the backbone's first weights are: a path or a URL.
+
+        Raises:
+            ConfigError: If the authors' are wanted and there are none.
+        """
+        if self.backbone_checkpoint != RELEASED_CHECKPOINT:
+            return self.backbone_checkpoint
+        urls = [release.url for release in RELEASED if release.architecture == full_name(self.backbone)]
+        if not urls:
+            raise ConfigError(f"there are no released weights of {self.backbone}; give a file, or none")
+        return urls[0]
+
+
+class DenseTask(Task):
+    """AdamW with the rate and the decay that a dense recipe asks for."""
+
+    recipe: DenseRecipe
+
+    def configure_optimizers(self) -> Any:
+        decayed, exempt = [], []
+        for name, parameter in self.model.named_parameters():
+            (exempt if is_exempt(name, parameter, self.recipe.decay) else decayed).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.scaled(self.recipe.lr))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        per_epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
+        step = self.current_epoch * per_epoch + batch_idx // self.trainer.accumulate_grad_batches
+        factor = self.recipe.rate_factor(self.current_epoch, step, per_epoch * self.recipe.total_epochs)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.scaled(self.recipe.lr) * factor
+
+
+def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
+    """Whether a parameter does not decay.
+
+    Args:
+        name: Our name of it.
+        parameter: The parameter.
+        decay: As in :class:`DenseRecipe`.
+    """
+    if decay == "no_norms":
+        return _NORMS.search(name) is not None
+    return decay == "no_vectors" and parameter.ndim <= 1

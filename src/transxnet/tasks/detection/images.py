@@ -1,0 +1,92 @@
+"""Detection images on their way to a network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.data.coco import CocoSource
+from transxnet.data.dense_transforms import flip
+from transxnet.data.loading import AddressedImages, Sample, places_of
+from transxnet.dense.detection.transform import DetectionTransform, Target
+
+
+class DetectionBatch(NamedTuple):
+    """Images of one step.
+
+    Attributes:
+        images: (3, H, W) each, uint8, of any sizes.
+        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W).
+        indices: (B), places of the images in their source.
+        bad: Name of and reason for each image that could not be used.
+    """
+
+    images: list[Tensor]
+    targets: list[Target]
+    indices: Tensor
+    bad: list[tuple[str, str]]
+
+
+class TrainingImages(AddressedImages):
+    """Images with what is on them, resized and perhaps flipped.
+
+    Args:
+        source: The images, all with something on them.
+        transform: Knows the size that an image is brought to.
+        hflip: Probability of a horizontal flip.
+        masks: Whether the targets have masks.
+        seed: With pass and index, the address of a sample's randomness.
+    """
+
+    def __init__(
+        self, source: CocoSource, transform: DetectionTransform, *, hflip: float, masks: bool, seed: int
+    ) -> None:
+        super().__init__(len(source), seed=seed, replace_bad=True)
+        self.source = source
+        self.transform = transform
+        self.hflip = hflip
+        self.masks = masks
+
+    def read(self, place: int) -> tuple[Tensor, Target]:
+        image = V.pil_to_tensor(self.source.load(place))
+        instances = self.source.instances(place)
+        target = {"boxes": instances.boxes, "labels": instances.labels}
+        if self.masks:
+            target["masks"] = instances.masks()
+        return image, target
+
+    def vary(self, stored: tuple[Tensor, Target], place: int) -> tuple[Tensor, Target]:
+        image, target = stored
+        target = self.transform.resized_target(target, (image.shape[1], image.shape[2]))
+        image = self.transform.resized(image)
+        if random.random() < self.hflip:
+            image, target = flip(image, target)
+        return image, target
+
+
+class EvaluationImages(AddressedImages):
+    """The images as they are; the network resizes them, and answers in their pixels.
+
+    Args:
+        source: The images.
+    """
+
+    def __init__(self, source: CocoSource) -> None:
+        super().__init__(len(source))
+        self.source = source
+
+    def read(self, place: int) -> Tensor:
+        return V.pil_to_tensor(self.source.load(place))
+
+    def vary(self, stored: Tensor, place: int) -> tuple[Tensor, Target]:
+        return stored, {}
+
+
+def collate(samples: Sequence[Sample]) -> DetectionBatch:
+    """One batch of the usable samples, with the names of the others; it may hold no image."""
+    contents: list[Any] = [sample.content for sample in samples if sample.content is not None]
+    return DetectionBatch([image for image, _ in contents], [target for _, target in contents], *places_of(samples))

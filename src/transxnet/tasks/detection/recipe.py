@@ -1,0 +1,58 @@
+"""A detection run as a file: every setting that decides its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from transxnet.errors import ConfigError
+from transxnet.tasks.dense import DenseRecipe
+
+
+@dataclass(frozen=True)
+class DetectionRecipe(DenseRecipe):
+    """What to train on images with boxes, and masks for Mask R-CNN.
+
+    `data` is "scenes" (embedded) or a folder in COCO's layout: annotations/*train*.json and
+    *val*.json with their image folders, or train/ and valid/ with an _annotations.coco.json each.
+    The default numbers are the released "1x" schedule.
+
+    Attributes:
+        detector: "retinanet" or "mask_rcnn".
+        short: Length in pixels to which an image's shorter side is brought.
+        long: Bound of the longer side; the image keeps its ratio.
+        hflip: Probability of a horizontal flip.
+        same_aspect: Batches of upright images and of lying ones, which need less padding.
+        regions: Regions of an image that Mask R-CNN's second stage learns from.
+    """
+
+    task: ClassVar[str] = "detection"
+
+    data: str = "scenes"
+    epochs: int = 12
+    batch_size: int = 2
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    drop_path: float = 0.1
+    detector: Literal["retinanet", "mask_rcnn"] = "retinanet"
+    short: int = 800
+    long: int = 1333
+    hflip: float = 0.5
+    same_aspect: bool = True
+    regions: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(32, "short")
+        self._at_least(4, "regions")
+        self._shares("hflip")
+        if self.long < self.short:
+            raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
+
+    @property
+    def subject(self) -> str:
+        return f"{self.detector} with {self.backbone}"
+
+    @property
+    def memory_note(self) -> str:
+        return f" of {self.short} x {self.long}"

@@ -1,0 +1,1 @@
+"""Semantic segmentation: training, evaluation and prediction."""

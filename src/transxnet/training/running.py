@@ -1,0 +1,207 @@
+"""A run of any task: its parts put together, and what it cost."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+from torch import nn
+
+from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.data.loading import ResumableLoader
+from transxnet.model import Block, Stage
+from transxnet.training.averaging import MovingAverage, SameStatistics
+from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
+from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
+from transxnet.training.engine import make_trainer
+from transxnet.training.finite import FiniteSteps
+from transxnet.training.recipe import Recipe
+from transxnet.training.run_folder import RunFolder
+from transxnet.training.stopping import StopOnSignal
+from transxnet.training.task import Task
+from transxnet.training.timing import Profile, StepTimes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's parts.
+
+    Attributes:
+        recipe: What to do.
+        trainer: Lightning's engine.
+        task: Loss and metrics around the network.
+        history: The metrics of every epoch.
+        finite: Skips and counts steps without a finite gradient.
+        times: Where the time goes.
+    """
+
+    recipe: Recipe
+    trainer: Trainer
+    task: Task
+    history: History
+    finite: FiniteSteps
+    times: StepTimes
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What a loader has to know of this process."""
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "workers": self.recipe.workers}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        headline: How good the final (averaged) weights are on the validation images, in words.
+        seconds: From the first step to the last, of all the parts of a resumed run.
+        images_per_second: Training images through the training steps, waiting for images included.
+        peak_memory: In bytes: of the GPU, or of the process.
+        skipped_steps: Steps without a finite gradient.
+        bad: Name and reason of each image that could not be used.
+    """
+
+    headline: str
+    seconds: float
+    images_per_second: float
+    peak_memory: int
+    skipped_steps: int
+    bad: dict[str, str]
+
+
+def prepare(
+    recipe: Recipe,
+    task: Task,
+    names: Callable[[int], str],
+    folder: RunFolder,
+    console: Console,
+    *,
+    profile: bool = False,
+    resume: Path | None = None,
+) -> Run:
+    """The trainer around a task, and what watches it.
+
+    Args:
+        recipe: What to do.
+        task: Loss and metrics around the network.
+        names: The name of the training image at a place.
+        folder: Where the results go.
+        console: Where progress is shown.
+        profile: Tell where the time goes, and write a trace.
+        resume: The checkpoint to go on from.
+    """
+    _set_up_blocks(task.model, recipe)
+    times = StepTimes(exact=profile)
+    finite = FiniteSteps(recipe.max_skipped, lambda places: [names(i) for i in places], folder.path / "not_finite.txt")
+    history, files = History(folder.metrics), WholeFiles()
+    checkpointer = Checkpointer(
+        folder.checkpoints,
+        files,
+        console,
+        minutes=recipe.checkpoint_minutes,
+        keep=recipe.keep_checkpoints,
+        metric=task.metric,
+    )
+    callbacks: list[Callback] = [
+        AddressedSteps(recipe.seed),
+        *([MovingAverage(recipe.ema_decay)] if recipe.ema_decay else []),
+        SameStatistics(),
+        finite,
+        history,
+        ProgressDisplay(console, task.metric, task.metric_label, times, finite),
+        *([Profile(times, folder.path / "profile", console)] if profile else []),
+        checkpointer,
+        StopOnSignal(checkpointer),
+    ]
+    trainer = make_trainer(recipe, folder, callbacks, files, times, step_of(resume))
+    task.trainer = trainer  # knows the number of processes
+    return Run(recipe, trainer, task, history, finite, times)
+
+
+def fit(
+    run: Run, train: ResumableLoader, validation: ResumableLoader, folder: RunFolder, console: Console,
+    resume: Path | None,
+) -> bool:  # fmt: skip
+    """Train; returns whether this process has the result to finish.
+
+    Raises:
+        TransXNetError: If the data, the checkpoint or a setting cannot be used.
+        Stopped: If a signal asked to stop.
+    """
+    parameters = sum(parameter.numel() for parameter in run.task.model.parameters())
+    console.print(
+        f"{run.task.images_per_step} images a step, learning rate up to {run.task.scaled(run.recipe.lr):.3g}, "
+        f"{parameters / 1e6:.2f} M parameters"
+    )
+    if run.trainer.is_global_zero:
+        folder.make()
+        folder.write_config(run.recipe)  # from here on the folder holds a run
+    run.trainer.fit(run.task, train, validation, ckpt_path=resume, weights_only=True)
+    if run.trainer.is_global_zero and run.trainer.global_step and resume and not run.times.counts["step"]:
+        # Only the end was missing: the averaged weights are in the checkpoint.
+        run.task.model.load_state_dict(read_checkpoint(resume).state_dict)
+    return bool(run.trainer.is_global_zero)
+
+
+def finish(run: Run, folder: RunFolder, headline: str, scores: dict[str, Any], images: int) -> TrainingResult:
+    """Write the summary, and return the result.
+
+    Args:
+        run: The run.
+        folder: Where the results go.
+        headline: How good the network is, in words.
+        scores: The same as numbers.
+        images: Number of training images.
+    """
+    recipe, times = run.recipe, run.times
+    in_step = times.seconds["data"] + times.seconds["step"]
+    seen = recipe.batch_size * run.trainer.world_size * times.counts["step"]
+    result = TrainingResult(
+        headline,
+        run.history.seconds,
+        seen / in_step if in_step else 0.0,
+        peak_memory(),
+        run.finite.skipped,
+        run.task.bad.reasons,
+    )
+    folder.write_summary(
+        {
+            **scores,
+            "training_images": images,
+            "epochs": recipe.total_epochs,
+            "steps": run.trainer.global_step,
+            "images_per_step": run.task.images_per_step,
+            "learning_rate": run.task.scaled(recipe.lr),
+            "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
+            "waiting_for_data": times.data_share,
+            "peak_memory_bytes": result.peak_memory,
+            "skipped_steps": result.skipped_steps,
+            "bad_images": result.bad,
+        }
+    )
+    return result
+
+
+def peak_memory() -> int:
+    """The most memory that was used, in bytes: of the GPU, or of the process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
+    blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
+    for module in blocks:
+        if isinstance(module, Stage):
+            module.grad_checkpointing = recipe.grad_checkpointing
+        elif recipe.compile:
+            module.compile(dynamic=False)

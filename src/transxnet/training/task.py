@@ -1,0 +1,131 @@
+"""What a training task does around its network's loss."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from transxnet.checkpoints.reading import METADATA_KEY
+from transxnet.checkpoints.writing import description
+from transxnet.data.loading import BadImages
+from transxnet.errors import ConfigError
+from transxnet.training.checkpointing import agreed
+from transxnet.training.finite import marked
+from transxnet.training.processes import gathered
+from transxnet.training.recipe import Recipe
+
+_PROGRESS_KEY = "transxnet_progress"
+
+
+class Task(LightningModule):
+    """Mean loss, bad images and exact progress; a task adds loss, metrics and optimizer.
+
+    A batch has ``indices``, the places (B) of its images, and ``bad``, what could not be used.
+
+    Args:
+        model: The network.
+        recipe: The settings.
+        bad: Counts the images that could not be used; stops the run when there are too many.
+
+    Attributes:
+        metric: Name of the validation metric that chooses the best epoch, a share of 1.
+        metric_label: What people call it.
+    """
+
+    metric: ClassVar[str]
+    metric_label: ClassVar[str]
+
+    def __init__(self, model: nn.Module, recipe: Recipe, bad: BadImages) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.bad = bad
+        self._untold = False  # whether the other processes do not know of this one's latest bad images
+        self.train_loss = MeanMetric(nan_strategy="disable")
+
+    def loss(self, batch: Any) -> Tensor:
+        """Mean over the batch's images."""
+        raise NotImplementedError
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()  # a checkpoint from an epoch's end still has that epoch's sum
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self.count_bad(batch)
+        if not len(batch.indices):
+            return None
+        loss = marked(self.loss(batch))
+        finite = loss.detach().isfinite()  # without asking the device, which would wait for it
+        self.train_loss.update(loss.detach().nan_to_num(0.0, 0.0, 0.0), finite * len(batch.indices))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        self.log("step/loss", loss.detach(), on_step=True, on_epoch=False)  # for TensorBoard
+        self.log("step/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), on_step=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            # Lightning would keep the gradients until after the next forward pass, which needs the memory.
+            self.trainer.optimizers[0].zero_grad(set_to_none=True)
+        if self.trainer.world_size > 1 and agreed(self.trainer, self._untold, batch_idx):
+            self._share_bad()
+
+    def on_train_epoch_end(self) -> None:
+        if self.trainer.world_size > 1:
+            self._share_bad()
+
+    def scaled(self, rate: float) -> float:
+        """A learning rate of the recipe for the real number of images in a step."""
+        meant = self.recipe.scale_lr_from
+        return rate * self.images_per_step / meant if meant else rate
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that all devices take before the weights change."""
+        return self.recipe.batch_size * self.recipe.accumulate * self.trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be used by itself
+        # What only this process has seen of the epoch, and all processes' bad images.
+        states = gathered((_plain_state(self.train_loss), self.bad.reasons))
+        checkpoint[_PROGRESS_KEY] = {
+            "train_loss": [state for state, _ in states],
+            "bad": {name: reason for _, reasons in states for name, reason in reasons.items()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint[_PROGRESS_KEY]
+        if (before := len(progress["train_loss"])) != self.trainer.world_size:
+            raise ConfigError(
+                f"the run was on {before} devices and is now on {self.trainer.world_size}, which would give other "
+                f"results: use {before}, or start a new run"
+            )
+        _put_state(self.train_loss, progress["train_loss"][self.global_rank])
+        self.bad.reasons.update(progress["bad"])
+
+    def count_bad(self, batch: Any) -> None:
+        """Count what a batch could not use; raises DataError when that is too much."""
+        if self.trainer.world_size == 1:
+            self.bad.add(batch.bad)
+        else:  # to stop alone would leave the other processes waiting
+            self.bad.reasons.update(batch.bad)
+            self._untold |= bool(batch.bad)
+
+    def _share_bad(self) -> None:
+        for reasons in gathered(self.bad.reasons):
+            self.bad.reasons.update(reasons)
+        self._untold = False
+        self.bad.check()
+
+
+def _plain_state(metric: Metric) -> dict[str, Any]:
+    state = {name: cast(Tensor, value).cpu() for name, value in metric.metric_state.items()}
+    return {"state": state, "updates": metric.update_count}
+
+
+def _put_state(metric: Metric, saved: dict[str, Any]) -> None:
+    for name, value in saved["state"].items():
+        setattr(metric, name, value.to(metric.device))
+    metric._update_count = saved["updates"]
