@@ -39,11 +39,15 @@ class BadImageError(DataError):
         return type(self), (self.path, self.reason)  # survives the way back from a worker process
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Image:
     """An image file as RGB.
 
-    The camera's rotation is applied, transparency lies on white, 16-bit grey is scaled to 8, and
-    of an animation the first frame is taken.
+    Transparency lies on white, 16-bit grey is scaled to 8, and of an animation the first frame is
+    taken.
+
+    Args:
+        path: The file.
+        rotate: Whether to turn the image as the camera was held; otherwise it is as stored.
 
     Raises:
         BadImageError: If the file is missing, empty, damaged, no image, or has more than
@@ -56,7 +60,30 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         size = Path(name).stat().st_size
     except OSError as error:
         raise BadImageError(name, f"cannot be read ({error.strerror})") from error
-    return _decoded(name, name, size)
+    return _decoded(name, name, size, rotate)
+
+
+def read_annotated(path: str | os.PathLike[str], size: tuple[int, int], what: str) -> Image.Image:
+    """An image file as RGB, at the size that its annotations were made for.
+
+    Annotations refer to the pixels as stored; where only the image turned as the camera was held
+    has their size, they were made for that.
+
+    Args:
+        path: The file.
+        size: Height and width.
+        what: What says so, for a message.
+
+    Raises:
+        BadImageError: As :func:`read_image`, and if the image has another size.
+    """
+    image = read_image(path, rotate=False)
+    height, width = size
+    if image.size == (height, width) != (width, height):
+        image = read_image(path)
+    if image.size != (width, height):
+        raise BadImageError(os.fspath(path), f"{image.width} x {image.height} pixels, but {what} {width} x {height}")
+    return image
 
 
 def decode_image(name: str, content: bytes) -> Image.Image:
@@ -69,10 +96,10 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     Raises:
         BadImageError: As :func:`read_image`.
     """
-    return _decoded(name, io.BytesIO(content), len(content))
+    return _decoded(name, io.BytesIO(content), len(content), rotate=True)
 
 
-def _decoded(name: str, file: str | io.BytesIO, size: int) -> Image.Image:
+def _decoded(name: str, file: str | io.BytesIO, size: int, rotate: bool) -> Image.Image:
     if size == 0:
         raise BadImageError(name, "empty file (0 bytes)")
     try:
@@ -82,7 +109,7 @@ def _decoded(name: str, file: str | io.BytesIO, size: int) -> Image.Image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadImageError(name, f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-                return _as_seen(ImageOps.exif_transpose(image))
+                return _as_seen(ImageOps.exif_transpose(image) if rotate else image)
     except BadImageError:
         raise
     except UnidentifiedImageError as error:

@@ -27,8 +27,8 @@ def part_files(root: Path, suffix: str) -> dict[str, list[Path]]:
     for folder in (root, root / "data"):
         files = _files(folder, suffix)
         if files:
-            named = {name: [path for path in files if _word(path) == name] for name in (*TRAIN, *VALIDATION)}
-            learned = named["train"] + named["training"] + [path for path in files if _word(path) is None]
+            named = {name: [path for path in files if part_word(path) == name] for name in (*TRAIN, *VALIDATION)}
+            learned = named["train"] + named["training"] + [path for path in files if part_word(path) is None]
             judged = next((named[name] for name in VALIDATION if named[name]), [])
             parts = {"train": sorted(learned, key=_order), "val": judged}
             break
@@ -47,7 +47,8 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return sorted((path for path in visible if path.suffix == suffix), key=_order)
 
 
-def _word(path: Path) -> str | None:
+def part_word(path: Path) -> str | None:
+    """The word of a file's name that tells the part, one of :data:`TRAIN` or :data:`VALIDATION`."""
     words = re.split("[^a-z]+", path.stem.lower())
     return next((word for word in words if word in (*TRAIN, *VALIDATION)), None)
 

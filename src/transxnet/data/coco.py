@@ -1,0 +1,248 @@
+"""Images with objects, annotated in COCO's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from transxnet.data.coco_checks import Annotations, ImageRecord, read_coco
+from transxnet.data.coco_layout import annotation_files, located
+from transxnet.data.findings import Findings
+from transxnet.data.images import read_annotated
+from transxnet.data.randomness import seed_for
+from transxnet.data.run_lengths import decoded
+from transxnet.errors import DataError
+
+_HELD_OUT = 0.2
+_SMALLEST_SIDE = 32  # pixels; smaller images are not learned from
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects of one image to learn from.
+
+    Attributes:
+        boxes: (n, 4), float32: left, top, right and bottom in pixels, within the image.
+        labels: (n), int64, from 0.
+        segmentations: Polygons or run lengths of each; None where there is no mask.
+        size: Height and width of the image.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    segmentations: list[Any]
+    size: tuple[int, int]
+
+    def masks(self) -> Tensor:
+        """(n, H, W), bool.
+
+        Raises:
+            DataError: If an object has none.
+        """
+        if None in self.segmentations:
+            raise DataError("an object has a box but no mask")
+        return decoded(self.segmentations, *self.size)
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """Images and their annotations.
+
+    Attributes:
+        class_names: Names in the order of the labels.
+        category_ids: What the annotation file calls them.
+        images: The images, in order.
+        annotations: All annotations.
+        findings: What was wrong with the annotation file.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: Sequence[ImageRecord]
+    annotations: Annotations
+    findings: Findings
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, place: int) -> str:
+        return self.images[place].path
+
+    def load(self, place: int) -> Image.Image:
+        """The image as RGB, as it was annotated.
+
+        Raises:
+            BadImageError: If the file cannot be used, or has another size than the annotations say.
+        """
+        image = self.images[place]
+        return read_annotated(image.path, (image.height, image.width), "its annotations are for")
+
+    def instances(self, place: int) -> Instances:
+        """An image's objects to learn from: no crowds, and none narrower than a pixel."""
+        image, annotations = self.images[place], self.annotations
+        rows = np.arange(len(annotations.labels))[annotations.of(place)]
+        rows = rows[self._learnable(rows)]
+        boxes = annotations.boxes[rows]
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        corners = corners.clip(0, [image.width, image.height, image.width, image.height])
+        return Instances(
+            torch.from_numpy(corners).float(),
+            torch.from_numpy(annotations.labels[rows]),
+            [annotations.segmentation(row) for row in rows],
+            (image.height, image.width),
+        )
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object has a mask."""
+        lengths = np.diff(self.annotations.ends)
+        return bool((lengths[~self.annotations.crowds] > 0).all())
+
+    @property
+    def landscape(self) -> list[bool]:
+        """Whether each image is at least as wide as high."""
+        return [image.width >= image.height for image in self.images]
+
+    def subset(self, places: Sequence[int]) -> CocoSource:
+        """The images at these places."""
+        places = [int(place) for place in places]
+        images = [self.images[place] for place in places]
+        return replace(self, images=images, annotations=self.annotations.of_images(places))
+
+    def trainable(self) -> CocoSource:
+        """The images to learn from: sides of at least 32 pixels, with at least one object.
+
+        Raises:
+            DataError: If there is none.
+        """
+        learnable = np.concatenate([[0], np.cumsum(self._learnable(np.arange(len(self.annotations.labels))))])
+        counts = np.diff(learnable[self.annotations.first])
+        sides = np.array([min(image.height, image.width) for image in self.images])
+        places = np.flatnonzero((counts > 0) & (sides >= _SMALLEST_SIDE))
+        if not len(places):
+            raise DataError("no image to learn from: each is under 32 pixels or has no object but crowds")
+        return self.subset(places.tolist())
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The annotations in COCO's format, cleaned, crowds included, as evaluation wants them."""
+        annotations = self.annotations
+        entries: list[dict[str, Any]] = []
+        for place, image in enumerate(self.images):
+            rows = annotations.of(place)
+            for row in range(rows.start, rows.stop):
+                entry = {
+                    "id": int(annotations.ids[row]),
+                    "image_id": image.id,
+                    "category_id": self.category_ids[annotations.labels[row]],
+                    "bbox": annotations.boxes[row].tolist(),
+                    "area": float(annotations.areas[row]),
+                    "iscrowd": int(annotations.crowds[row]),
+                }
+                segmentation = annotations.segmentation(row)
+                entries.append(entry if segmentation is None else entry | {"segmentation": segmentation})
+        return {
+            "info": {},
+            "images": [
+                {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                for image in self.images
+            ],
+            "categories": [
+                {"id": number, "name": name} for number, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
+            "annotations": entries,
+        }
+
+    def _learnable(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        wide = (self.annotations.boxes[rows, 2:] >= 1).all(axis=1)
+        usable: np.ndarray[Any, np.dtype[np.bool_]] = wide & ~self.annotations.crowds[rows]
+        usable &= self.annotations.areas[rows] > 0
+        return usable
+
+
+@dataclass(frozen=True)
+class InstanceData:
+    """Images to learn from, if there are any, and images to judge by."""
+
+    train: CocoSource | None
+    validation: CocoSource
+
+
+def open_coco(data: str, *, seed: int = 0, classes: Sequence[str] | None = None, masks: bool = True) -> InstanceData:
+    """A folder of images with COCO annotations, laid out as COCO's or as Roboflow's are.
+
+    COCO's has ``annotations/instances_train2017.json`` and ``instances_val2017.json``, or other JSON
+    files with "train" and "val" in their names, and image folders of the parts' names; Roboflow's has
+    ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` beside the images. Of a
+    single annotation file that is not for validation, a fifth of the images is held out.
+
+    Args:
+        data: The folder, or an annotation file.
+        seed: Chooses what is held out, where that is not given.
+        classes: Class names whose order the labels take, as a network knows them; by default the file's.
+        masks: Whether to check and keep segmentations.
+
+    Raises:
+        DataError: If there are no annotations or images, if annotations cannot be read, or if
+            classes differ from ``classes`` or between the parts.
+    """
+    files = annotation_files(data)
+    if "train" not in files:
+        return InstanceData(None, open_coco_file(files["val"], classes=classes, masks=masks))
+    train = open_coco_file(files["train"], classes=classes, masks=masks)
+    if "val" in files:
+        validation = open_coco_file(files["val"], classes=classes or train.class_names, masks=masks)
+        return InstanceData(train, validation)
+    if len(train) < 2:
+        raise DataError(f"{files['train']} has a single image: nothing can be held out to judge by")
+    order = np.random.default_rng(seed_for(seed)).permutation(len(train))
+    held = max(1, round(_HELD_OUT * len(train)))
+    return InstanceData(train.subset(np.sort(order[held:]).tolist()), train.subset(np.sort(order[:held]).tolist()))
+
+
+def open_coco_file(
+    json_path: str | Path,
+    images_folder: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    masks: bool = True,
+) -> CocoSource:
+    """The images of one annotation file.
+
+    Args:
+        json_path: The file.
+        images_folder: Where the images are; by default the usual places are searched.
+        classes: As :func:`open_coco`.
+        masks: As :func:`open_coco`.
+
+    Raises:
+        DataError: As :func:`open_coco`.
+    """
+    path = Path(json_path).expanduser()
+    content = read_coco(path, masks=masks)
+    images = located(path, content.images, Path(images_folder).expanduser() if images_folder else None)
+    source = CocoSource(content.class_names, content.category_ids, images, content.annotations, content.findings)
+    return source if classes is None else _ordered(path, source, list(classes))
+
+
+def _ordered(path: Path, source: CocoSource, classes: list[str]) -> CocoSource:
+    """The same annotations, with labels in the order of ``classes``."""
+    unknown = [name for name in source.class_names if name not in classes]
+    missing = [name for name in classes if name not in source.class_names]
+    if unknown or missing:
+        parts = [f"has {_list(unknown)}"] * bool(unknown) + [f"lacks {_list(missing)}"] * bool(missing)
+        raise DataError(f"{path}: its categories are not the {len(classes)} classes wanted: it {' and '.join(parts)}")
+    labels = np.array([classes.index(name) for name in source.class_names])
+    ids = tuple(source.category_ids[source.class_names.index(name)] for name in classes)
+    annotations = replace(source.annotations, labels=labels[source.annotations.labels])
+    return replace(source, class_names=tuple(classes), category_ids=ids, annotations=annotations)
+
+
+def _list(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,306 @@
+"""Reading a COCO annotation file: what is wrong is named, counted and left out, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transxnet.data.findings import Findings
+from transxnet.data.run_lengths import SegmentationError, area, checked, is_number
+from transxnet.errors import DataError
+
+_ROUNDING = 1.0  # pixels that a box may exceed the image by without being cut
+
+
+class ImageRecord(NamedTuple):
+    """An image of an annotation file.
+
+    Attributes:
+        id: Its number in the file.
+        file_name: Its name in the file.
+        path: Where it is.
+        height: Pixels, as the file says.
+        width: Pixels, as the file says.
+    """
+
+    id: int
+    file_name: str
+    path: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All annotations, sorted by image; those of image i are ``first[i]`` to ``first[i + 1]``.
+
+    Attributes:
+        first: (images + 1).
+        boxes: (n, 4): x, y, width, height.
+        labels: (n), class indices.
+        areas: (n), in pixels.
+        crowds: (n), whether an annotation stands for many objects.
+        ids: (n), positive and each once.
+        text: JSON of all segmentations, one after the other: one block, which worker processes
+            receive at the cost of its bytes.
+        ends: (n + 1), where each segmentation's text begins and ends; empty where there is none.
+    """
+
+    first: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    areas: npt.NDArray[np.float64]
+    crowds: npt.NDArray[np.bool_]
+    ids: npt.NDArray[np.int64]
+    text: npt.NDArray[np.uint8]
+    ends: npt.NDArray[np.int64]
+
+    def of(self, place: int) -> slice:
+        """The places of an image's annotations."""
+        return slice(int(self.first[place]), int(self.first[place + 1]))
+
+    def segmentation(self, index: int) -> Any:
+        """An annotation's polygons or run lengths; None if it has none."""
+        text = self.text[self.ends[index] : self.ends[index + 1]]
+        return json.loads(text.tobytes()) if len(text) else None
+
+    def of_images(self, places: Sequence[int]) -> Annotations:
+        """The annotations of some images."""
+        slices = [self.of(place) for place in places]
+        sizes = [part.stop - part.start for part in slices]
+        rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.empty(0, np.int64)])
+        texts = [self.text[self.ends[part.start] : self.ends[part.stop]] for part in slices]
+        return Annotations(
+            first=np.cumsum([0, *sizes], dtype=np.int64),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            crowds=self.crowds[rows],
+            ids=self.ids[rows],
+            text=np.concatenate([np.empty(0, np.uint8), *texts]),
+            ends=np.cumsum([0, *np.diff(self.ends)[rows]], dtype=np.int64),
+        )
+
+
+class CocoFile(NamedTuple):
+    """What is usable of an annotation file.
+
+    Attributes:
+        class_names: In ascending order of their ids.
+        category_ids: The ids.
+        images: In the file's order; ``path`` is still the name.
+        annotations: Sorted as the images are.
+        findings: What is not.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: list[ImageRecord]
+    annotations: Annotations
+    findings: Findings
+
+
+def read_coco(path: Path, *, masks: bool = True) -> CocoFile:
+    """An annotation file's usable contents.
+
+    Args:
+        path: The JSON file.
+        masks: Whether to check and keep segmentations.
+
+    Raises:
+        DataError: If the file cannot be read, is no COCO file of boxes, or names one image or class twice.
+    """
+    content = _parsed(path)
+    findings = Findings()
+    categories = _categories(path, content, findings)
+    images = _images(path, content["images"], findings)
+    places = {image.id: place for place, image in enumerate(images)}
+    labels = {category: label for label, category in enumerate(categories)}
+    kept: list[tuple[int, int, _Annotation]] = []
+    for index, entry in enumerate(content["annotations"]):
+        name = f"annotation {entry.get('id', f'at place {index}') if isinstance(entry, dict) else f'at place {index}'}"
+        try:
+            place, label = _addressed(entry, places, labels)
+            kept.append((place, label, _annotation(entry, images[place], masks, name, findings)))
+        except _UnusableError as error:
+            findings.add(str(error), name)
+    if not kept:
+        found = "; ".join(findings.lines())
+        raise DataError(f"{path} holds no usable annotation{f': {found}' if found else ''}")
+    kept.sort(key=lambda each: each[0])
+    annotations = _packed(kept, len(images), findings)
+    for place in np.flatnonzero(np.diff(annotations.first) == 0).tolist():
+        findings.add("images without annotations (evaluated, not learned from)", images[place].file_name)
+    return CocoFile(tuple(categories.values()), tuple(categories), images, annotations, findings)
+
+
+class _UnusableError(ValueError):
+    """An annotation to leave out; the text is the kind."""
+
+
+class _Annotation(NamedTuple):
+    box: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+    id: Any
+    text: bytes
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path} is no JSON, or cut short: {error.msg} in {where}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no COCO file: it holds a {type(content).__name__}, not an object with images")
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if missing:
+        raise DataError(f"{path} is no COCO file of boxes: it lacks the list {' and '.join(map(repr, missing))}")
+    return content
+
+
+def _categories(path: Path, content: Mapping[str, Any], findings: Findings) -> dict[int, str]:
+    """The names by id, ascending."""
+    categories: dict[int, str] = {}
+    for entry in _without_group(content, findings):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
+            raise DataError(f"{path}: a category needs a whole number as id, and a name, not {str(entry)[:80]}")
+        if entry["id"] in categories:
+            raise DataError(f"{path}: two categories have the id {entry['id']}; give each its own")
+        if entry["name"] in categories.values():
+            raise DataError(f"{path}: two categories are named {entry['name']!r}; give each its own name")
+        categories[entry["id"]] = entry["name"]
+    if not categories:
+        raise DataError(f"{path} names no category")
+    return dict(sorted(categories.items()))
+
+
+def _without_group(content: Mapping[str, Any], findings: Findings) -> list[Any]:
+    """Roboflow's files begin with the group of all classes, which nothing is annotated as."""
+    categories: list[Any] = content["categories"]
+    first = categories[0] if categories else None
+    if not isinstance(first, dict) or first.get("id") != 0 or first.get("supercategory") != "none":
+        return categories
+    grouped = any(isinstance(other, dict) and other.get("supercategory") == first.get("name") for other in categories)
+    used = any(isinstance(entry, dict) and entry.get("category_id") == 0 for entry in content["annotations"])
+    if not grouped or used:
+        return categories
+    findings.add("category that only groups the others (left out)", str(first.get("name")))
+    return categories[1:]
+
+
+def _images(path: Path, entries: Sequence[Any], findings: Findings) -> list[ImageRecord]:
+    images: dict[int, ImageRecord] = {}
+    for index, entry in enumerate(entries):
+        record = _record(entry)
+        if record is None:
+            findings.add("image records without id, file name or size (left out)", f"at place {index}")
+        elif record.id in images:
+            raise DataError(
+                f"{path}: two images have the id {record.id}: {images[record.id].file_name} and {record.file_name}; "
+                "their annotations cannot be told apart"
+            )
+        else:
+            images[record.id] = record
+    if not images:
+        raise DataError(f"{path} names no usable image (id, file_name, height, width)")
+    return list(images.values())
+
+
+def _record(entry: Any) -> ImageRecord | None:
+    if not isinstance(entry, dict):
+        return None
+    number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
+    if type(number) is not int or not isinstance(name, str) or not name:
+        return None
+    if not is_number(height) or not is_number(width) or height < 1 or width < 1:
+        return None
+    return ImageRecord(number, name, name, int(height), int(width))
+
+
+def _addressed(entry: Any, places: Mapping[int, int], labels: Mapping[int, int]) -> tuple[int, int]:
+    if not isinstance(entry, dict):
+        raise _UnusableError("annotations that are no objects (left out)")
+    image, category = entry.get("image_id"), entry.get("category_id")
+    if type(image) is not int or image not in places:
+        raise _UnusableError("annotations without an image (left out)")
+    if type(category) is not int or category not in labels:
+        raise _UnusableError("annotations of an unknown category (left out)")
+    return places[image], labels[category]
+
+
+def _annotation(
+    entry: Mapping[str, Any], image: ImageRecord, masks: bool, name: str, findings: Findings
+) -> _Annotation:
+    box = _box(entry.get("bbox"), image, name, findings)
+    text, segmentation = b"", entry.get("segmentation")
+    if masks and segmentation:
+        try:
+            segmentation, partly = checked(segmentation, image.height, image.width)
+        except SegmentationError as error:
+            raise _UnusableError(f"annotations with a {error} (left out)") from error
+        if partly:
+            findings.add("annotations with polygons of fewer than 3 points (those left out)", name)
+        text = json.dumps(segmentation, separators=(",", ":")).encode()
+    size = entry.get("area")
+    if not (is_number(size) and size > 0):
+        findings.add("annotations without area (counted from the mask or the box)", name)
+        size = area(segmentation, image.height, image.width) if text else box[2] * box[3]
+    return _Annotation(box, float(size), entry.get("iscrowd") in (1, True), entry.get("id"), text)
+
+
+def _box(box: Any, image: ImageRecord, name: str, findings: Findings) -> tuple[float, float, float, float]:
+    if not isinstance(box, list) or len(box) != 4 or not all(is_number(value) for value in box):
+        raise _UnusableError("annotations whose box is not 4 numbers (left out)")
+    x, y, width, height = map(float, box)
+    if width <= 0 or height <= 0:
+        raise _UnusableError("annotations whose box has no area (left out)")
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, image.width), min(y + height, image.height)
+    if left >= right or top >= bottom:
+        raise _UnusableError("annotations whose box is outside the image (left out)")
+    if max(left - x, top - y, x + width - right, y + height - bottom) < _ROUNDING:
+        return x, y, width, height  # as evaluation has always seen it
+    findings.add("annotations whose box reaches out of the image (cut)", name)
+    return left, top, right - left, bottom - top
+
+
+def _packed(kept: Sequence[tuple[int, int, _Annotation]], images: int, findings: Findings) -> Annotations:
+    places, labels, annotations = zip(*kept, strict=True)
+    counts = np.bincount(places, minlength=images)
+    texts = [annotation.text for annotation in annotations]
+    return Annotations(
+        first=np.cumsum([0, *counts], dtype=np.int64),
+        boxes=np.array([annotation.box for annotation in annotations], np.float64),
+        labels=np.array(labels, np.int64),
+        areas=np.array([annotation.area for annotation in annotations], np.float64),
+        crowds=np.array([annotation.crowd for annotation in annotations], np.bool_),
+        ids=_numbered([annotation.id for annotation in annotations], findings),
+        text=np.frombuffer(b"".join(texts), np.uint8),
+        ends=np.cumsum([0, *map(len, texts)], dtype=np.int64),
+    )
+
+
+def _numbered(ids: Sequence[Any], findings: Findings) -> npt.NDArray[np.int64]:
+    """Ids as given; those given twice, or that evaluation takes for "none", are new."""
+    seen: set[int] = set()
+    unused = max((number for number in ids if type(number) is int), default=0) + 1
+    numbers = []
+    for number in ids:
+        if type(number) is not int or number < 1 or number in seen:
+            if number != 0:
+                findings.add("annotations whose id is missing or another's (numbered anew)", f"annotation {number}")
+            number, unused = max(unused, 1), max(unused, 1) + 1
+        seen.add(number)
+        numbers.append(number)
+    return np.array(numbers, np.int64)

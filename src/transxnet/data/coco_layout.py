@@ -1,0 +1,95 @@
+"""Where a folder with COCO annotations has its annotation files and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transxnet.data.coco_checks import ImageRecord
+from transxnet.data.parts import TRAIN, VALIDATION, part_folder, part_word
+from transxnet.errors import DataError
+
+_SAMPLE = 100  # images looked for in each folder before all are
+
+
+def annotation_files(data: str) -> dict[str, Path]:
+    """The annotation files of "train" and of "val"; a single one is "train" unless its name says otherwise.
+
+    Raises:
+        DataError: If there is none, or if one part has several.
+    """
+    root = Path(data).expanduser()
+    if root.is_file():
+        return {"val" if part_word(root) in VALIDATION else "train": root}
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist; data is a folder of images with COCO annotations")
+    found: dict[str, Path] = {}
+    for part, names in (("train", TRAIN), ("val", VALIDATION)):
+        folder = part_folder(root, names)
+        if folder and (path := _single(_json_files(folder), folder)):
+            found[part] = path
+    return found or _named(root)
+
+
+def _named(root: Path) -> dict[str, Path]:
+    """Annotation files in one folder, told apart by their names."""
+    folder = next((folder for folder in (root / "annotations", root) if _json_files(folder)), None)
+    if folder is None:
+        raise DataError(
+            f"{root} holds no COCO annotations; looked for annotations/*.json, *.json, and train/*.json, val/*.json"
+        )
+    files = _json_files(folder)
+    named: dict[str, Path] = {}
+    judged = next((name for name in VALIDATION if any(part_word(path) == name for path in files)), None)
+    for part, words in (("train", (*TRAIN, None)), ("val", (judged,) if judged else ())):
+        if path := _single([path for path in files if part_word(path) in words], folder):
+            named[part] = path
+    return named
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """A folder's JSON files; only those of instances, where names tell (COCO has captions beside them)."""
+    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    return [path for path in files if path.name.startswith("instances")] or files
+
+
+def _single(files: Sequence[Path], folder: Path) -> Path | None:
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files[:5])
+        raise DataError(f"{folder} holds several annotation files for one part: {names}; name the one wanted")
+    return files[0] if files else None
+
+
+def located(path: Path, images: Sequence[ImageRecord], folder: Path | None) -> list[ImageRecord]:
+    """Images with their paths, from the folder where most of them are.
+
+    Args:
+        path: The annotation file.
+        images: Its images.
+        folder: Where they are; None to search.
+
+    Raises:
+        DataError: If none of them is in any of the places.
+    """
+    folders = [folder] if folder else _image_folders(path)
+    for step in (max(1, len(images) // _SAMPLE), 1):
+        found = {place: sum((place / image.file_name).is_file() for image in images[::step]) for place in folders}
+        best = max(found, key=lambda place: found[place])
+        if found[best]:
+            return [image._replace(path=str(best / image.file_name)) for image in images]
+    looked = ", ".join(map(str, folders))
+    raise DataError(
+        f"none of the {len(images)} images of {path} is there, such as {images[0].file_name}; looked in {looked}"
+    )
+
+
+def _image_folders(path: Path) -> list[Path]:
+    """The existing folders where an annotation file's images may be, the likeliest first."""
+    word = part_word(path)
+    own = [token for token in path.stem.split("_") if word and token.lower().startswith(word)]  # train2017
+    names = [*own, *(TRAIN if word in TRAIN else VALIDATION if word else ())]
+    here = path.parent
+    root = here.parent if here.name == "annotations" else here
+    folders = [root / middle / name for name in names for middle in ("", "images")]
+    folders += [here, here / "images", root / "images", root]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]

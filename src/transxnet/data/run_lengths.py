@@ -1,0 +1,125 @@
+"""Masks as COCO files hold them, polygons or run lengths, checked before compiled code sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from faster_coco_eval.core import mask as coco_mask
+from torch import Tensor
+
+_FARTHEST = 1e5  # pixels; a polygon's outline is walked pixel by pixel, in memory too
+
+
+class SegmentationError(ValueError):
+    """A segmentation that cannot be used; the text is its kind."""
+
+
+def checked(segmentation: Any, height: int, width: int) -> tuple[Any, bool]:
+    """A segmentation that is safe to decode, and whether a part of it was left out.
+
+    Args:
+        segmentation: A list of polygons x1, y1, x2, y2, ..., or run lengths, compressed or not.
+        height: The image's.
+        width: The image's.
+
+    Raises:
+        SegmentationError: If it is neither, or fits no image of this size.
+    """
+    if isinstance(segmentation, dict):
+        return _checked_run_lengths(segmentation, height, width), False
+    if not isinstance(segmentation, list):
+        raise SegmentationError("segmentation neither polygons nor run lengths")
+    polygons = [polygon for polygon in segmentation if _usable(polygon)]
+    if not polygons:
+        raise SegmentationError("polygon with fewer than 3 points, or not of numbers")
+    return polygons, len(polygons) < len(segmentation)
+
+
+def encoded(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A checked segmentation as compressed run lengths: ``size`` and ``counts`` (bytes)."""
+    if isinstance(segmentation, list):
+        run_lengths: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        return run_lengths
+    counts = segmentation["counts"]
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
+    packed: dict[str, Any] = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return packed
+
+
+def decoded(segmentations: Sequence[Any], height: int, width: int) -> Tensor:
+    """Checked segmentations as masks, (n, height, width), bool."""
+    if not segmentations:
+        return torch.zeros(0, height, width, dtype=torch.bool)
+    masks: npt.NDArray[np.uint8] = coco_mask.decode([encoded(each, height, width) for each in segmentations])
+    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
+
+
+def area(segmentation: Any, height: int, width: int) -> float:
+    """Pixels of a checked segmentation."""
+    return float(coco_mask.area(encoded(segmentation, height, width)))
+
+
+def from_mask(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask (H, W) as compressed run lengths that JSON can hold."""
+    run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": run_lengths["counts"].decode()}
+
+
+def uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask (H, W) as run lengths in plain numbers: columns from the left, beginning with the zeros."""
+    column = np.concatenate([[0], np.asarray(mask, np.int8).T.reshape(-1), [-1]])
+    changes = np.flatnonzero(np.diff(column))
+    return {"size": list(mask.shape), "counts": np.diff(changes, prepend=0).tolist()}
+
+
+def _usable(polygon: Any) -> bool:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        return False
+    try:
+        return all(abs(value) < _FARTHEST for value in polygon) and not isinstance(polygon[0], bool)
+    except TypeError:
+        return False
+
+
+def _checked_run_lengths(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        raise SegmentationError("run lengths of another size than the image's")
+    lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
+    whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
+    if not whole or sum(lengths) != height * width:
+        raise SegmentationError("run lengths that do not fill the image")
+    return {"size": size, "counts": counts}
+
+
+def _lengths(text: str) -> list[int]:
+    """The run lengths in COCO's compressed text: five bits a character, the sixth says that more follow.
+
+    From the fourth on, the difference from the one before the last is written.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return [-1]
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    return [-1] if shift else lengths
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a JSON value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)

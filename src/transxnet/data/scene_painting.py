@@ -1,0 +1,175 @@
+"""Painting one scene: handwritten digits, in colours that stand out, on a piece of a photograph."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import skimage.data
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from transxnet.data.images import read_image
+from transxnet.data.sources import DIGITS, DigitsSource, open_data
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_LEARNED = ("china.jpg", "astronaut.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "hubble_deep_field.jpg",
+            "brick.png", "camera.png", "ihc.png")  # fmt: skip
+_JUDGED = ("flower.jpg", "chelsea.png", "gravel.png", "retina.jpg")
+_STROKE = 0.42  # of full ink; a digit's mask is where it has more
+_EDGE = 0.14  # of full ink, on both sides: how soft a stroke's edge is
+_SMALLEST, _LARGEST = 24 / 128, 72 / 128  # of a scene's shorter side
+_CONTRAST = 0.4  # in luma, from what is behind the digit
+_TRIES = 30
+
+
+class Material(NamedTuple):
+    """What scenes of one part are made of.
+
+    Attributes:
+        photographs: (H, W, 3), uint8 each.
+        digits: (n, 8, 8), from 0 to 1.
+        classes: (n), the digit that each one is.
+    """
+
+    photographs: list[npt.NDArray[np.uint8]]
+    digits: Floats
+    classes: npt.NDArray[np.int64]
+
+
+class Scene(NamedTuple):
+    """A painted scene.
+
+    Attributes:
+        image: (H, W, 3), uint8.
+        digits: The digits from back to front.
+        masks: What is seen of each, (H, W).
+        crowds: Whether it is a crowd of one digit.
+        edges: (H, W), the soft edges around the masks.
+    """
+
+    image: npt.NDArray[np.uint8]
+    digits: list[int]
+    masks: list[Mask]
+    crowds: list[bool]
+    edges: Mask
+
+
+def material() -> tuple[Material, Material]:
+    """What to learn from and what to judge by; nothing is in both."""
+    digits = open_data(DIGITS)
+    parts = []
+    for source, names in ((digits.train, _LEARNED), (digits.validation, _JUDGED)):
+        assert isinstance(source, DigitsSource)
+        parts.append(Material([_photograph(name) for name in names], source.pictures / 255, np.array(source.targets)))
+    return parts[0], parts[1]
+
+
+def _photograph(name: str) -> npt.NDArray[np.uint8]:
+    if name in ("china.jpg", "flower.jpg"):
+        return np.asarray(load_sample_image(name), np.uint8)
+    image = read_image(Path(skimage.data.__file__).parent / name)
+    image.thumbnail((640, 640), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, int], *, crowd: bool = False) -> Scene:
+    """Two to five digits on a piece of a photograph.
+
+    Args:
+        generator: Decides everything.
+        stuff: Photographs and digits.
+        size: Height and width.
+        crowd: Whether to add a crowd: small ones of one digit, side by side.
+    """
+    canvas = _background(generator, stuff, size)
+    scene = Scene(np.empty(0, np.uint8), [], [], [], np.zeros(size, np.bool_))
+    for number in range(int(generator.integers(2, 6)) + crowd):
+        gathered = crowd and number == 0
+        chosen = int(generator.integers(len(stuff.digits)))
+        shape = _gathered(generator, stuff, chosen, size) if gathered else _drawn(generator, stuff.digits[chosen], size)
+        placed = _placed(generator, shape, scene.masks, size, mostly_apart=generator.random() < 0.8)
+        if placed is None:
+            continue
+        ink, mask = placed
+        for earlier in scene.masks:
+            earlier &= ~mask
+        colour = _colour(generator, canvas[mask].mean(axis=0))
+        canvas += np.clip((ink - _STROKE) / (2 * _EDGE) + 0.5, 0, 1)[..., None] * (colour - canvas)
+        scene.edges[ink > _STROKE - _EDGE] = True
+        scene.digits.append(int(stuff.classes[chosen]))
+        scene.masks.append(mask)
+        scene.crowds.append(gathered)
+    return scene._replace(image=np.round(canvas * 255).astype(np.uint8))
+
+
+def _background(generator: np.random.Generator, stuff: Material, size: tuple[int, int]) -> Floats:
+    height, width = size
+    photograph = stuff.photographs[int(generator.integers(len(stuff.photographs)))]
+    most = min(photograph.shape[0] / height, photograph.shape[1] / width)
+    scale = most * generator.uniform(0.45, 1)
+    tall, wide = int(height * scale), int(width * scale)
+    top, left = (int(generator.integers(have - part + 1)) for have, part in zip(photograph.shape, (tall, wide)))  # noqa: B905
+    piece = photograph[top : top + tall, left : left + wide]
+    if generator.random() < 0.5:
+        piece = piece[:, ::-1]
+    return np.asarray(Image.fromarray(piece).resize((width, height), Image.Resampling.LANCZOS)) / 255
+
+
+def _drawn(generator: np.random.Generator, digit: Floats, size: tuple[int, int]) -> Floats:
+    """The ink of a digit, of a random height."""
+    tall = min(size) * np.exp(generator.uniform(np.log(_SMALLEST), np.log(_LARGEST)))
+    return _enlarged(digit, tall)
+
+
+def _enlarged(digit: Floats, height: float) -> Floats:
+    """The ink (H, W) of a digit of 8 x 8 pixels, smooth, without empty margins."""
+    side = round(height * 10 / 8)  # a margin of one pixel, in which strokes end softly
+    picture = Image.fromarray(np.pad(digit, 1).astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    ink = np.asarray(picture, np.float64)
+    rows, columns = (np.flatnonzero((ink > _STROKE - _EDGE).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _gathered(generator: np.random.Generator, stuff: Material, chosen: int, size: tuple[int, int]) -> Floats:
+    """Six small digits like the chosen one in two rows."""
+    alike = np.flatnonzero(stuff.classes == stuff.classes[chosen])
+    inks = [_enlarged(stuff.digits[index], min(size) / 7) for index in generator.choice(alike, 6)]
+    height, width = (max(ink.shape[axis] for ink in inks) + 1 for axis in (0, 1))
+    sheet = np.zeros((2 * height, 3 * width))
+    for place, ink in enumerate(inks):
+        top, left = place // 3 * height, place % 3 * width
+        sheet[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return sheet
+
+
+def _placed(
+    generator: np.random.Generator, shape: Floats, earlier: list[Mask], size: tuple[int, int], *, mostly_apart: bool
+) -> tuple[Floats, Mask] | None:
+    """A digit's ink and mask in the scene, where it hides little of the earlier ones; None if there is no room."""
+    hidden = 0.0 if mostly_apart else 0.25
+    for _ in range(_TRIES):
+        top, left = (int(generator.integers(have - part + 1)) for have, part in zip(size, shape.shape, strict=True))
+        ink = np.zeros(size)
+        ink[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
+        mask = ink > _STROKE
+        if all((mask & other).sum() <= hidden * other.sum() for other in earlier):
+            return ink, mask
+    return None
+
+
+def _colour(generator: np.random.Generator, behind: Floats) -> Floats:
+    """A random colour, much lighter or darker than what is behind."""
+    while True:
+        colour = np.array(colorsys.hsv_to_rgb(*generator.uniform((0, 0.3, 0.1), (1, 1, 1))))
+        if abs(_luma(colour) - _luma(behind)) >= _CONTRAST:
+            return colour
+
+
+def _luma(colour: Floats) -> float:
+    return float(colour @ (0.299, 0.587, 0.114))

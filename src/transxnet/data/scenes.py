@@ -1,0 +1,203 @@
+"""The embedded set "scenes": handwritten digits on photographs, for detection and segmentation.
+
+Digits and photographs are those that install with scikit-learn and scikit-image. They are written in
+the formats of COCO and of ADE20K into one folder, which both readers read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from transxnet.data.parts import TRAIN, VALIDATION
+from transxnet.data.randomness import seed_for
+from transxnet.data.scene_painting import Material, Scene, material, painted
+from transxnet.errors import ConfigError
+from transxnet.files import replacing, write_text
+
+SCENES = "scenes"
+"""The name of the embedded set."""
+
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
+BACKGROUND = 1  # label of the background; digit d has d + 2, and 0 is not labelled
+
+_TRAINING, _VALIDATION = TRAIN[1], VALIDATION[1]
+_VERSION = 1
+_MARKER = "scenes.json"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    train: int
+    validation: int
+    size: tuple[int, int]
+    seed: int
+    version: int = _VERSION
+
+    def __post_init__(self) -> None:
+        if self.train < 1 or self.validation < 1:
+            raise ConfigError(f"scenes need images of both parts, not {self.train} and {self.validation}")
+        if min(self.size) < 64:
+            raise ConfigError(f"scenes are at least 64 pixels high and wide, not {self.size}")
+
+
+def scenes_folder(
+    root: Path,
+    *,
+    train: int = 600,
+    validation: int = 120,
+    size: tuple[int, int] = (128, 160),
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Path:
+    """The folder of these scenes below ``root``, written if it is not there or was interrupted.
+
+    Args:
+        root: A folder for data.
+        train: As :func:`write_scenes`.
+        validation: As :func:`write_scenes`.
+        size: As :func:`write_scenes`.
+        seed: As :func:`write_scenes`.
+        advance: As :func:`write_scenes`.
+    """
+    height, width = size
+    folder = root / f"{SCENES}-{train}-{validation}-{height}x{width}-{seed}"
+    if _complete(folder) == _described(_Settings(train, validation, size, seed)):
+        return folder
+    return write_scenes(folder, train=train, validation=validation, size=size, seed=seed, advance=advance)
+
+
+def write_scenes(
+    folder: Path,
+    *,
+    train: int = 600,
+    validation: int = 120,
+    size: tuple[int, int] = (128, 160),
+    seed: int = 0,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Path:
+    """Write scenes, the same for the same arguments.
+
+    No photograph and no handwritten digit is in both parts. A mark is written last, so that
+    :func:`scenes_folder` knows a complete folder.
+
+    Args:
+        folder: Where to.
+        train: Images to learn from.
+        validation: Images to judge by.
+        size: Height and width of a landscape; a third of the scenes are portraits.
+        seed: Decides everything random.
+        advance: Called with the number of scenes just written, for a progress bar.
+
+    Returns:
+        The folder: ``images/{training,validation}/*.jpg``, ``annotations/{training,validation}/*.png``
+        (0 is not labelled, 1 is background), ``annotations/instances_{training,validation}.json``
+        and ``classes.txt``.
+
+    Raises:
+        ConfigError: If a part is empty or scenes are smaller than 64 pixels.
+    """
+    settings = _Settings(train, validation, size, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).unlink(missing_ok=True)
+    write_text(folder / "classes.txt", "\n".join(("background", *DIGIT_NAMES)) + "\n")
+    learned, judged = material()
+    for part, stuff, count in ((_TRAINING, learned, train), (_VALIDATION, judged, validation)):
+        _write_part(folder, part, stuff, count, settings, advance)
+    write_text(folder / _MARKER, _described(settings))
+    return folder
+
+
+def _complete(folder: Path) -> str | None:
+    marker = folder / _MARKER
+    return marker.read_text(encoding="utf-8") if marker.is_file() else None
+
+
+def _described(settings: _Settings) -> str:
+    return json.dumps(asdict(settings))
+
+
+def _write_part(
+    folder: Path, part: str, stuff: Material, count: int, settings: _Settings, advance: Callable[[int], object]
+) -> None:
+    judged = part == _VALIDATION
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        generator = np.random.default_rng(seed_for(settings.seed, judged, index))
+        height, width = settings.size if generator.random() < 2 / 3 else settings.size[::-1]
+        scene = painted(generator, stuff, (height, width), crowd=judged and index % 8 == 7)
+        name = f"scene_{index + 1:06d}"
+        with replacing(folder / "images" / part / f"{name}.jpg") as path:
+            Image.fromarray(scene.image).save(path, quality=92)
+        with replacing(folder / "annotations" / part / f"{name}.png") as path:
+            _label_image(_labels(scene)).save(path)
+        images.append({"id": index + 1, "file_name": f"{name}.jpg", "height": height, "width": width})
+        annotations += _annotations(generator, scene, index + 1, len(annotations) + 1)
+        advance(1)
+    content = {
+        "info": {"description": "handwritten digits on photographs", "version": str(_VERSION)},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": "digit"}
+            for number, name in zip(CATEGORY_IDS, DIGIT_NAMES, strict=True)
+        ],
+    }
+    write_text(folder / "annotations" / f"instances_{part}.json", json.dumps(content))
+
+
+def _labels(scene: Scene) -> npt.NDArray[np.uint8]:
+    labels = np.full(scene.image.shape[:2], BACKGROUND, np.uint8)
+    labels[scene.edges] = 0  # neither background nor digit
+    for digit, mask in zip(scene.digits, scene.masks, strict=True):
+        labels[mask] = BACKGROUND + 1 + digit
+    return labels
+
+
+def _label_image(labels: npt.NDArray[np.uint8]) -> Image.Image:
+    from transxnet.data.segmentation import palette
+
+    image = Image.fromarray(labels).convert("P")
+    image.putpalette(np.concatenate([[[0, 0, 0]], palette(len(DIGIT_NAMES) + 1)]).astype(np.uint8).tobytes())
+    return image
+
+
+def _annotations(generator: np.random.Generator, scene: Scene, image: int, first: int) -> list[dict[str, Any]]:
+    from transxnet.data.run_lengths import from_mask, uncompressed
+
+    entries = []
+    for index, (digit, mask, crowd) in enumerate(zip(scene.digits, scene.masks, scene.crowds, strict=True)):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        outline = [] if crowd or generator.random() < 0.3 else polygons(mask)
+        entries.append(
+            {
+                "id": first + index,
+                "image_id": image,
+                "category_id": CATEGORY_IDS[digit],
+                "bbox": [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1],
+                "area": int(mask.sum()),
+                "iscrowd": int(crowd),
+                "segmentation": outline or (uncompressed(mask) if crowd else from_mask(mask)),
+            }
+        )
+    return entries
+
+
+def polygons(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
+    """The outlines of a mask (H, W): x1, y1, x2, y2, ... of each; none, if it has holes, which polygons cannot."""
+    from scipy.ndimage import binary_fill_holes
+    from skimage.measure import approximate_polygon, find_contours
+
+    if (binary_fill_holes(mask) != mask).any():
+        return []
+    outlines = [approximate_polygon(each - 0.5, 0.3) for each in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+    return [np.round(each[:-1, ::-1], 2).reshape(-1).tolist() for each in outlines if len(each) > 3]
