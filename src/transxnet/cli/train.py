@@ -15,8 +15,7 @@ from jsonargparse import ActionConfigFile
 from rich.console import Console
 
 from transxnet.cli.parsing import CommandParser
-from transxnet.data.scenes import SCENES
-from transxnet.data.sources import DIGITS
+from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
 from transxnet.tasks import TASKS, recipe_class, training_function
 from transxnet.training.processes import is_first

@@ -24,6 +24,7 @@ from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 
 DIGITS = "digits"
+SCENES = "scenes"
 """The name of the embedded data set: scikit-learn's 1,797 handwritten digits."""
 
 _HELD_OUT = 0.2

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from rich.console import Console
 from torch import nn
+from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from transxnet.checkpoints.dense import from_released_dense, is_released_dense
+from transxnet.checkpoints.reading import Checkpoint
+from transxnet.data.segmentation import Colors, ade20k_classes, palette
+from transxnet.dense.head import Head, head_of, kind_of
 from transxnet.errors import ConfigError
 from transxnet.registry import RELEASED, full_name
 from transxnet.training.recipe import Recipe
@@ -131,3 +138,42 @@ def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
     if decay == "no_norms":
         return _NORMS.search(name) is not None
     return decay == "no_vectors" and parameter.ndim <= 1
+
+
+def tell_findings(console: Console, *sources: Any) -> None:
+    """Say what was wrong with the data sets, each thing once."""
+    lines = [line for source in sources if source is not None for line in source.findings.lines()]
+    for line in dict.fromkeys(lines):
+        console.print(f"data: {line}", markup=False)
+
+
+def label_names_of(read: Checkpoint) -> tuple[str, ...]:
+    """The classes that a detector's or segmenter's file was trained for; empty if they are not known."""
+    weights = read.state_dict
+    if read.head:
+        return Head.from_dict(read.head, read.source).label_names
+    names = from_released_dense(weights) if is_released_dense(weights) else weights
+    return known_classes(head_of(names, kind_of(names))).label_names
+
+
+def known_classes(head: Head) -> Head:
+    """The description with class names and colours; those of COCO and ADE20K where the file has none."""
+    if not head.label_names and head.kind == "semantic_fpn" and head.num_classes == 150:
+        head = dataclasses.replace(head, label_names=tuple(ade20k_classes()[0]), colors=_plain(ade20k_classes()[1]))
+    if not head.label_names and head.kind != "semantic_fpn" and head.num_classes == 80:
+        names = coco_classes()
+        head = dataclasses.replace(head, label_names=tuple(names.values()), category_ids=tuple(names))
+    if not head.label_names:
+        names = tuple(f"class {index}" for index in range(head.num_classes))
+        head = dataclasses.replace(head, label_names=names)
+    return head if head.colors else dataclasses.replace(head, colors=_plain(palette(head.num_classes)))
+
+
+def coco_classes() -> dict[int, str]:
+    """The names of COCO's 80 categories by their ids, which torchvision knows."""
+    names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return {number: name for number, name in enumerate(names) if name not in ("__background__", "N/A")}
+
+
+def _plain(colors: Colors) -> tuple[tuple[int, int, int], ...]:
+    return tuple((red, green, blue) for red, green, blue in colors.tolist())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.coco import CocoSource
-from transxnet.data.dense_transforms import flip
+from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
 from transxnet.data.loading import AddressedImages, Sample, places_of
 from transxnet.dense.detection.transform import DetectionTransform, Target
 
@@ -37,18 +36,24 @@ class TrainingImages(AddressedImages):
     Args:
         source: The images, all with something on them.
         transform: Knows the size that an image is brought to.
-        hflip: Probability of a horizontal flip.
+        augmentation: How the images are varied.
         masks: Whether the targets have masks.
         seed: With pass and index, the address of a sample's randomness.
     """
 
     def __init__(
-        self, source: CocoSource, transform: DetectionTransform, *, hflip: float, masks: bool, seed: int
+        self,
+        source: CocoSource,
+        transform: DetectionTransform,
+        augmentation: DetectionAugmentation,
+        *,
+        masks: bool,
+        seed: int,
     ) -> None:
         super().__init__(len(source), seed=seed, replace_bad=True)
         self.source = source
         self.transform = transform
-        self.hflip = hflip
+        self.augmentation = augmentation
         self.masks = masks
 
     def read(self, place: int) -> tuple[Tensor, Target]:
@@ -62,10 +67,10 @@ class TrainingImages(AddressedImages):
     def vary(self, stored: tuple[Tensor, Target], place: int) -> tuple[Tensor, Target]:
         image, target = stored
         target = self.transform.resized_target(target, (image.shape[1], image.shape[2]))
-        image = self.transform.resized(image)
-        if random.random() < self.hflip:
-            image, target = flip(image, target)
-        return image, target
+        boxes, masks = target["boxes"], target.get("masks")
+        image, boxes, masks = augment_detection(self.transform.resized(image), boxes, masks, self.augmentation)
+        changed = {"boxes": boxes} if masks is None else {"boxes": boxes, "masks": masks}
+        return image, target | changed
 
 
 class EvaluationImages(AddressedImages):

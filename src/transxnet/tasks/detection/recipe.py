@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from transxnet.data.dense_transforms import DetectionAugmentation
 from transxnet.errors import ConfigError
 from transxnet.tasks.dense import DenseRecipe
 
@@ -21,9 +22,9 @@ class DetectionRecipe(DenseRecipe):
         detector: "retinanet" or "mask_rcnn".
         short: Length in pixels to which an image's shorter side is brought.
         long: Bound of the longer side; the image keeps its ratio.
-        hflip: Probability of a horizontal flip.
         same_aspect: Batches of upright images and of lying ones, which need less padding.
         regions: Regions of an image that Mask R-CNN's second stage learns from.
+        augmentation: How training images are varied.
     """
 
     task: ClassVar[str] = "detection"
@@ -37,15 +38,14 @@ class DetectionRecipe(DenseRecipe):
     detector: Literal["retinanet", "mask_rcnn"] = "retinanet"
     short: int = 800
     long: int = 1333
-    hflip: float = 0.5
     same_aspect: bool = True
     regions: int = 512
+    augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(32, "short")
         self._at_least(4, "regions")
-        self._shares("hflip")
         if self.long < self.short:
             raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
 

@@ -12,11 +12,12 @@ from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
 from transxnet.data.coco import CocoSource, InstanceData, open_coco
 from transxnet.data.loading import BadImages, ResumableLoader, make_loader
-from transxnet.data.scenes import SCENES, scenes_folder
+from transxnet.data.scenes import cache_folder, scenes_folder
+from transxnet.data.sources import SCENES
 from transxnet.dense.create import Detector, create_dense
 from transxnet.dense.head import Head
 from transxnet.errors import DataError
-from transxnet.tasks.dense import label_names_of
+from transxnet.tasks.dense import known_classes, label_names_of, tell_findings
 from transxnet.tasks.detection.evaluate import Evaluation, evaluate
 from transxnet.tasks.detection.images import EvaluationImages, TrainingImages, collate
 from transxnet.tasks.detection.pictures import save_sheet
@@ -48,9 +49,8 @@ def train_detector(
         Stopped: If a signal asked to stop.
     """
     seed_everything(recipe.seed, verbose=False)
-    data = open_instances(recipe.data, recipe.seed)
-    for line in data.lines():
-        console.print(line, markup=False)
+    data = open_instances(recipe.data, recipe.seed, masks=recipe.detector == "mask_rcnn")
+    tell_findings(console, data.train, data.validation)
     train = _learned(data, recipe)
     model = build_model(recipe, train)
     bad = BadImages(len(train) + len(data.validation), recipe.max_bad)
@@ -62,9 +62,9 @@ def train_detector(
     return _finish(run, recipe, model, data.validation, len(train), folder)
 
 
-def open_instances(data: str, seed: int) -> InstanceData:
-    """The embedded scenes, or a folder of the user's."""
-    return open_coco(str(scenes_folder()) if data == SCENES else data, seed=seed)
+def open_instances(data: str, seed: int, *, masks: bool) -> InstanceData:
+    """The embedded scenes, or a folder of the user's, with masks or without."""
+    return open_coco(str(scenes_folder(cache_folder())) if data == SCENES else data, seed=seed, masks=masks)
 
 
 def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
@@ -81,6 +81,7 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
         short=recipe.short,
         long=recipe.long,
     )
+    head = known_classes(head)  # its colours
     settings: dict[str, Any] = {"drop_path_rate": recipe.drop_path}
     if recipe.image_size is not None:
         settings["img_size"] = recipe.image_size
@@ -103,9 +104,8 @@ def _learned(data: InstanceData, recipe: DetectionRecipe) -> CocoSource:
 def _loaders(
     run: Run, recipe: DetectionRecipe, model: Detector, train: CocoSource, validation: CocoSource
 ) -> tuple[ResumableLoader, ResumableLoader]:
-    images = TrainingImages(
-        train, model.transform, hflip=recipe.hflip, masks=recipe.detector == "mask_rcnn", seed=recipe.seed
-    )
+    masks = recipe.detector == "mask_rcnn"
+    images = TrainingImages(train, model.transform, recipe.augmentation, masks=masks, seed=recipe.seed)
     settings = {
         "train": True,
         "seed": recipe.seed,
@@ -127,7 +127,7 @@ def _finish(
     judged = evaluate(model, validation, workers=recipe.workers, device=device)
     name = f"{recipe.detector} with {recipe.backbone}"
     headline = headline_of(judged)
-    save_sheet(model, validation, judged, folder.samples, f"{name}: {headline}")
+    save_sheet(model, validation, folder.samples, f"{name}: {headline}")
     kind = "mask" if judged.mask else "box"
     score = (f"val/{kind}_AP50", f"{kind} AP50")
     save_curves(run.history.epochs, folder.curves, f"{name}: {headline}", loss="sum of the losses", score=score)

@@ -1,0 +1,57 @@
+"""Objects that a detector found, beside those that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.data.coco import CocoSource
+from transxnet.data.images import BadImageError
+from transxnet.dense.create import Detector
+from transxnet.dense.detection.transform import Target
+from transxnet.tasks.dense import known_classes
+from transxnet.tasks.pictures import draw_objects, save_picture, sheet
+
+SHOWN_FROM = 0.5
+"""Score from which a detection is drawn."""
+
+_ROWS, _PAIRS = 4, 2
+
+
+def confident(found: Target, least: float) -> Target:
+    """The detections with at least a score."""
+    keep = found["scores"] >= least
+    return {name: values[keep].cpu() for name, values in found.items()}
+
+
+def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> None:
+    """Draw the truth and the answers for a few images, spread over the source.
+
+    Args:
+        model: The detector.
+        source: The images and what is on them.
+        path: The picture.
+        title: Above it.
+    """
+    head = known_classes(model.head_description)
+    device = next(model.parameters()).device
+    pictures = []
+    for place in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
+        try:
+            image = source.load(place)
+        except BadImageError:
+            continue  # has been told
+        instances = source.instances(place)
+        truth = {"boxes": instances.boxes, "labels": instances.labels}
+        if head.kind == "mask_rcnn":
+            truth["masks"] = instances.masks()
+        with torch.inference_mode():
+            (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
+        answer = confident(found, SHOWN_FROM)
+        pictures += [draw_objects(image, each, head.label_names, head.colors) for each in (truth, answer)]
+    rows = [pictures[at : at + 2 * _PAIRS] for at in range(0, len(pictures), 2 * _PAIRS)]
+    rows = [row for row in rows if len(row) == 2 * _PAIRS] or [pictures]
+    heads = ["truth", f"found, {SHOWN_FROM:.0%} and above"] * (len(rows[0]) // 2)
+    save_picture(sheet(rows, heads, title), path)

@@ -1,0 +1,152 @@
+"""Answers drawn on images: boxes, masks, colour maps, and what the colours mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from transxnet.data.segmentation import IGNORED
+from transxnet.dense.detection.transform import Target
+from transxnet.files import replacing
+
+Color = tuple[int, int, int]
+
+_SMALLEST = 480  # pixels of a drawn picture's longer side: labels are to be read
+_FONT_SIZE = 13
+_OPACITY = 0.45
+_MOST = 24  # classes in a legend
+
+
+def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors: Sequence[Color]) -> Image.Image:
+    """An image with its objects: frame, class, score and mask, and a legend of the classes.
+
+    Args:
+        image: The image as it was given to the network.
+        found: ``boxes`` (n, 4) in its pixels, ``labels`` (n), perhaps ``scores`` (n) and ``masks`` (n, H, W).
+        names: The classes'.
+        colors: The classes'.
+    """
+    picture, factor = _enlarged(image)
+    labels = [int(label) for label in found["labels"]]
+    shades = [colors[label] for label in labels]
+    canvas = V.pil_to_tensor(picture)
+    if labels:
+        if "masks" in found:
+            masks = V.resize(found["masks"].cpu(), list(canvas.shape[1:]), interpolation=V.InterpolationMode.NEAREST)
+            canvas = draw_segmentation_masks(canvas, masks.bool(), alpha=_OPACITY, colors=shades)
+        scores = [f" {score:.0%}" for score in found["scores"].tolist()] if "scores" in found else [""] * len(labels)
+        canvas = draw_bounding_boxes(
+            canvas, found["boxes"].cpu() * factor, [names[label] + score for label, score in zip(labels, scores, strict=True)],
+            colors=shades, width=2, font=_font_path(), font_size=_FONT_SIZE, label_colors=[_ink(shade) for shade in shades],
+            label_background_colors=shades, fill_labels=True,
+        )  # fmt: skip
+    return _with_legend(V.to_pil_image(canvas), sorted(set(labels)), names, colors)
+
+
+def draw_classes(image: Image.Image, classes: Tensor, names: Sequence[str], colors: Sequence[Color]) -> Image.Image:
+    """An image under its classes' colours, and a legend of the classes, the most frequent first.
+
+    Args:
+        image: The image.
+        classes: (H, W), the class of each pixel; 255 stays uncoloured.
+        names: The classes'.
+        colors: The classes'.
+    """
+    picture, _ = _enlarged(image)
+    counts = torch.bincount(classes[classes != IGNORED].flatten(), minlength=len(names))
+    present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
+    labels = V.resize(classes[None].byte(), [picture.height, picture.width], interpolation=V.InterpolationMode.NEAREST)[
+        0
+    ]
+    canvas = V.pil_to_tensor(picture)
+    if present:
+        masks = torch.stack([labels == label for label in present])
+        canvas = draw_segmentation_masks(canvas, masks, alpha=_OPACITY + 0.15, colors=[colors[i] for i in present])
+    return _with_legend(V.to_pil_image(canvas), present, names, colors)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str], title: str) -> Image.Image:
+    """Pictures in rows under the columns' heads."""
+    gap, title_font, head_font = 10, _font(18), _font(15)
+    widths = [max(row[column].width for row in rows) for column in range(len(heads))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    width = sum(widths) + gap * (len(widths) + 1)
+    page = Image.new("RGB", (width, sum(heights) + gap * (len(rows) + 1) + 60), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((gap, 8), title, "black", title_font)
+    left = gap
+    for head, column in zip(heads, widths, strict=True):
+        pen.text((left, 36), head, "black", head_font)
+        left += column + gap
+    top = 60
+    for row, height in zip(rows, heights, strict=True):
+        left = gap
+        for picture, column in zip(row, widths, strict=True):
+            page.paste(picture, (left, top))
+            left += column + gap
+        top += height + gap
+    return page
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, replacing an old one at once."""
+    with replacing(path) as temporary:
+        picture.save(temporary)
+
+
+def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    """Small images several times as large, and how many times."""
+    factor = max(1, round(_SMALLEST / max(image.size)))
+    size = (image.width * factor, image.height * factor)
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB"), factor
+
+
+def _with_legend(
+    picture: Image.Image, labels: Sequence[int], names: Sequence[str], colors: Sequence[Color]
+) -> Image.Image:
+    if not labels:
+        return picture
+    font, square, gap = _font(_FONT_SIZE), _FONT_SIZE, 6
+    shown = list(labels[:_MOST])
+    more = [f"and {len(labels) - _MOST} more"] if len(labels) > _MOST else []
+    places, left, top = [], gap, gap
+    for text in [*(names[label] for label in shown), *more]:
+        width = square + gap + round(font.getlength(text)) + 2 * gap
+        if left + width > picture.width and left > gap:
+            left, top = gap, top + square + gap
+        places.append((left, top, text))
+        left += width
+    page = Image.new("RGB", (picture.width, picture.height + top + square + 2 * gap), "white")
+    page.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(page)
+    for index, (left, top, text) in enumerate(places):
+        y = picture.height + top
+        if index < len(shown):
+            pen.rectangle((left, y + 1, left + square, y + 1 + square), colors[shown[index]], "black")
+        pen.text((left + square + gap, y - 1), text, "black", font)
+    return page
+
+
+def _ink(color: Color) -> str:
+    """Black or white, whichever is read more easily on a colour."""
+    red, green, blue = color
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_font_path(), size)
+
+
+@cache
+def _font_path() -> str:
+    """A font that installs with matplotlib."""
+    return font_manager.findfont("DejaVu Sans")
