@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_image
 
 from transxnet.data.images import read_image
@@ -24,7 +24,8 @@ _JUDGED = ("flower.jpg", "chelsea.png", "gravel.png", "retina.jpg")
 _STROKE = 0.42  # of full ink; a digit's mask is where it has more
 _EDGE = 0.14  # of full ink, on both sides: how soft a stroke's edge is
 _SMALLEST, _LARGEST = 24 / 128, 72 / 128  # of a scene's shorter side
-_CONTRAST = 0.4  # in luma, from what is behind the digit
+_CONTRAST = 0.3  # in luma, from what is behind the digit
+_GLOW = 0.02  # of a scene's shorter side
 _TRIES = 30
 
 
@@ -99,7 +100,9 @@ def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, in
         ink, mask = placed
         for earlier in scene.masks:
             earlier &= ~mask
-        colour = _colour(generator, canvas[mask].mean(axis=0))
+        behind = canvas[mask].mean(axis=0)
+        colour = _colour(generator, behind)
+        canvas += _halo(mask)[..., None] * (float(_luma(colour) < _luma(behind)) - canvas)
         canvas += np.clip((ink - _STROKE) / (2 * _EDGE) + 0.5, 0, 1)[..., None] * (colour - canvas)
         scene.edges[ink > _STROKE - _EDGE] = True
         scene.digits.append(int(stuff.classes[chosen]))
@@ -166,9 +169,15 @@ def _placed(
 def _colour(generator: np.random.Generator, behind: Floats) -> Floats:
     """A random colour, much lighter or darker than what is behind."""
     while True:
-        colour = np.array(colorsys.hsv_to_rgb(*generator.uniform((0, 0.3, 0.1), (1, 1, 1))))
+        colour = np.array(colorsys.hsv_to_rgb(*generator.uniform((0, 0.4, 0.25), (1, 1, 1))))
         if abs(_luma(colour) - _luma(behind)) >= _CONTRAST:
             return colour
+
+
+def _halo(mask: Mask) -> Floats:
+    """How much of a light or dark glow lies around a digit, (H, W), so that it stands out from details too."""
+    glow = Image.fromarray(mask).convert("L").filter(ImageFilter.GaussianBlur(min(mask.shape) * _GLOW))
+    return np.minimum(np.asarray(glow) / 255 * 1.2, 0.6)
 
 
 def _luma(colour: Floats) -> float:

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from skimage.measure import approximate_polygon, find_contours, label
 
 from transxnet.data.parts import TRAIN, VALIDATION
 from transxnet.data.randomness import seed_for
+from transxnet.data.run_lengths import from_mask, uncompressed
 from transxnet.data.scene_painting import Material, Scene, material, painted
+from transxnet.data.segmentation import palette
 from transxnet.errors import ConfigError
 from transxnet.files import replacing, write_text
 
@@ -164,16 +167,12 @@ def _labels(scene: Scene) -> npt.NDArray[np.uint8]:
 
 
 def _label_image(labels: npt.NDArray[np.uint8]) -> Image.Image:
-    from transxnet.data.segmentation import palette
-
     image = Image.fromarray(labels).convert("P")
     image.putpalette(np.concatenate([[[0, 0, 0]], palette(len(DIGIT_NAMES) + 1)]).astype(np.uint8).tobytes())
     return image
 
 
 def _annotations(generator: np.random.Generator, scene: Scene, image: int, first: int) -> list[dict[str, Any]]:
-    from transxnet.data.run_lengths import from_mask, uncompressed
-
     entries = []
     for index, (digit, mask, crowd) in enumerate(zip(scene.digits, scene.masks, scene.crowds, strict=True)):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -194,10 +193,8 @@ def _annotations(generator: np.random.Generator, scene: Scene, image: int, first
 
 def polygons(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
     """The outlines of a mask (H, W): x1, y1, x2, y2, ... of each; none, if it has holes, which polygons cannot."""
-    from scipy.ndimage import binary_fill_holes
-    from skimage.measure import approximate_polygon, find_contours
-
-    if (binary_fill_holes(mask) != mask).any():
+    framed = np.pad(mask, 1)
+    if label(~framed, connectivity=1).max() > 1:
         return []
-    outlines = [approximate_polygon(each - 0.5, 0.3) for each in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+    outlines = [approximate_polygon(each - 0.5, 0.3) for each in find_contours(framed.astype(float), 0.5)]
     return [np.round(each[:-1, ::-1], 2).reshape(-1).tolist() for each in outlines if len(each) > 3]

@@ -1,0 +1,211 @@
+"""Varying images together with their boxes, masks and labels, as the released networks were trained."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.data.segmentation import IGNORED
+from transxnet.errors import ConfigError
+
+_CROP_TRIES = 10
+_MULTIPLE = 32  # what the sides of an evaluated image are brought to
+_BRIGHTNESS = 32  # grey levels added or taken at most
+_CONTRAST = _SATURATION = (0.5, 1.5)
+_HUE = 18 / 180  # of the whole circle, as 18 of OpenCV's half degrees
+
+
+@dataclass(frozen=True)
+class SegmentationAugmentation:
+    """How training images and their labels are varied.
+
+    The defaults are those of the released segmenters.
+
+    Attributes:
+        scale: Range of the factor on the size below.
+        crop: Height and width of what is learned from, in pixels.
+        max_share: Share of the labelled pixels that one class may have in a crop, if 10 tries allow.
+        hflip: Probability of a horizontal flip.
+        photometric: Whether brightness, contrast, saturation and hue vary.
+        long: Bound of an image's longer side in pixels, before the factor.
+        short: Bound of the shorter side.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop: int = 512
+    max_share: float = 0.75
+    hflip: float = 0.5
+    photometric: bool = True
+    long: int = 2048
+    short: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"augmentation.scale rises above 0, not {self.scale}")
+        if self.crop < 32:
+            raise ConfigError(f"augmentation.crop is at least 32 pixels, not {self.crop}")
+        if not 0 < self.max_share <= 1:
+            raise ConfigError(f"augmentation.max_share lies above 0 and up to 1, not {self.max_share}")
+        if not 0 <= self.hflip <= 1:
+            raise ConfigError(f"augmentation.hflip lies between 0 and 1, not {self.hflip}")
+        if not 0 < self.short <= self.long:
+            raise ConfigError(f"augmentation.short is above 0 and at most long, not {self.short} and {self.long}")
+
+
+@dataclass(frozen=True)
+class DetectionAugmentation:
+    """How training images and their objects are varied.
+
+    Attributes:
+        hflip: Probability of a horizontal flip.
+    """
+
+    hflip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hflip <= 1:
+            raise ConfigError(f"augmentation.hflip lies between 0 and 1, not {self.hflip}")
+
+
+def augment_detection(
+    image: Tensor, boxes: Tensor, masks: Tensor | None, augmentation: DetectionAugmentation
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """An image and its objects, flipped or not.
+
+    Args:
+        image: (3, H, W).
+        boxes: (n, 4): left, top, right and bottom in pixels.
+        masks: (n, H, W), if there are any.
+        augmentation: How.
+    """
+    if random.random() >= augmentation.hflip:
+        return image, boxes, masks
+    width = image.shape[2]
+    flipped = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+    return image.flip(2), flipped, None if masks is None else masks.flip(2)
+
+
+def augment_segmentation(
+    image: Tensor, labels: Tensor, augmentation: SegmentationAugmentation
+) -> tuple[Tensor, Tensor]:
+    """A crop of a resized image, varied and normalised, and its labels.
+
+    Where the image is smaller than the crop, zeros (the mean colour) and 255 fill the right and the bottom.
+
+    Args:
+        image: (3, H, W), uint8.
+        labels: (H, W), classes, or 255 for ignored pixels.
+        augmentation: How.
+
+    Returns:
+        (3, crop, crop), float, and (crop, crop), int64.
+    """
+    factor = random.uniform(*augmentation.scale)
+    long, short = int(augmentation.long * factor), int(augmentation.short * factor)
+    size = fitted(image.shape[1], image.shape[2], long, short)
+    image, labels = resized(image, size), resized_labels(labels, size)
+    top, left = _crop_place(labels, augmentation)
+    window = slice(top, top + augmentation.crop), slice(left, left + augmentation.crop)
+    image, labels = image[:, *window], labels[window]
+    if random.random() < augmentation.hflip:
+        image, labels = image.flip(2), labels.flip(1)
+    if augmentation.photometric:
+        image = photometric_distortion(image)
+    missing = 0, augmentation.crop - labels.shape[1], 0, augmentation.crop - labels.shape[0]
+    return F.pad(normalised(image), missing), F.pad(labels, missing, value=IGNORED)
+
+
+def evaluation_image(image: Tensor, long: int = 2048, short: int = 512) -> Tensor:
+    """An image as it is segmented: fitted into the size, then again up to multiples of 32, and normalised.
+
+    Args:
+        image: (3, H, W), uint8.
+        long: Bound of the longer side in pixels.
+        short: Bound of the shorter side.
+
+    Returns:
+        (3, H', W'), float.
+    """
+    image = resized(image, fitted(image.shape[1], image.shape[2], long, short))
+    height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in image.shape[1:])
+    return normalised(resized(image, (height, width)))
+
+
+def fitted(height: int, width: int, long: int, short: int) -> tuple[int, int]:
+    """The largest size of the same shape with sides up to ``long`` and ``short``."""
+    scale = min(long / max(height, width), short / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (3, H, W), uint8, at another size: bilinear without antialiasing, as OpenCV does it."""
+    return image if image.shape[1:] == size else V.resize(image, list(size), antialias=False)
+
+
+def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (H, W) at another size, each from the nearest pixel."""
+    if labels.shape == size:
+        return labels
+    small: Tensor = V.resize(labels[None].to(torch.uint8), list(size), interpolation=InterpolationMode.NEAREST)[0]
+    return small.long()
+
+
+def normalised(image: Tensor) -> Tensor:
+    """An image (3, H, W), uint8, with ImageNet's mean and deviation taken out."""
+    result: Tensor = V.normalize(image / 255, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
+    return result
+
+
+def _crop_place(labels: Tensor, augmentation: SegmentationAugmentation) -> tuple[int, int]:
+    """Top and left of a crop in which no class has too much; the last one tried, if all have."""
+    crop = augmentation.crop
+    top = left = 0
+    for _ in range(_CROP_TRIES):
+        top, left = (random.randint(0, max(side - crop, 0)) for side in labels.shape)
+        counts = labels[top : top + crop, left : left + crop].reshape(-1).bincount(minlength=IGNORED + 1)[:IGNORED]
+        if (counts > 0).sum() > 1 and counts.max() < augmentation.max_share * counts.sum():
+            break
+    return top, left
+
+
+def photometric_distortion(image: Tensor) -> Tensor:
+    """An image (3, H, W), uint8, in other light: each of four changes is made with probability one half.
+
+    Brightness, then contrast, saturation and hue; or contrast at the end.
+    """
+    image = image.float()
+    if _half():
+        image = _levels(image + random.uniform(-_BRIGHTNESS, _BRIGHTNESS))
+    contrast_first = _half()
+    contrast = random.uniform(*_CONTRAST) if _half() else 1.0
+    if contrast_first:
+        image = _levels(image * contrast)
+    if _half():
+        image = _saturated(image, random.uniform(*_SATURATION))
+    if _half():
+        image = V.adjust_hue(image / 255, random.uniform(-_HUE, _HUE)) * 255
+    if not contrast_first:
+        image = _levels(image * contrast)
+    return image.round().to(torch.uint8)
+
+
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    """HSV's saturation times a factor, up to 1; its value and hue stay."""
+    value = image.amax(dim=0, keepdim=True)
+    most = value / (value - image.amin(dim=0, keepdim=True)).clamp(min=1e-3)
+    return value + (image - value) * most.clamp(max=factor)
+
+
+def _levels(image: Tensor) -> Tensor:
+    return image.clamp(0, 255)
+
+
+def _half() -> bool:
+    return random.random() < 0.5
