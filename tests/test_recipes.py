@@ -21,9 +21,9 @@ from transxnet.tasks.classification.task import ClassificationTask
 
 RECIPES = Path(transxnet.__file__).parent / "recipes"
 # Fields whose default changes nothing.
-NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay", "precision",
-           "grad_checkpointing", "compile", "accelerator", "devices", "nodes", "strategy", "checkpoint_minutes",
-           "keep_checkpoints", "max_skipped", "wandb"}  # fmt: skip
+NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay",
+           "precision", "grad_checkpointing", "compile", "accelerator", "devices", "nodes", "strategy",
+           "checkpoint_minutes", "keep_checkpoints", "max_skipped", "wandb"}  # fmt: skip
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
 
 
@@ -60,6 +60,7 @@ def test_the_paper_s_recipes_differ_where_they_should(
     name: str, drop_path: float, ema_decay: float, eval_crop: float
 ) -> None:
     recipe = parse_recipe(["--recipe", f"imagenet/{name}"])
+    assert isinstance(recipe, ClassificationRecipe)
     assert recipe.model == f"transxnet_{name}"
     assert (recipe.drop_path, recipe.ema_decay, recipe.eval_crop) == (drop_path, ema_decay, eval_crop)
     tiny = parse_recipe(["--recipe", "imagenet/tiny"])

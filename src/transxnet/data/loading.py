@@ -155,7 +155,7 @@ class ResumableLoader(DataLoader[Any]):
     def __len__(self) -> int:
         return self.addresses.batches
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._position = self.addresses.first_batch
         for batch in super().__iter__():
             self._position += 1

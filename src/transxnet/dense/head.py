@@ -80,8 +80,9 @@ def head_of(state_dict: Mapping[str, Tensor], kind: str) -> Head:
     outputs = state_dict[_MARKS[kind]].shape[0]
     classes = {"retinanet": outputs // 9, "mask_rcnn": outputs - 1, "semantic_fpn": outputs}[kind]
     channels = state_dict["backbone.fpn.inner_blocks.0.0.weight"].shape[0]
-    sides = {"short": 512, "long": 2048} if kind == "semantic_fpn" else {}
-    return Head(kind, classes, channels, reduce_zero_label=kind == "semantic_fpn" and classes == 150, **sides)
+    if kind == "semantic_fpn":
+        return Head(kind, classes, channels, short=512, long=2048, reduce_zero_label=classes == 150)
+    return Head(kind, classes, channels)
 
 
 class Described:

@@ -15,6 +15,8 @@ from transxnet.layers.norm import BatchNorm2d
 
 resize = partial(F.interpolate, mode="bilinear", align_corners=False)
 
+_AT_ONCE = 16  # classes
+
 IGNORED = 255
 """The label of pixels that belong to no class."""
 
@@ -95,5 +97,17 @@ def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def classes_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """The best class of every pixel of the original image. Shapes: (B, classes, H, W) to (B, *size)."""
-    return torch.argmax(resize(scores, size=size), dim=1)
+    """The best class of every pixel of the original image.
+
+    A few classes are resized at a time: all of them at a photograph's own size would take gigabytes.
+
+    Shapes: (B, classes, H, W) to (B, *size).
+    """
+    best = scores.new_full((len(scores), *size), float("-inf"))
+    classes = torch.zeros(len(scores), *size, dtype=torch.long, device=scores.device)
+    for first in range(0, scores.shape[1], _AT_ONCE):
+        value, index = resize(scores[:, first : first + _AT_ONCE], size=size).max(dim=1)
+        better = value > best
+        best = torch.where(better, value, best)
+        classes = torch.where(better, index + first, classes)
+    return classes

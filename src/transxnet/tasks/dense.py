@@ -110,7 +110,8 @@ class DenseTask(Task):
     recipe: DenseRecipe
 
     def configure_optimizers(self) -> Any:
-        decayed, exempt = [], []
+        decayed: list[nn.Parameter] = []
+        exempt: list[nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             (exempt if is_exempt(name, parameter, self.recipe.decay) else decayed).append(parameter)
         groups = [
@@ -161,11 +162,11 @@ def known_classes(head: Head) -> Head:
     if not head.label_names and head.kind == "semantic_fpn" and head.num_classes == 150:
         head = dataclasses.replace(head, label_names=tuple(ade20k_classes()[0]), colors=_plain(ade20k_classes()[1]))
     if not head.label_names and head.kind != "semantic_fpn" and head.num_classes == 80:
-        names = coco_classes()
-        head = dataclasses.replace(head, label_names=tuple(names.values()), category_ids=tuple(names))
+        coco = coco_classes()
+        head = dataclasses.replace(head, label_names=tuple(coco.values()), category_ids=tuple(coco))
     if not head.label_names:
-        names = tuple(f"class {index}" for index in range(head.num_classes))
-        head = dataclasses.replace(head, label_names=names)
+        numbers = range(head.num_classes)
+        head = dataclasses.replace(head, label_names=tuple(f"class {number}" for number in numbers))
     return head if head.colors else dataclasses.replace(head, colors=_plain(palette(head.num_classes)))
 
 

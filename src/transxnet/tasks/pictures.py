@@ -43,11 +43,19 @@ def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors
             masks = V.resize(found["masks"].cpu(), list(canvas.shape[1:]), interpolation=V.InterpolationMode.NEAREST)
             canvas = draw_segmentation_masks(canvas, masks.bool(), alpha=_OPACITY, colors=shades)
         scores = [f" {score:.0%}" for score in found["scores"].tolist()] if "scores" in found else [""] * len(labels)
+        captions = [names[label] + score for label, score in zip(labels, scores, strict=True)]
         canvas = draw_bounding_boxes(
-            canvas, found["boxes"].cpu() * factor, [names[label] + score for label, score in zip(labels, scores, strict=True)],
-            colors=shades, width=2, font=_font_path(), font_size=_FONT_SIZE, label_colors=[_ink(shade) for shade in shades],
-            label_background_colors=shades, fill_labels=True,
-        )  # fmt: skip
+            canvas,
+            found["boxes"].cpu() * factor,
+            captions,
+            colors=shades,
+            width=2,
+            font=_font_path(),
+            font_size=_FONT_SIZE,
+            label_colors=[_ink(shade) for shade in shades],
+            label_background_colors=shades,
+            fill_labels=True,
+        )
     return _with_legend(V.to_pil_image(canvas), sorted(set(labels)), names, colors)
 
 
@@ -73,27 +81,26 @@ def draw_classes(image: Image.Image, classes: Tensor, names: Sequence[str], colo
     return _with_legend(V.to_pil_image(canvas), present, names, colors)
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str], title: str) -> Image.Image:
-    """Pictures in rows under the columns' heads."""
+def save_sheet(pictures: Sequence[Image.Image], heads: Sequence[str], title: str, path: Path) -> None:
+    """Write pictures in rows under the columns' heads, as many a row as there are heads."""
     gap, title_font, head_font = 10, _font(18), _font(15)
-    widths = [max(row[column].width for row in rows) for column in range(len(heads))]
-    heights = [max(picture.height for picture in row) for row in rows]
-    width = sum(widths) + gap * (len(widths) + 1)
-    page = Image.new("RGB", (width, sum(heights) + gap * (len(rows) + 1) + 60), "white")
+    heads = heads[: max(len(pictures), 1)]
+    rows = [pictures[at : at + len(heads)] for at in range(0, len(pictures), len(heads))]
+    widths = [max((picture.width for picture in pictures[at :: len(heads)]), default=0) for at in range(len(heads))]
+    tops = [60]
+    for row in rows:
+        tops.append(tops[-1] + max(picture.height for picture in row) + gap)
+    lefts = [gap + sum(widths[:at]) + gap * at for at in range(len(heads))]
+    width = max(sum(widths) + gap * (len(widths) + 1), round(title_font.getlength(title)) + 2 * gap)
+    page = Image.new("RGB", (width, tops[-1]), "white")
     pen = ImageDraw.Draw(page)
     pen.text((gap, 8), title, "black", title_font)
-    left = gap
-    for head, column in zip(heads, widths, strict=True):
+    for head, left in zip(heads, lefts, strict=True):
         pen.text((left, 36), head, "black", head_font)
-        left += column + gap
-    top = 60
-    for row, height in zip(rows, heights, strict=True):
-        left = gap
-        for picture, column in zip(row, widths, strict=True):
+    for row, top in zip(rows, tops, strict=False):
+        for picture, left in zip(row, lefts, strict=False):
             page.paste(picture, (left, top))
-            left += column + gap
-        top += height + gap
-    return page
+    save_picture(page, path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

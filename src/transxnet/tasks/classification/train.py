@@ -74,7 +74,7 @@ def _loaders(
         data.train, training_transform(described, recipe.augmentation), seed=recipe.seed, replace_bad=True
     )
     validation = LabelledImages(data.validation, evaluation_transform(described))
-    settings = {"train": True, "seed": recipe.seed, "batches_per_step": recipe.accumulate}
+    settings: dict[str, Any] = {"train": True, "seed": recipe.seed, "batches_per_step": recipe.accumulate}
     return (
         make_loader(training, recipe.batch_size, **settings, **run.place),
         make_loader(validation, recipe.batch_size, **run.place),

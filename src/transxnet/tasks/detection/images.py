@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
@@ -85,7 +85,7 @@ class EvaluationImages(AddressedImages):
         self.source = source
 
     def read(self, place: int) -> Tensor:
-        return V.pil_to_tensor(self.source.load(place))
+        return cast(Tensor, V.pil_to_tensor(self.source.load(place)))
 
     def vary(self, stored: Tensor, place: int) -> tuple[Tensor, Target]:
         return stored, {}

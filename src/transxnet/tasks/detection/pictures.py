@@ -12,7 +12,8 @@ from transxnet.data.images import BadImageError
 from transxnet.dense.create import Detector
 from transxnet.dense.detection.transform import Target
 from transxnet.tasks.dense import known_classes
-from transxnet.tasks.pictures import draw_objects, save_picture, sheet
+from transxnet.tasks.pictures import draw_objects
+from transxnet.tasks.pictures import save_sheet as sheet
 
 SHOWN_FROM = 0.5
 """Score from which a detection is drawn."""
@@ -51,7 +52,4 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
             (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
         answer = confident(found, SHOWN_FROM)
         pictures += [draw_objects(image, each, head.label_names, head.colors) for each in (truth, answer)]
-    rows = [pictures[at : at + 2 * _PAIRS] for at in range(0, len(pictures), 2 * _PAIRS)]
-    rows = [row for row in rows if len(row) == 2 * _PAIRS] or [pictures]
-    heads = ["truth", f"found, {SHOWN_FROM:.0%} and above"] * (len(rows[0]) // 2)
-    save_picture(sheet(rows, heads, title), path)
+    sheet(pictures, ["truth", f"found, {SHOWN_FROM:.0%} and above"] * _PAIRS, title, path)

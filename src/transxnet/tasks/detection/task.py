@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,7 +57,9 @@ class DetectionTask(DenseTask):
     def on_validation_epoch_end(self) -> None:
         results = [result for part in gathered(self._results) for result in part]
         judged = [place for part in gathered(self._judged) for place in part]
-        kinds = {"box": "bbox", "mask": "segm"} if self.recipe.detector == "mask_rcnn" else {"box": "bbox"}
+        kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
+        if self.recipe.detector == "mask_rcnn":
+            kinds["mask"] = "segm"
         for kind, compared in kinds.items():
             scores = precision(self.validation, judged, results, compared).scores
             for name in ("AP", "AP50", "AP75"):

@@ -15,7 +15,9 @@ from transxnet.data.loading import BadImages, ResumableLoader, make_loader
 from transxnet.data.scenes import cache_folder, scenes_folder
 from transxnet.data.sources import SCENES
 from transxnet.dense.create import Detector, create_dense
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.head import Head
+from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
 from transxnet.tasks.dense import known_classes, label_names_of, tell_findings
 from transxnet.tasks.detection.evaluate import Evaluation, evaluate
@@ -88,9 +90,10 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
     other = start is not None and label_names_of(start) != train.class_names
     model = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
-    if recipe.detector == "mask_rcnn":
-        model.roi_heads.fg_bg_sampler.batch_size_per_image = recipe.regions
-    return model  # type: ignore[return-value]
+    assert not isinstance(model, SemanticFPN)
+    if isinstance(model, MaskRCNN):
+        model.roi_heads.fg_bg_sampler.batch_size_per_image = recipe.regions  # type: ignore[union-attr]
+    return model
 
 
 def _learned(data: InstanceData, recipe: DetectionRecipe) -> CocoSource:
@@ -106,7 +109,7 @@ def _loaders(
 ) -> tuple[ResumableLoader, ResumableLoader]:
     masks = recipe.detector == "mask_rcnn"
     images = TrainingImages(train, model.transform, recipe.augmentation, masks=masks, seed=recipe.seed)
-    settings = {
+    settings: dict[str, Any] = {
         "train": True,
         "seed": recipe.seed,
         "batches_per_step": recipe.accumulate,
