@@ -285,6 +285,9 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "text polygon": ({"segmentation": [["1", 2, 3, 4, 5, 6]]}, "not of numbers"),
     "nan polygon": ({"segmentation": [[math.nan, 2, 3, 4, 5, 6]]}, "not of numbers"),
     "polygon at infinity": ({"segmentation": [[1e12, 2, 3, 4, 5, 6]]}, "not of numbers"),
+    "endless number": ({"bbox": [1, 2, 10**400, 5]}, "box is not 4 numbers"),
+    "endless number in a polygon": ({"segmentation": [[10**400, 2, 3, 4, 5, 6]]}, "not of numbers"),
+    "endless id": ({"image_id": 10**30}, "without an image"),
     "segmentation of a kind": ({"segmentation": "abc"}, "neither polygons nor run lengths"),
     "size": ({"segmentation": uncompressed(ring().T)}, "another size"),
     "compressed size": ({"segmentation": from_mask(ring().T)}, "another size"),
@@ -334,7 +337,7 @@ def test_a_missing_area_is_the_mask_s(opened: Callable[..., CocoSource], area: A
     assert opened(only_first(area=area, segmentation=[])).ground_truth()["annotations"][0]["area"] == 21 * 26
 
 
-@pytest.mark.parametrize("number", [2, 0, None, "x", -4])
+@pytest.mark.parametrize("number", [2, 10**30, 0, None, "x", -4])
 def test_annotation_ids_are_made_positive_and_different(opened: Callable[..., CocoSource], number: Any) -> None:
     source = opened(only_first(id=number))
     numbers = [entry["id"] for entry in source.ground_truth()["annotations"]]
@@ -356,6 +359,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "cut short": (json.dumps(content(), indent=1)[:-20], r"no JSON, or cut short: .* in line \d+, column \d+"),
     "empty": ("", "line 1, column 1"),
     "no UTF-8": ("\udcff{}", "no JSON"),
+    "thousands of digits": ("1" * 5000, "no JSON"),
+    "deep": ("[" * 100_000, "no JSON"),
     "list": ("[]", "holds a list"),
     "number": ("3", "holds a int"),
     "no annotations": (json.dumps({"images": [], "categories": []}), "lacks the list 'annotations'"),
