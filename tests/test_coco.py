@@ -233,7 +233,7 @@ def test_images_without_annotations_are_judged_by(opened: Callable[..., CocoSour
     assert len(source.instances(1).labels) == 0
     assert [image.id for image in source.trainable().images] == [10, 30]
     assert source.findings.counts == {"images without annotations (evaluated, not learned from)": 1}
-    assert source.findings.lines() == ["1 images without annotations (evaluated, not learned from): 1.jpg"]
+    assert source.findings.lines() == ["images without annotations (evaluated, not learned from): 1 (1.jpg)"]
 
 
 def test_a_subset_keeps_each_image_s_annotations(opened: Callable[..., CocoSource]) -> None:
@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "nothing annotated": (json.dumps(content() | {"annotations": []}), "no usable annotation"),
     "nothing usable": (
         json.dumps(content() | {"annotations": [annotation(1, 99)]}),
-        r"no usable annotation: 1 annotations without an image \(left out\): annotation 1",
+        r"no usable annotation: annotations without an image \(left out\): 1 \(annotation 1\)",
     ),
     "no category": (json.dumps(content() | {"categories": []}), "names no category"),
     "category without name": (json.dumps(content() | {"categories": [{"id": 3}]}), "a category needs"),
