@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,10 +227,23 @@ def open_coco_file(
         DataError: As :func:`open_coco`.
     """
     path = Path(json_path).expanduser()
-    content = read_coco(path, masks=masks)
+    with _no_collection():
+        content = read_coco(path, masks=masks)
     images = located(path, content.images, Path(images_folder).expanduser() if images_folder else None)
     source = CocoSource(content.class_names, content.category_ids, images, content.annotations, content.findings)
     return source if classes is None else _ordered(path, source, list(classes))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for unused cycles, which takes a third of the time that a million annotations need."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _ordered(path: Path, source: CocoSource, classes: list[str]) -> CocoSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from transxnet.data.findings import Findings
-from transxnet.data.run_lengths import SegmentationError, area, checked, is_number
+from transxnet.data.images import MAX_PIXELS
+from transxnet.data.run_lengths import SegmentationError, area, checked, is_number, is_whole
 from transxnet.errors import DataError
 
 _ROUNDING = 1.0  # pixels that a box may exceed the image by without being cut
@@ -47,9 +49,9 @@ class Annotations:
         areas: (n), in pixels.
         crowds: (n), whether an annotation stands for many objects.
         ids: (n), positive and each once.
-        text: JSON of all segmentations, one after the other: one block, which worker processes
-            receive at the cost of its bytes.
-        ends: (n + 1), where each segmentation's text begins and ends; empty where there is none.
+        packed: All segmentations, one after the other: one block, which worker processes receive at
+            the cost of its bytes, where lists of numbers would cost several times as many.
+        ends: (n + 1), where each segmentation begins and ends in it; empty where there is none.
     """
 
     first: npt.NDArray[np.int64]
@@ -58,7 +60,7 @@ class Annotations:
     areas: npt.NDArray[np.float64]
     crowds: npt.NDArray[np.bool_]
     ids: npt.NDArray[np.int64]
-    text: npt.NDArray[np.uint8]
+    packed: npt.NDArray[np.uint8]
     ends: npt.NDArray[np.int64]
 
     def of(self, place: int) -> slice:
@@ -67,15 +69,15 @@ class Annotations:
 
     def segmentation(self, index: int) -> Any:
         """An annotation's polygons or run lengths; None if it has none."""
-        text = self.text[self.ends[index] : self.ends[index + 1]]
-        return json.loads(text.tobytes()) if len(text) else None
+        packed = self.packed[self.ends[index] : self.ends[index + 1]]
+        return marshal.loads(packed.tobytes()) if len(packed) else None
 
     def of_images(self, places: Sequence[int]) -> Annotations:
         """The annotations of some images."""
         slices = [self.of(place) for place in places]
         sizes = [part.stop - part.start for part in slices]
         rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.empty(0, np.int64)])
-        texts = [self.text[self.ends[part.start] : self.ends[part.stop]] for part in slices]
+        blocks = [self.packed[self.ends[part.start] : self.ends[part.stop]] for part in slices]
         return Annotations(
             first=np.cumsum([0, *sizes], dtype=np.int64),
             boxes=self.boxes[rows],
@@ -83,7 +85,7 @@ class Annotations:
             areas=self.areas[rows],
             crowds=self.crowds[rows],
             ids=self.ids[rows],
-            text=np.concatenate([np.empty(0, np.uint8), *texts]),
+            packed=np.concatenate([np.empty(0, np.uint8), *blocks]),
             ends=np.cumsum([0, *np.diff(self.ends)[rows]], dtype=np.int64),
         )
 
@@ -149,7 +151,7 @@ class _Annotation(NamedTuple):
     area: float
     crowd: bool
     id: Any
-    text: bytes
+    packed: bytes
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path} is no JSON, or cut short: {error.msg} in {where}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, a list in lists in lists
         raise DataError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is no COCO file: it holds a {type(content).__name__}, not an object with images")
@@ -174,7 +176,7 @@ def _categories(path: Path, content: Mapping[str, Any], findings: Findings) -> d
     """The names by id, ascending."""
     categories: dict[int, str] = {}
     for entry in _without_group(content, findings):
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
+        if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
             raise DataError(f"{path}: a category needs a whole number as id, and a name, not {str(entry)[:80]}")
         if entry["id"] in categories:
             raise DataError(f"{path}: two categories have the id {entry['id']}; give each its own")
@@ -205,7 +207,7 @@ def _images(path: Path, entries: Sequence[Any], findings: Findings) -> list[Imag
     for index, entry in enumerate(entries):
         record = _record(entry)
         if record is None:
-            findings.add("image records without id, file name or size (left out)", f"at place {index}")
+            findings.add("image records without a usable id, file name or size (left out)", f"at place {index}")
         elif record.id in images:
             raise DataError(
                 f"{path}: two images have the id {record.id}: {images[record.id].file_name} and {record.file_name}; "
@@ -222,9 +224,9 @@ def _record(entry: Any) -> ImageRecord | None:
     if not isinstance(entry, dict):
         return None
     number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-    if type(number) is not int or not isinstance(name, str) or not name:
+    if not is_whole(number) or not isinstance(name, str) or not name:
         return None
-    if not is_number(height) or not is_number(width) or height < 1 or width < 1:
+    if not is_number(height) or not is_number(width) or height < 1 or width < 1 or height * width > MAX_PIXELS:
         return None
     return ImageRecord(number, name, name, int(height), int(width))
 
@@ -233,9 +235,9 @@ def _addressed(entry: Any, places: Mapping[int, int], labels: Mapping[int, int])
     if not isinstance(entry, dict):
         raise _UnusableError("annotations that are no objects (left out)")
     image, category = entry.get("image_id"), entry.get("category_id")
-    if type(image) is not int or image not in places:
+    if not is_whole(image) or image not in places:
         raise _UnusableError("annotations without an image (left out)")
-    if type(category) is not int or category not in labels:
+    if not is_whole(category) or category not in labels:
         raise _UnusableError("annotations of an unknown category (left out)")
     return places[image], labels[category]
 
@@ -244,7 +246,7 @@ def _annotation(
     entry: Mapping[str, Any], image: ImageRecord, masks: bool, name: str, findings: Findings
 ) -> _Annotation:
     box = _box(entry.get("bbox"), image, name, findings)
-    text, segmentation = b"", entry.get("segmentation")
+    packed, segmentation = b"", entry.get("segmentation")
     if masks and segmentation:
         try:
             segmentation, partly = checked(segmentation, image.height, image.width)
@@ -252,12 +254,12 @@ def _annotation(
             raise _UnusableError(f"annotations with a {error} (left out)") from error
         if partly:
             findings.add("annotations with polygons of fewer than 3 points (those left out)", name)
-        text = json.dumps(segmentation, separators=(",", ":")).encode()
+        packed = marshal.dumps(segmentation)
     size = entry.get("area")
     if not (is_number(size) and size > 0):
         findings.add("annotations without area (counted from the mask or the box)", name)
-        size = area(segmentation, image.height, image.width) if text else box[2] * box[3]
-    return _Annotation(box, float(size), entry.get("iscrowd") in (1, True), entry.get("id"), text)
+        size = area(segmentation, image.height, image.width) if packed else box[2] * box[3]
+    return _Annotation(box, float(size), entry.get("iscrowd") in (1, True), entry.get("id"), packed)
 
 
 def _box(box: Any, image: ImageRecord, name: str, findings: Findings) -> tuple[float, float, float, float]:
@@ -278,7 +280,7 @@ def _box(box: Any, image: ImageRecord, name: str, findings: Findings) -> tuple[f
 def _packed(kept: Sequence[tuple[int, int, _Annotation]], images: int, findings: Findings) -> Annotations:
     places, labels, annotations = zip(*kept, strict=True)
     counts = np.bincount(places, minlength=images)
-    texts = [annotation.text for annotation in annotations]
+    blocks = [annotation.packed for annotation in annotations]
     return Annotations(
         first=np.cumsum([0, *counts], dtype=np.int64),
         boxes=np.array([annotation.box for annotation in annotations], np.float64),
@@ -286,18 +288,18 @@ def _packed(kept: Sequence[tuple[int, int, _Annotation]], images: int, findings:
         areas=np.array([annotation.area for annotation in annotations], np.float64),
         crowds=np.array([annotation.crowd for annotation in annotations], np.bool_),
         ids=_numbered([annotation.id for annotation in annotations], findings),
-        text=np.frombuffer(b"".join(texts), np.uint8),
-        ends=np.cumsum([0, *map(len, texts)], dtype=np.int64),
+        packed=np.frombuffer(b"".join(blocks), np.uint8),
+        ends=np.cumsum([0, *map(len, blocks)], dtype=np.int64),
     )
 
 
 def _numbered(ids: Sequence[Any], findings: Findings) -> npt.NDArray[np.int64]:
     """Ids as given; those given twice, or that evaluation takes for "none", are new."""
     seen: set[int] = set()
-    unused = max((number for number in ids if type(number) is int), default=0) + 1
+    unused = max((number for number in ids if is_whole(number)), default=0) + 1
     numbers = []
     for number in ids:
-        if type(number) is not int or number < 1 or number in seen:
+        if not is_whole(number) or number < 1 or number in seen:
             if number != 0:
                 findings.add("annotations whose id is missing or another's (numbered anew)", f"annotation {number}")
             number, unused = max(unused, 1), max(unused, 1) + 1

@@ -9,7 +9,6 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.segmentation import IGNORED
@@ -150,11 +149,14 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (H, W) at another size, each from the nearest pixel."""
-    if labels.shape == size:
-        return labels
-    small: Tensor = V.resize(labels[None].to(torch.uint8), list(size), interpolation=InterpolationMode.NEAREST)[0]
-    return small.long()
+    """Labels (H, W) at another size, each from OpenCV's nearest pixel, which torchvision now and then misses by one."""
+    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    return labels[rows][:, columns]
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    step = 1 / (new / old)
+    return (torch.arange(new, dtype=torch.float64) * step).floor().long().clamp(max=old - 1)
 
 
 def normalised(image: Tensor) -> Tensor:

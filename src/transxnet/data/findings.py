@@ -31,5 +31,5 @@ class Findings:
         lines = []
         for kind, count in self.counts.items():
             names = ", ".join(self.examples[kind])
-            lines.append(f"{count:,} {kind}: {names}{', ...' if count > len(self.examples[kind]) else ''}")
+            lines.append(f"{kind}: {count:,} ({names}{', ...' if count > len(self.examples[kind]) else ''})")
         return lines

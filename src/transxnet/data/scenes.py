@@ -22,7 +22,7 @@ from transxnet.data.parts import TRAIN, VALIDATION
 from transxnet.data.randomness import seed_for
 from transxnet.data.run_lengths import from_mask, uncompressed
 from transxnet.data.scene_painting import Material, Scene, material, painted
-from transxnet.data.segmentation import palette
+from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.errors import ConfigError
 from transxnet.files import replacing, write_text

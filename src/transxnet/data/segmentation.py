@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from timm.utils.misc import natural_key
 from torch import Tensor
 
@@ -21,14 +17,15 @@ from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, find_images, read_annotated
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
+from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes
 from transxnet.errors import DataError
 
 IGNORED = 255
 """The label of pixels that are neither learned from nor judged by."""
 
 _HELD_OUT = 0.2
-_CLASS_FILES = ("classes.txt", "objectInfo150.txt", "labels.txt")
-Colors = npt.NDArray[np.uint8]
+_CLASS_FILE = "classes.txt"
+_MOST_CLASSES = 254  # a label is a byte, 255 is ignored, and 0 may be
 
 
 @dataclass(frozen=True)
@@ -136,9 +133,11 @@ def open_segmentation(
     findings = Findings()
     parts = _pairs(root, findings)
     names, colors = _named_classes(root, parts, reduce_zero_label, classes, num_classes)
+    if not 0 < len(names) <= _MOST_CLASSES:
+        raise DataError(f"{root} has {len(names)} classes; labels of a byte tell 1 to {_MOST_CLASSES}")
     order = None
     if classes is not None and list(classes) != names:
-        order = _order(root, names, list(classes))
+        order = class_order(root, names, list(classes))
         colors = colors[[names.index(name) for name in classes]]
         names = list(classes)
     if num_classes not in (None, len(names)):
@@ -155,31 +154,6 @@ def open_segmentation(
     places = np.random.default_rng(seed_for(seed)).permutation(len(whole))
     held = max(1, round(_HELD_OUT * len(whole)))
     return SegmentationData(*(whole.subset(np.sort(part).tolist()) for part in (places[held:], places[:held])))
-
-
-def palette(count: int) -> Colors:
-    """Colours (count, 3) that can be told apart: hues a golden angle from one another, in three lightnesses."""
-    index = np.arange(count)
-    hue = (0.58 + index * 0.61803398875) % 1
-    value = np.array([1.0, 0.72, 0.5])[index % 3]
-    saturation = np.array([0.85, 0.6, 0.95])[index // 3 % 3]
-    offset = (np.array([5, 3, 1]) + hue[:, None] * 6) % 6  # HSV to RGB
-    rgb = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(offset, 4 - offset), 0, 1))
-    colors: Colors = np.round(rgb * 255).astype(np.uint8)
-    return colors
-
-
-def ade20k_classes() -> tuple[list[str], Colors]:
-    """ADE20K's 150 class names and colours."""
-    content = _ade20k()
-    return list(content[0]), np.array(content[1], np.uint8)
-
-
-@cache
-def _ade20k() -> tuple[list[str], list[list[int]]]:
-    text = resources.files("transxnet.data").joinpath("ade20k.json").read_text(encoding="utf-8")
-    content = json.loads(text)
-    return content["classes"], content["palette"]
 
 
 def _pairs(root: Path, findings: Findings) -> dict[str, tuple[list[Path], list[Path]]]:
@@ -231,15 +205,14 @@ def _named_classes(
     classes: Sequence[str] | None,
     num_classes: int | None,
 ) -> tuple[list[str], Colors]:
-    file = next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
-    if file:
-        return _class_file(file)
-    if classes is not None:
-        ours = list(classes) == _ade20k()[0]
-        return list(classes), ade20k_classes()[1] if ours else palette(len(classes))
+    if (root / _CLASS_FILE).is_file():
+        return read_classes(root / _CLASS_FILE)
+    ade20k = ade20k_classes()
     released = all(path.name.startswith("ADE_") for images, _ in parts.values() for path in images)
-    if reduce_zero_label and (released or num_classes == len(_ade20k()[0])):
-        return ade20k_classes()
+    if reduce_zero_label and (released or (num_classes == len(ade20k[0]) and classes is None)):
+        return ade20k
+    if classes is not None:
+        return list(classes), palette(len(classes))
     if num_classes is None:
         largest = _largest_label([path for _, files in parts.values() for path in files])
         num_classes = largest + (not reduce_zero_label)
@@ -255,34 +228,6 @@ def _largest_label(files: Sequence[Path]) -> int:
             continue  # counted when it is read
         largest = max(largest, int(values.max(initial=0, where=values != IGNORED)))
     return largest
-
-
-def _class_file(path: Path) -> tuple[list[str], Colors]:
-    """Names, one a line, each with a colour after it (``#rrggbb``) or not."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    names: list[str] = []
-    colors = palette(len(lines))
-    for line in filter(None, lines):
-        name, found, color = line.rpartition("#")
-        if found and re.fullmatch("[0-9a-fA-F]{6}", color) and name.strip():
-            colors[len(names)] = ImageColor.getrgb(f"#{color}")
-            line = name.strip()
-        names.append(line)
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice or not names:
-        what = f"{twice!r} twice" if twice else "no class"
-        raise DataError(f"{path} names {what}; it needs a class's name on each line")
-    return names, colors[: len(names)]
-
-
-def _order(root: Path, names: list[str], classes: list[str]) -> tuple[int, ...]:
-    """The place of each of the folder's classes in ``classes``."""
-    unknown = [name for name in names if name not in classes]
-    missing = [name for name in classes if name not in names]
-    if unknown or missing:
-        what = [f"has {', '.join(unknown[:5])}"] * bool(unknown) + [f"lacks {', '.join(missing[:5])}"] * bool(missing)
-        raise DataError(f"{root}: its classes are not the {len(classes)} wanted: it {' and '.join(what)}")
-    return tuple(classes.index(name) for name in names)
 
 
 def _opened(path: Path) -> Image.Image:

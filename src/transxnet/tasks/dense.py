@@ -15,7 +15,7 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from transxnet.checkpoints.dense import from_released_dense, is_released_dense
 from transxnet.checkpoints.reading import Checkpoint
-from transxnet.data.segmentation import Colors, ade20k_classes, palette
+from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
 from transxnet.dense.head import Head, head_of, kind_of
 from transxnet.errors import ConfigError
 from transxnet.registry import RELEASED, full_name

@@ -92,7 +92,7 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
     model = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
     assert not isinstance(model, SemanticFPN)
     if isinstance(model, MaskRCNN):
-        model.roi_heads.fg_bg_sampler.batch_size_per_image = recipe.regions  # type: ignore[union-attr]
+        model.roi_heads.fg_bg_sampler.batch_size_per_image = recipe.regions
     return model
 
 

@@ -1,0 +1,78 @@
+"""The classes that pixels are of: their names, order and colours."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ImageColor
+
+from transxnet.errors import DataError
+
+Colors = npt.NDArray[np.uint8]
+
+
+def palette(count: int) -> Colors:
+    """Colours (count, 3) that can be told apart: hues a golden angle from one another, in three lightnesses."""
+    index = np.arange(count)
+    hue = (0.58 + index * 0.61803398875) % 1
+    value = np.array([1.0, 0.72, 0.5])[index % 3]
+    saturation = np.array([0.85, 0.6, 0.95])[index // 3 % 3]
+    offset = (np.array([5, 3, 1]) + hue[:, None] * 6) % 6  # HSV to RGB
+    rgb = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(offset, 4 - offset), 0, 1))
+    colors: Colors = np.round(rgb * 255).astype(np.uint8)
+    return colors
+
+
+def ade20k_classes() -> tuple[list[str], Colors]:
+    """ADE20K's 150 class names and colours."""
+    content = _ade20k()
+    return list(content[0]), np.array(content[1], np.uint8)
+
+
+@cache
+def _ade20k() -> tuple[list[str], list[list[int]]]:
+    text = resources.files("transxnet.data").joinpath("ade20k.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    return content["classes"], content["palette"]
+
+
+def read_classes(path: Path) -> tuple[list[str], Colors]:
+    """Names, one a line, each with a colour after it (``#rrggbb``) or not.
+
+    Raises:
+        DataError: If there is no name, or one is there twice.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    names: list[str] = []
+    colors = palette(len(lines))
+    for line in filter(None, lines):
+        name, found, color = line.rpartition("#")
+        if found and re.fullmatch("[0-9a-fA-F]{6}", color) and name.strip():
+            colors[len(names)] = ImageColor.getrgb(f"#{color}")
+            line = name.strip()
+        names.append(line)
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice or not names:
+        what = f"{twice!r} twice" if twice else "no class"
+        raise DataError(f"{path} names {what}; it needs a class's name on each line")
+    return names, colors[: len(names)]
+
+
+def class_order(root: Path, names: list[str], classes: list[str]) -> tuple[int, ...]:
+    """The place of each of the folder's classes in ``classes``.
+
+    Raises:
+        DataError: If they are not the same.
+    """
+    unknown = [name for name in names if name not in classes]
+    missing = [name for name in classes if name not in names]
+    if unknown or missing:
+        what = [f"has {', '.join(unknown[:5])}"] * bool(unknown) + [f"lacks {', '.join(missing[:5])}"] * bool(missing)
+        raise DataError(f"{root}: its classes are not the {len(classes)} wanted: it {' and '.join(what)}")
+    return tuple(classes.index(name) for name in names)
