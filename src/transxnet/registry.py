@@ -309,6 +309,10 @@ def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:
         CheckpointError: Also if the network cannot be told.
     """
     read = read_checkpoint(checkpoint)
+    if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):
+        raise CheckpointError(
+            f"{read.source} holds a detector or a segmenter; load_detector and load_segmenter load these"
+        )
     name = read.architecture or variant_of(read.state_dict)
     if not name:
         raise CheckpointError(f"{read.source} does not say which network it holds; use create_model with a name")

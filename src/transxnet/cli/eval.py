@@ -15,6 +15,7 @@ from transxnet.cli.parsing import (
     choose_device,
     create_network,
     image_progress,
+    open_dense,
     table_console,
 )
 from transxnet.data.sources import open_evaluation
@@ -22,25 +23,36 @@ from transxnet.tasks.classification.evaluate import Evaluation, evaluate, run_ne
 from transxnet.tasks.classification.labels import label_names, readable_names
 
 _ABOUT = """\
-Judge a network on labelled images: a folder with a folder for each class (or with val/ in it), in
-the style of ImageNet. ImageNet-V2, whose folders are numbers, is understood. Folders are matched to
-the network's classes by name, so a part of the classes will do."""
+Judge a network on labelled images. Classifiers: a folder with a folder for each class (or with val/
+in it), in the style of ImageNet. ImageNet-V2, whose folders are numbers, is understood. Folders are
+matched to the network's classes by name, so a part of the classes will do. Detectors: a folder in
+COCO's layout, for COCO's twelve numbers. Segmenters: a folder in ADE20K's layout, for mIoU, mAcc and
+aAcc. The checkpoint says what it holds."""
 _EXAMPLES = """\
   transxnet eval --data imagenet --checkpoint transx-t.pth.tar
   transxnet eval --data imagenetv2-matched-frequency-format-val --checkpoint transx-b.pth.tar
   transxnet eval --data photos/val --checkpoint runs/first --per-class
+  transxnet eval --data coco --checkpoint maskrcnn_tiny.pth --results detections.json
+  transxnet eval --data ade20k --checkpoint sfpn_transxnet_tiny.pth --per-class
 """
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, judge and print."""
     parser = CommandParser("eval", _ABOUT, _EXAMPLES)
-    parser.add_argument("--data", type=str, required=True, help='a folder of class folders, or "digits"')
+    parser.add_argument("--data", type=str, required=True, help='the images; also "digits" or "scenes"')
     add_network_arguments(parser)
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
     parser.add_argument("--max_bad", type=float, default=0.01, help="share of the images that may be unreadable")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument(
+        "--results", type=str, help="a detector's: write every detection to a JSON file, as COCO has it"
+    )
     options = parser.parse(arguments)
+    if dense := open_dense(options):
+        from transxnet.cli.dense import evaluate as evaluate_dense  # with their libraries
+
+        return evaluate_dense(dense, options)
     model = create_network(options)
     source = open_evaluation(options.data, label_names(model) or None, model.num_classes)
     device = choose_device(options.device)

@@ -15,9 +15,9 @@ from transxnet.training.processes import is_first
 from transxnet.version import __version__
 
 COMMANDS = {
-    "train": "learn to classify: the embedded digits, or a folder of your pictures",
-    "eval": "judge a network on a folder of labelled images",
-    "predict": "say what is on images",
+    "train": "learn: the embedded digits or scenes, your pictures, ImageNet, COCO, ADE20K",
+    "eval": "judge a classifier, detector or segmenter on labelled images",
+    "predict": "say what is on images, and where",
     "models": "list the networks, their size and their accuracy",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",

@@ -12,6 +12,8 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.registry import create_model, load_model
@@ -74,8 +76,28 @@ def add_network_arguments(parser: ArgumentParser) -> None:
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
 
 
+def open_dense(options: Any) -> DenseNetwork | None:
+    """The detector or segmenter that the options' checkpoint holds; None if it holds neither.
+
+    Raises:
+        CheckpointError: If the weights cannot be had.
+        ConfigError: If an option is given that is for classifiers.
+    """
+    if not options.checkpoint:
+        return None
+    read = read_checkpoint(options.checkpoint)
+    if not holds_dense(read):
+        return None
+    for name in ("model", "image_size"):
+        if getattr(options, name) is not None:
+            raise ConfigError(
+                f"{options.checkpoint} says itself which network it holds; leave --{name.replace('_', '-')} out"
+            )
+    return load_dense(read)
+
+
 def create_network(options: Any) -> TransXNet:
-    """The network that the options ask for.
+    """The classifier that the options ask for.
 
     Raises:
         ConfigError: If neither a checkpoint nor a model was given.

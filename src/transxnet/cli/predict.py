@@ -18,6 +18,7 @@ from transxnet.cli.parsing import (
     choose_device,
     create_network,
     image_progress,
+    open_dense,
     table_console,
 )
 from transxnet.data.images import expand
@@ -26,12 +27,13 @@ from transxnet.files import write_text
 from transxnet.tasks.classification.predict import Prediction, predict
 
 _ABOUT = """\
-Say what is on images. Files, folders (searched through) and glob patterns are taken. An unreadable
+Say what is on images, and with a detector or segmenter, where. Files, folders (searched through) and glob patterns are taken. An unreadable
 image is named and the others go on; the exit status is then 1."""
 _EXAMPLES = """\
   transxnet predict cat.jpg dog.png --checkpoint transx-t.pth.tar
   transxnet predict photos 'more/*.jpg' --checkpoint runs/first --out answers.csv
   transxnet predict photos --checkpoint runs/first --top 1 --json
+  transxnet predict photos --checkpoint maskrcnn_tiny.pth --out answers
 """
 
 
@@ -42,14 +44,22 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help="files, folders and glob patterns")
     add_network_arguments(parser)
     parser.add_argument("--top", type=int, default=3, help="answers for each image")
-    parser.add_argument("--out", type=str, help="also write the answers to a .json or .csv file")
+    parser.add_argument("--out", type=str, help="write the answers too: a classifier's to a .json or .csv file; a "
+                        "detector's or segmenter's, with pictures, to a folder")  # fmt: skip
+    parser.add_argument("--min_score", type=float, default=0.5, help="a detector's: score from which it is shown")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     options = parser.parse(arguments)
     if options.top < 1:
         raise ConfigError(f"--top must be at least 1, not {options.top}")
+    if not 0 <= options.min_score <= 1:
+        raise ConfigError(f"--min-score lies between 0 and 1, not {options.min_score}")
+    paths = expand(options.images)
+    if dense := open_dense(options):
+        from transxnet.cli.dense import predict as predict_dense  # with their libraries
+
+        return predict_dense(dense, paths, options)
     if options.out and Path(options.out).suffix not in (".json", ".csv"):
         raise ConfigError(f"--out ends in .json or .csv, not {options.out}")
-    paths = expand(options.images)
     model = create_network(options)
     with image_progress() as progress:
         task = progress.add_task("predicting", total=len(paths))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transxnet.training.running import TrainingResult
 
 _ABOUT = """\
-Train a classifier. Without options: the nano network on scikit-learn's handwritten digits, which
+Train a classifier, a detector or a segmenter. Without options: the nano network on scikit-learn's handwritten digits, which
 takes minutes on two CPU cores. The run folder then holds the weights, the metrics, config.yaml,
 samples.png and curves.png. A recipe is read first, and every option overrides it."""
 _EXAMPLES = """\
