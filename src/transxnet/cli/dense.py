@@ -96,7 +96,7 @@ def _judge_segmenter(model: SemanticFPN, head: Head, options: Any) -> int:
     found = judged.agreement
     scores = {"mIoU": found.miou, "mAcc": found.macc, "aAcc": found.aacc}
     if options.json:
-        result = {**scores, "images": judged.images, "images_per_second": judged.images_per_second}
+        result: dict[str, Any] = {**scores, "images": judged.images, "images_per_second": judged.images_per_second}
         if options.per_class:
             rows = zip(head.label_names, found.per_class, strict=True)
             result["per_class"] = {name: {"IoU": iou, "accuracy": accuracy} for name, (iou, accuracy) in rows}

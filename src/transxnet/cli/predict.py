@@ -27,8 +27,8 @@ from transxnet.files import write_text
 from transxnet.tasks.classification.predict import Prediction, predict
 
 _ABOUT = """\
-Say what is on images, and with a detector or segmenter, where. Files, folders (searched through) and glob patterns are taken. An unreadable
-image is named and the others go on; the exit status is then 1."""
+Say what is on images, and with a detector or segmenter, where. Files, folders (searched through) and
+glob patterns are taken. An unreadable image is named and the others go on; the exit status is then 1."""
 _EXAMPLES = """\
   transxnet predict cat.jpg dog.png --checkpoint transx-t.pth.tar
   transxnet predict photos 'more/*.jpg' --checkpoint runs/first --out answers.csv

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from transxnet.training.running import TrainingResult
 
 _ABOUT = """\
-Train a classifier, a detector or a segmenter. Without options: the nano network on scikit-learn's handwritten digits, which
-takes minutes on two CPU cores. The run folder then holds the weights, the metrics, config.yaml,
-samples.png and curves.png. A recipe is read first, and every option overrides it."""
+Train a classifier, a detector or a segmenter; the recipe says which. Without options: the nano
+network on scikit-learn's handwritten digits, which takes minutes on two CPU cores. The run folder
+then holds the weights, the metrics, config.yaml, samples.png and curves.png. A recipe is read first,
+and every option overrides it."""
 _EXAMPLES = """\
   transxnet train
   transxnet train --data photos --epochs 60
+  transxnet train --recipe scenes/retinanet              boxes around digits, in minutes
+  transxnet train --recipe coco/mask_rcnn_tiny --data coco --backbone-checkpoint transx-t.pth.tar
   transxnet train --data photos --model transxnet_tiny --checkpoint transx-t.pth.tar
   transxnet train --recipe runs/first/config.yaml --out runs/again --seed 1
   transxnet train --resume runs/first                    go on with a run that was stopped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -38,6 +38,7 @@ class DenseRecipe(Recipe):
             folder or a URL; "released" downloads the authors'. `checkpoint` are a whole network's.
         image_size: Height and width in pixels for which new position biases are stored; null for
             224 x 224, from which they are resized to each image's size.
+        backbone_settings: Other fields of the backbone's configuration, such as {layer_scale_init: 0.1}.
         pyramid_channels: Channels of the feature pyramid and of the heads' convolutions.
         epoch_steps: Steps in an epoch, the images being passed over again and again; 0 for one pass.
         schedule: "steps" divides the rate by ten at `milestones`, "cosine" lowers it at every step.
@@ -52,6 +53,7 @@ class DenseRecipe(Recipe):
     backbone: str = "transxnet_tiny"
     backbone_checkpoint: str | None = None
     image_size: tuple[int, int] | None = None
+    backbone_settings: dict[str, Any] = field(default_factory=dict)
     pyramid_channels: int = 256
     epoch_steps: int = 0
     schedule: Literal["steps", "cosine"] = "steps"
@@ -89,6 +91,11 @@ class DenseRecipe(Recipe):
         if step < self.warmup_steps:
             factor *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
         return factor
+
+    def settings_of_backbone(self) -> dict[str, Any]:
+        """Fields of the backbone's configuration."""
+        size = {"img_size": self.image_size} if self.image_size is not None else {}
+        return {"drop_path_rate": self.drop_path, **size, **self.backbone_settings}
 
     def backbone_source(self) -> str | None:
         """Where the backbone's first weights are: a path or a URL.

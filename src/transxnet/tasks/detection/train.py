@@ -84,9 +84,7 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
         long=recipe.long,
     )
     head = known_classes(head)  # its colours
-    settings: dict[str, Any] = {"drop_path_rate": recipe.drop_path}
-    if recipe.image_size is not None:
-        settings["img_size"] = recipe.image_size
+    settings = recipe.settings_of_backbone()
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
     other = start is not None and label_names_of(start) != train.class_names
     model = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
