@@ -199,6 +199,8 @@ def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, str, list[str]
     """The recipe's file (none if help is wanted), its task, and the options that override it."""
     given, rest = _taken(arguments, "--recipe", "--task")
     task = given.get("--task")
+    if task is not None:
+        recipe_class(task)  # raises ConfigError if there is none
     if "-h" in rest or "--help" in rest:
         return None, task or "classification", rest
     path = recipe_path(given.get("--recipe") or _default_recipe(task, _taken(rest, "--data")[0].get("--data", DIGITS)))
