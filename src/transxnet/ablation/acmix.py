@@ -6,7 +6,7 @@ import torch
 from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.windows import attend_inside, from_windows, padded, shift_mask, shift_of, to_windows
+from transxnet.ablation.windows import attend_in_windows, padded
 
 
 @register_notrace_module
@@ -16,7 +16,7 @@ class ACmix(nn.Module):
     The convolution is the paper's: the 3 x heads projections are mixed into the nine places of a
     3x3 kernel, whose shifts and sum are a grouped convolution that starts as pure shifts. As in
     Swin-ACmix, the windows of every other block are shifted; the convolution is not, so that the
-    shift's seam does not cut through it.
+    shift's seam does not cut through it. The projections are padded with zeros to whole windows first.
 
     Args:
         channels: C, a multiple of ``heads``.
@@ -47,33 +47,26 @@ class ACmix(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
         """Shapes: (B, C, H, W) to the same; the windows have a position bias of their own."""
-        qkv = self.qkv(x.permute(0, 2, 3, 1))  # (B, H, W, 3C)
-        return self.rate1 * self._attend(qkv) + self.rate2 * self._convolve(qkv)
+        height, width = x.shape[-2:]
+        qkv = padded(self.qkv(x.permute(0, 2, 3, 1)), self.window)  # (B, H', W', 3C)
+        y = self.rate1 * self._attend(qkv) + self.rate2 * self._convolve(qkv)  # (B, C, H', W')
+        return y[:, :, :height, :width]
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Shapes: (B, H, W, 3C) to (B, C, H, W)."""
-        height, width = qkv.shape[1:3]
-        qkv = padded(qkv, self.window)
-        size = (qkv.shape[1], qkv.shape[2])
-        bias = self.position_bias.get_bias()
-        shift = shift_of(self.window, *size) if self.shifted else (0, 0)
-        if any(shift):
-            qkv = torch.roll(qkv, (-shift[0], -shift[1]), dims=(1, 2))
-            bias = bias + shift_mask(self.window, *size, shift, qkv.device)
-        q, k, v = to_windows(qkv, self.window).chunk(3, dim=-1)  # each (B, windows, N, C)
-        z = self.proj(attend_inside(q, k, v, self.heads, bias))
-        z = from_windows(z, self.window, *size)
-        if any(shift):
-            z = torch.roll(z, shift, dims=(1, 2))
-        return z[:, :height, :width].permute(0, 3, 1, 2)
+        """Shapes: (B, H', W', 3C) to (B, C, H', W')."""
+        q, k, v = qkv.chunk(3, dim=-1)  # each (B, H', W', C)
+        bias = self.position_bias.get_bias()  # (1, heads, N, N)
+        z = attend_in_windows(q, k, v, heads=self.heads, size=self.window, bias=bias, shifted=self.shifted)
+        return self.proj(z).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def _convolve(self, qkv: Tensor) -> Tensor:
-        """Shapes: (B, H, W, 3C) to (B, C, H, W)."""
+        """Shapes: (B, H', W', 3C) to (B, C, H', W')."""
         batch, height, width, _ = qkv.shape
-        projections = qkv.reshape(batch, height * width, 3 * self.heads, -1).transpose(1, 2)  # (B, 3 heads, HW, d)
-        places = self.fc(projections)  # (B, 9, HW, d)
-        places = places.permute(0, 3, 1, 2).reshape(batch, -1, height, width)  # (B, 9d, H, W)
-        # Output g * heads + h of the grouped convolution belongs to channel g of head h.
+        projections = qkv.reshape(batch, height * width, 3 * self.heads, -1).transpose(1, 2)  # (B, 3 heads, H'W', d)
+        places = self.fc(projections)  # (B, 9, H'W', d)
+        places = places.permute(0, 3, 1, 2).reshape(batch, -1, height, width)  # (B, 9d, H', W')
+        # The outputs are ordered by channels of a head first, attention's by heads; as in the released
+        # code of ACmix they are added as they are.
         return self.dep_conv(places)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:

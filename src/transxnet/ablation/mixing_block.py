@@ -6,7 +6,7 @@ import torch
 from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.windows import attend_inside, from_windows, padded, to_windows
+from transxnet.ablation.windows import attend_in_windows, padded
 from transxnet.layers import BatchNorm2d
 
 
@@ -66,7 +66,7 @@ class MixingBlock(nn.Module):
 
     def _attend(self, x: Tensor, channel_gate: Tensor) -> Tensor:
         """Shapes: x (B, H', W', C/2), channel_gate (B, C/2, 1, 1); returns as x."""
-        q, k, v = to_windows(self.qkv(x), self.window).chunk(3, dim=-1)  # each (B, windows, N, C/2)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, H', W', C/2)
         v = v * channel_gate.permute(0, 2, 3, 1)
-        z = attend_inside(q, k, v, self.heads, self.position_bias.get_bias())
-        return from_windows(z, self.window, x.shape[1], x.shape[2])
+        bias = self.position_bias.get_bias()  # (1, heads, N, N)
+        return attend_in_windows(q, k, v, heads=self.heads, size=self.window, bias=bias)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.windows import attend_inside, from_windows, padded, shift_mask, shift_of, to_windows
+from transxnet.ablation.windows import attend_in_windows, padded
 
 
 @register_notrace_module
@@ -36,18 +35,10 @@ class ShiftedWindowAttention(nn.Module):
         """Shapes: (B, C, H, W) to the same; the windows have a position bias of their own."""
         height, width = x.shape[-2:]
         x = padded(x.permute(0, 2, 3, 1), self.window)  # (B, H', W', C)
-        size = (x.shape[1], x.shape[2])
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, H', W', C)
         bias = self.position_bias.get_bias()  # (1, heads, N, N)
-        shift = shift_of(self.window, *size) if self.shifted else (0, 0)
-        if any(shift):
-            x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
-            bias = bias + shift_mask(self.window, *size, shift, x.device)  # (windows, heads, N, N)
-        q, k, v = self.qkv(to_windows(x, self.window)).chunk(3, dim=-1)  # each (B, windows, N, C)
-        z = self.proj(attend_inside(q, k, v, self.heads, bias))
-        z = from_windows(z, self.window, *size)  # (B, H', W', C)
-        if any(shift):
-            z = torch.roll(z, shift, dims=(1, 2))
-        return z[:, :height, :width].permute(0, 3, 1, 2)
+        z = attend_in_windows(q, k, v, heads=self.heads, size=self.window, bias=bias, shifted=self.shifted)
+        return self.proj(z)[:, :height, :width].permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, window={self.window}, shifted={self.shifted}"

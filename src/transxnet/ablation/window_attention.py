@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.windows import attend_inside, from_windows, padded, to_windows
+from transxnet.ablation.windows import attend_in_windows, padded
 
 
 @register_notrace_module
@@ -30,7 +30,6 @@ class WindowAttention(nn.Module):
         """Shapes: (B, C, H, W) to the same."""
         height, width = x.shape[-2:]
         x = padded(x.permute(0, 2, 3, 1), self.window).permute(0, 3, 1, 2)  # (B, C, H', W')
-        qkv = self.qkv(x).permute(0, 2, 3, 1)  # (B, H', W', 3C)
-        q, k, v = to_windows(qkv, self.window).chunk(3, dim=-1)  # each (B, windows, N, C)
-        z = from_windows(attend_inside(q, k, v, self.heads), self.window, qkv.shape[1], qkv.shape[2])
+        q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, dim=-1)  # each (B, H', W', C)
+        z = attend_in_windows(q, k, v, heads=self.heads, size=self.window)
         return z[:, :height, :width].permute(0, 3, 1, 2)

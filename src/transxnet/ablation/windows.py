@@ -29,23 +29,45 @@ def from_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
     return x.reshape(batch, height, width, channels)
 
 
-def attend_inside(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+def attend_in_windows(
+    q: Tensor, k: Tensor, v: Tensor, *, heads: int, size: int, bias: Tensor | None = None, shifted: bool = False
+) -> Tensor:
     """Multi-head attention of every window to itself.
 
-    Shapes: q, k and v (B, windows, N, C), bias (1 or windows, heads, N, N); returns (B, windows, N, C).
+    Args:
+        q: Queries, a map (B, H, W, C) of whole windows.
+        k: Keys, as q.
+        v: Values, as q.
+        heads: Attention heads.
+        size: Side of a window.
+        bias: Added to the scores, (1, heads, size², size²).
+        shifted: Whether the windows are shifted by half their size, cyclically and without
+            attention across the map's borders.
+
+    Returns:
+        (B, H, W, C).
     """
-    batch, windows, places, channels = q.shape
+    height, width = q.shape[1:3]
+    shift = _shift(size, height, width) if shifted else (0, 0)
+    if any(shift):
+        q, k, v = (torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2)) for x in (q, k, v))
+        mask = shift_mask(size, height, width, shift, q.device)
+        bias = mask if bias is None else bias + mask  # (windows, heads, N, N)
+    windows = height * width // size**2
 
     def split(x: Tensor) -> Tensor:  # (B, windows * heads, N, d)
-        return x.reshape(batch, windows, places, heads, -1).transpose(2, 3).flatten(1, 2)
+        places = to_windows(x, size)  # (B, windows, N, C)
+        return places.reshape(*places.shape[:3], heads, -1).transpose(2, 3).flatten(1, 2)
 
     if bias is not None:
-        bias = bias.expand(windows, -1, -1, -1).reshape(1, windows * heads, places, places)
+        bias = bias.expand(windows, heads, -1, -1).reshape(1, windows * heads, size**2, size**2)
     z = attend(split(q), split(k), split(v), bias)
-    return z.reshape(batch, windows, heads, places, -1).transpose(2, 3).reshape(batch, windows, places, channels)
+    z = z.unflatten(1, (windows, heads)).transpose(2, 3).flatten(3)  # (B, windows, N, C)
+    z = from_windows(z, size, height, width)
+    return torch.roll(z, shift, dims=(1, 2)) if any(shift) else z
 
 
-def shift_of(size: int, height: int, width: int) -> tuple[int, int]:
+def _shift(size: int, height: int, width: int) -> tuple[int, int]:
     """How far shifted windows of a padded map (H, W) move: half a window, not at all where there is one."""
     return (size // 2 if height > size else 0), (size // 2 if width > size else 0)
 
