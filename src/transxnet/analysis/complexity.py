@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.layers import BatchNorm2d, LayerScale
+from transxnet.model import Block
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,52 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
         rule: The modules that the paper's count knows.
     """
     meta = copy.deepcopy(model).to("meta").eval()
-    paper, scaled = 0, 0
-
-    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal paper, scaled
-        if isinstance(module, LayerScale):
-            scaled += output.numel()
-        else:
-            paper += _module_macs(module, inputs[0], output)
-
-    for module in meta.modules():
-        if isinstance(module, (*rule, LayerScale)):
-            module.register_forward_hook(add)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        tally = _Tally(flops)
+        for module in meta.modules():
+            if isinstance(module, (*rule, LayerScale)):
+                module.register_forward_hook(tally.add)
+            if isinstance(module, Block):
+                module.forward = partial(tally.once, repr(module), module.forward)  # type: ignore[method-assign]
         run(meta)
+        paper, macs = tally.total()
     parameters = sum(parameter.numel() for parameter in meta.parameters())
-    return Complexity(parameters, int(counter.get_total_flops()) // 2 + scaled, paper)
+    return Complexity(parameters, macs, paper)
+
+
+class _Tally:
+    """Adds up what modules count; blocks of a stage that are alike are run once and counted each time."""
+
+    def __init__(self, flops: FlopCounterMode) -> None:
+        self._flops = flops
+        self._paper = 0
+        self._macs = 0  # beside those of the FLOP counter
+        self._known: dict[Any, tuple[int, int]] = {}
+
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """After a call of a module."""
+        if isinstance(module, LayerScale):
+            self._macs += output.numel()
+        else:
+            self._paper += _module_macs(module, inputs[0], output)
+
+    def once(self, structure: str, forward: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+        """In place of a block's forward pass, which keeps the shape of ``x``."""
+        key = (structure, x.shape)
+        if key in self._known:
+            paper, macs = self._known[key]
+            self._paper += paper
+            self._macs += macs
+            return x
+        before = self.total()
+        x = forward(x, *others)
+        after = self.total()
+        self._known[key] = (after[0] - before[0], after[1] - before[1])
+        return x
+
+    def total(self) -> tuple[int, int]:
+        """The paper's MACs, and all."""
+        return self._paper, int(self._flops.get_total_flops()) // 2 + self._macs
 
 
 def detector_complexity(
