@@ -51,7 +51,8 @@ DENSE: Rule = tuple(kind for kind in CLASSIFIER if kind not in _BATCH_NORMS)
 def complexity(model: nn.Module, input_size: tuple[int, int, int], rule: Rule = CLASSIFIER) -> Complexity:
     """Count a network for an input of (channels, height, width), without computing anything.
 
-    The counts are taken on a copy on PyTorch's meta device, in evaluation mode.
+    The counts are taken on PyTorch's meta device, on a copy if the network is not there, in
+    evaluation mode.
 
     Args:
         model: Whatever maps images (B, channels, H, W).
@@ -65,22 +66,32 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
     """Count what a function does with a network.
 
     Args:
-        model: The network; a copy on the meta device is counted, in evaluation mode.
-        run: Called with that copy; whatever modules it calls are counted.
+        model: The network; if it is not on the meta device, a copy is counted there.
+        run: Called with it in evaluation mode; whatever modules it calls are counted.
         rule: The modules that the paper's count knows.
     """
-    meta = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        tally = _Tally(flops)
-        for module in meta.modules():
-            if isinstance(module, (*rule, LayerScale)):
-                module.register_forward_hook(tally.add)
-            if isinstance(module, Block):
-                module.forward = partial(tally.once, repr(module), module.forward)  # type: ignore[method-assign]
-        run(meta)
-        paper, macs = tally.total()
-    parameters = sum(parameter.numel() for parameter in meta.parameters())
-    return Complexity(parameters, macs, paper)
+    on_meta = all(parameter.is_meta for parameter in model.parameters())
+    meta = model if on_meta else copy.deepcopy(model).to("meta")
+    modes = [(module, module.training) for module in meta.modules()]
+    hooks = []
+    meta.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+            tally = _Tally(flops)
+            for module in meta.modules():
+                if isinstance(module, (*rule, LayerScale)):
+                    hooks.append(module.register_forward_hook(tally.add))
+                if isinstance(module, Block):
+                    vars(module)["forward"] = partial(tally.once, repr(module), module.forward)
+            run(meta)
+            paper, macs = tally.total()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+            vars(module).pop("forward", None)
+    return Complexity(sum(parameter.numel() for parameter in meta.parameters()), macs, paper)
 
 
 class _Tally:

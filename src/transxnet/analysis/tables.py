@@ -14,11 +14,15 @@ from importlib.resources import files
 from typing import Literal
 
 import torch
+from torch import nn
 
 from transxnet.ablation.rows import ROWS
 from transxnet.analysis.complexity import DENSE, Complexity, complexity, detector_complexity
 from transxnet.config import VARIANTS
 from transxnet.dense.create import create_detector, create_segmenter
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
+from transxnet.dense.detection.retinanet import RetinaNet
+from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
 from transxnet.registry import NETWORKS, create_model
 
@@ -165,17 +169,26 @@ def with_counts(tables: Sequence[PaperTable], done: Callable[[int, int], None] |
     ]  # fmt: skip
 
 
-def _cost(task: Task, network: str) -> Complexity:
+def _cost(task: Task, name: str) -> Complexity:
     with torch.device("meta"):  # counting needs no weights
-        match task:
-            case "ImageNet-1K":
-                return complexity(create_model(network), (3, 224, 224))
-            case "ADE20K":
-                return complexity(create_segmenter(backbone=network), (3, 512, 2048), DENSE)
-            case "RetinaNet":
-                return detector_complexity(create_detector("retinanet", backbone=network))
-            case "Mask R-CNN":
-                return detector_complexity(create_detector("mask_rcnn", backbone=network))
+        network = _create(task, name)
+    if isinstance(network, RetinaNet | MaskRCNN):
+        return detector_complexity(network)
+    if isinstance(network, SemanticFPN):
+        return complexity(network, (3, 512, 2048), DENSE)
+    return complexity(network, (3, 224, 224))
+
+
+def _create(task: Task, name: str) -> nn.Module:
+    match task:
+        case "ImageNet-1K":
+            return create_model(name)
+        case "ADE20K":
+            return create_segmenter(backbone=name)
+        case "RetinaNet":
+            return create_detector("retinanet", backbone=name)
+        case "Mask R-CNN":
+            return create_detector("mask_rcnn", backbone=name)
 
 
 def _printed(number: int) -> list[PaperTable]:
