@@ -279,7 +279,7 @@ class TransXNet(Trunk):
         return {name for name, parameter in self.named_parameters() if name.endswith(".bias") and parameter.ndim > 1}
 
 
-def _stem(config: TransXNetConfig) -> nn.Module:
+def _stem(config: TransXNetConfig) -> PatchEmbed | PatchStem:
     if config.stem == "patches":
         return PatchStem(config.in_chans, config.channels[0])
     return PatchEmbed(config.in_chans, config.channels[0], kernel_size=7, stride=4)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.layers import BatchNorm2d, LayerScale
+from transxnet.layers import BatchNorm2d, LayerScale, PositionBias
 from transxnet.model import Block
 
 
@@ -83,6 +83,8 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
                     hooks.append(module.register_forward_hook(tally.add))
                 if isinstance(module, Block):
                     vars(module)["forward"] = partial(tally.once, repr(module), module.forward)
+                if isinstance(module, PositionBias):  # resizing it counts nowhere, and takes long
+                    vars(module)["forward"] = partial(_bias_for, module)
             run(meta)
             paper, macs = tally.total()
     finally:
@@ -92,6 +94,13 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
             module.training = training
             vars(module).pop("forward", None)
     return Complexity(sum(parameter.numel() for parameter in meta.parameters()), macs, paper)
+
+
+def _bias_for(bias: PositionBias, x: Tensor) -> Tensor:
+    """A bias of the shape that the map (B, C, H, W) wants. Shape: (1, heads, N, M)."""
+    height, width = x.shape[2:]
+    keys = -(-height // bias.reduction) * -(-width // bias.reduction)
+    return torch.empty(1, bias.table.shape[1], height * width, keys, device="meta")
 
 
 class _Tally:

@@ -10,6 +10,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import cache
 from importlib.resources import files
 from typing import Literal
 
@@ -150,25 +151,24 @@ def with_counts(tables: Sequence[PaperTable], done: Callable[[int, int], None] |
         tables: As of :func:`paper_tables`.
         done: Told after each count how many are done, and of how many.
     """
-    # Rows that are the same network are counted once.
-    wanted = {(line.task, NETWORKS[line.network]): line for table in tables for line in table.lines if line.network}
-    costs = {}
-    for index, (key, line) in enumerate(wanted.items()):
-        costs[key] = _cost(line.task, line.network)
+    wanted = {(line.task, _first_name(line.network)) for table in tables for line in table.lines if line.network}
+    for index, (task, name) in enumerate(sorted(wanted)):
+        _cost(task, name)
         if done:
             done(index + 1, len(wanted))
-    return [
-        replace(
-            table,
-            lines=tuple(
-                line.counted(costs[line.task, NETWORKS[line.network]]) if line.network else line
-                for line in table.lines
-            ),
-        )
-        for table in tables
-    ]  # fmt: skip
+    return [replace(table, lines=tuple(map(_counted, table.lines))) for table in tables]
 
 
+def _counted(line: Line) -> Line:
+    return line.counted(_cost(line.task, _first_name(line.network))) if line.network else line
+
+
+def _first_name(name: str) -> str:
+    """Of the names of the same network the first, so that it is counted once."""
+    return next(known for known, config in NETWORKS.items() if config == NETWORKS[name])
+
+
+@cache
 def _cost(task: Task, name: str) -> Complexity:
     with torch.device("meta"):  # counting needs no weights
         network = _create(task, name)
