@@ -304,11 +304,15 @@ def test_recomputation_changes_nothing(row: Row) -> None:
 
 
 @EVERY_ROW
-def test_a_row_takes_other_channels_and_classes(row: Row) -> None:
+def test_a_row_takes_other_channels_classes_and_sizes(row: Row) -> None:
     model = small(row, in_chans=1).eval()
     model.reset_classifier(7)
     with torch.inference_mode():
-        assert model(images(2, 1, 32, 32)).shape == (2, 7)
+        before = model(images(2, 1, 64, 96))
+        assert before.shape == (2, 7)
+        model.set_input_size((64, 96))
+        assert torch.equal(model(images(2, 1, 64, 96)), before)
+    assert model.config.img_size == (64, 96)
 
 
 @pytest.mark.parametrize("name", ["table5/swin", "table5/d_mixer", "table6/dyconv", "table7/none", "table9/nsr"])

@@ -40,8 +40,9 @@ TITLES = (
     "DPE, OSR and STE",
 )
 LEGEND = (
-    "#F: G MACs by the paper's rule, which counts no product inside attention or dynamic convolution; all: every MAC. "
-    "#P: M parameters. diff.: ours less the paper's printed number. Accuracies are the paper's; none was measured here."
+    "#F: G MACs by the paper's rule, which counts normalisations and biases but no product inside attention or dynamic "
+    "convolution; all: every MAC of convolutions and matrix products. #P: M parameters. diff.: ours less the paper's "
+    "printed number. Accuracies are the paper's; none was measured here."
 )
 
 Task = Literal["ImageNet-1K", "ADE20K", "RetinaNet", "Mask R-CNN"]
