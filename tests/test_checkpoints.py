@@ -89,7 +89,7 @@ def test_biases_of_another_size_are_resized_if_a_size_is_asked_for(released: Rel
     asked = transxnet.create_model("transxnet_tiny", checkpoint=file, img_size=224).eval()
     adopted = transxnet.create_model("transxnet_tiny", checkpoint=file).eval()
     assert asked.config.img_size == (224, 224)
-    assert asked.stage_list[0].position_bias.table.shape == (1, 1, 3136, 49)
+    assert asked.state_dict()["stages.0.position_bias.table"].shape == (1, 1, 3136, 49)
     assert holds(asked, file, without=("relative_pos_enc",))
     with torch.inference_mode():
         batch = images(1, 3, 224, 224)

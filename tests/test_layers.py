@@ -110,8 +110,9 @@ def test_flattened_bias_is_resized_as_one_picture() -> None:
 def test_bias_sizes_go_by_the_ceiling_from_stage_to_stage() -> None:
     sizes = []
     model = nano()
-    for stage in model.stage_list:
-        stage.position_bias.register_forward_hook(lambda *called: sizes.append(tuple(called[-1].shape[2:])))
+    for module in model.modules():
+        if isinstance(module, PositionBias):
+            module.register_forward_hook(lambda *called: sizes.append(tuple(called[-1].shape[2:])))
     with torch.inference_mode():
         model(images(1, 3, 250, 199))
     assert sizes == [(3150, 56), (800, 56), (208, 56), (56, 56)]

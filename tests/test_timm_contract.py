@@ -20,8 +20,9 @@ import transxnet
 from support import images, nano, released_shapes
 from transxnet.checkpoints.released import rename
 
-NAMES = timm.list_models("transxnet*")
-TAGGED = timm.list_models("transxnet*", include_tags=True)
+# The ablations' rows have tests of their own, on smaller networks.
+NAMES = timm.list_models("transxnet*", exclude_filters="*_table*")
+TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
 SIZES = [(32, 32), (33, 47), (250, 199)]
 TRACED = [pytest.param(name, marks=[] if name == "transxnet_nano" else pytest.mark.slow) for name in NAMES]
 

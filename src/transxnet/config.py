@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from transxnet.errors import ConfigError
 
 PositionBiasResize = Literal["flattened", "geometric"]
+Stem = Literal["overlapping", "patches"]
+TokenMixer = Literal["d_mixer", "sep_conv", "sra", "swin", "mixing_block", "acmix"]
+LocalOperator = Literal["idconv", "dwconv", "dyconv", "window_attention", "d_dwconv"]
+SpatialReduction = Literal["osr", "nsr"]
+Enhancer = Literal["ste", "conv"]
+FeedForward = Literal["ms_ffn", "pointwise", "vanilla"]
+PositionEncoding = Literal["dpe", "none"]
 
+_CHOICES: dict[str, Any] = {
+    "stem": Stem,
+    "token_mixer": TokenMixer,
+    "local_operator": LocalOperator,
+    "spatial_reduction": SpatialReduction,
+    "enhancer": Enhancer,
+    "ffn": FeedForward,
+    "position_encoding": PositionEncoding,
+    "position_bias_resize": PositionBiasResize,
+}
 _INTEGERS = ("depths", "channels", "heads", "reductions", "attention_groups", "kernel_sizes", "expansions")
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 _RATES = ("drop_rate", "ffn_drop_rate", "drop_path_rate")
+# Name and least number of channels: those that a squeeze inside leaves at least one of.
+_LOCAL_CHANNELS: dict[str, tuple[str, int]] = {
+    "idconv": ("IDConv", 4),
+    "dwconv": ("DWConv", 1),
+    "dyconv": ("DyConv", 1),
+    "window_attention": ("window attention", 1),
+    "d_dwconv": ("D-DWConv", 8),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +57,7 @@ class TransXNetConfig:
         reductions: Stride of OSRA's spatial reduction (S): 1 or an even number.
         attention_groups: Attention groups of IDConv (G).
         expansions: Expansion ratio of MS-FFN (E).
-        kernel_sizes: Kernel size of IDConv (K), odd.
+        kernel_sizes: Kernel size of IDConv (K), odd; kernel or window size of what stands in its place.
         attention_shares: Share of the channels that OSRA receives, between 0 and 1; IDConv has
             the rest. The paper uses 0.5 everywhere and suggests one share for each stage.
         in_chans: Channels of the input image.
@@ -44,7 +70,16 @@ class TransXNetConfig:
         drop_rate: Dropout before the classifier.
         ffn_drop_rate: Dropout inside MS-FFN.
         drop_path_rate: Stochastic depth of the last block; the first has 0, linear between.
-        layer_scale_init: Initial weight of the scales of the residual branches.
+        layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out.
+        stem: ``overlapping`` patches, or ``patches`` side by side as in Table V.
+        token_mixer: The D-Mixer, or another of Table V.
+        local_operator: The D-Mixer's local half: IDConv, or another of Table VI.
+        spatial_reduction: ``osr``, or ``nsr``, whose patches do not overlap (Table IX).
+        enhancer: ``ste``, or one 1x1 ``conv`` (Table IX).
+        ffn: ``ms_ffn``; ``pointwise``, the same without its depthwise convolutions (Table VII); or
+            ``vanilla``, two linear layers (Table V).
+        ffn_scales: Kernel sizes of MS-FFN, odd (Table VII).
+        position_encoding: ``dpe``, or ``none`` (Table IX).
 
     Raises:
         ConfigError: If a value is out of its range, or the values do not fit each other.
@@ -66,15 +101,24 @@ class TransXNetConfig:
     drop_rate: float = 0.0
     ffn_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    layer_scale_init: float = 1e-5
+    layer_scale_init: float | None = 1e-5
+    stem: Stem = "overlapping"
+    token_mixer: TokenMixer = "d_mixer"
+    local_operator: LocalOperator = "idconv"
+    spatial_reduction: SpatialReduction = "osr"
+    enhancer: Enhancer = "ste"
+    ffn: FeedForward = "ms_ffn"
+    ffn_scales: tuple[int, ...] = (1, 3, 5, 7)
+    position_encoding: PositionEncoding = "dpe"
 
     def __post_init__(self) -> None:
         count = len(_as_tuple(self.depths))
         for name in (*_INTEGERS, "attention_shares"):
             object.__setattr__(self, name, _for_each_stage(name, getattr(self, name), count))
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
-        self._check_stages()
+        object.__setattr__(self, "ffn_scales", _as_tuple(self.ffn_scales))
         self._check_network()
+        self._check_stages()
 
     def _check_stages(self) -> None:
         for name in _INTEGERS:
@@ -88,19 +132,40 @@ class TransXNetConfig:
                 raise ConfigError(f"{where}: reductions must be 1 or even, not {reduction}")
             if kernel % 2 == 0:
                 raise ConfigError(f"{where}: kernel_sizes must be odd, not {kernel}")
-            if not _number(self.attention_shares[stage]) or not 0 < self.attention_shares[stage] < 1:
+            share = self.attention_shares[stage]
+            if not _number(share) or not 0 < share < 1:
                 raise ConfigError(
                     f"{where}: attention_shares must lie between 0 and 1 (both parts of the D-Mixer get "
-                    f"channels), not {self.attention_shares[stage]}"
+                    f"channels), not {share}"
                 )
-            attended, heads = self.attention_channels(stage), self.heads[stage]
-            if attended < 1 or attended == self.channels[stage] or attended % heads:
-                raise ConfigError(
-                    f"{where}: a share of {self.attention_shares[stage]} gives OSRA {attended} of "
-                    f"{self.channels[stage]} channels, which {heads} heads cannot divide evenly"
-                )
-            if self.channels[stage] - attended < 4:
-                raise ConfigError(f"{where}: IDConv needs at least 4 channels")
+            if self.token_mixer == "d_mixer":
+                self._check_d_mixer(stage, where)
+            else:
+                self._check_token_mixer(stage, where)
+
+    def _check_d_mixer(self, stage: int, where: str) -> None:
+        channels, heads = self.channels[stage], self.heads[stage]
+        attended = self.attention_channels(stage)
+        if attended < 1 or attended == channels or attended % heads:
+            raise ConfigError(
+                f"{where}: a share of {self.attention_shares[stage]} gives OSRA {attended} of "
+                f"{channels} channels, which {heads} heads cannot divide evenly"
+            )
+        local, (name, least) = channels - attended, _LOCAL_CHANNELS[self.local_operator]
+        if local < least:
+            raise ConfigError(f"{where}: {name} needs at least {least} channels")
+        if self.local_operator == "window_attention" and local % heads:
+            raise ConfigError(f"{where}: {heads} heads cannot divide the {local} channels of window attention evenly")
+
+    def _check_token_mixer(self, stage: int, where: str) -> None:
+        channels, heads = self.channels[stage], self.heads[stage]
+        if self.token_mixer != "sep_conv" and channels % heads:
+            raise ConfigError(f"{where}: {heads} heads cannot divide {channels} channels evenly")
+        if self.token_mixer == "mixing_block" and (channels < 16 or channels % (2 * heads)):
+            raise ConfigError(
+                f"{where}: the mixing block needs at least 16 channels, half of which the {heads} heads divide evenly, "
+                f"not {channels}"
+            )
 
     def _check_network(self) -> None:
         for name, least in (("in_chans", 1), ("num_classes", 0)):
@@ -110,10 +175,16 @@ class TransXNetConfig:
             raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {self.global_pool!r}")
         if self.num_classes and not self.global_pool:
             raise ConfigError("a classifier needs a global_pool; without one, num_classes must be 0")
-        if not _number(self.layer_scale_init):
-            raise ConfigError(f"layer_scale_init must be a number, not {self.layer_scale_init!r}")
-        if self.position_bias_resize not in ("flattened", "geometric"):
-            raise ConfigError(f'position_bias_resize is "flattened" or "geometric", not {self.position_bias_resize!r}')
+        if self.layer_scale_init is not None and not _number(self.layer_scale_init):
+            raise ConfigError(f"layer_scale_init must be a number or None, not {self.layer_scale_init!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in (known := get_args(choices)):
+                listed = f"{', '.join(json.dumps(choice) for choice in known[:-1])} or {json.dumps(known[-1])}"
+                raise ConfigError(f"{name} is {listed}, not {getattr(self, name)!r}")
+        if not self.ffn_scales or not all(_whole(scale, 1) and scale % 2 for scale in self.ffn_scales):
+            raise ConfigError(
+                f"ffn_scales must be odd whole numbers, at least one, not {self.ffn_scales}; ffn='pointwise' has none"
+            )
         for name in _RATES:
             if not _number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")

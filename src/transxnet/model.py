@@ -13,19 +13,10 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from transxnet import parts
+from transxnet.ablation.patches import PatchStem
 from transxnet.config import TransXNetConfig
-from transxnet.layers import (
-    MSFFN,
-    OSRA,
-    STE,
-    BatchNorm2d,
-    DMixer,
-    IDConv,
-    LayerScale,
-    PositionBias,
-    RecomputedStatistics,
-    group_norm,
-)
+from transxnet.layers import BatchNorm2d, LayerScale, PositionBias, RecomputedStatistics, group_norm
 
 
 class PatchEmbed(nn.Module):
@@ -48,8 +39,9 @@ class Block(nn.Module):
         channels: C.
         token_mixer: Maps (B, C, H, W) and the stage's position bias to (B, C, H, W).
         ffn: Maps (B, C, H, W) to the same.
+        position_encoding: Maps (B, C, H, W) to the same: DPE; None leaves it out.
         drop_path: Probability of leaving a branch out, for each image in training.
-        layer_scale_init: Initial weight of the branches' scales.
+        layer_scale_init: Initial weight of the branches' scales; None leaves them out.
     """
 
     def __init__(
@@ -58,25 +50,31 @@ class Block(nn.Module):
         *,
         token_mixer: nn.Module,
         ffn: nn.Module,
+        position_encoding: nn.Module | None,
         drop_path: float = 0.0,
-        layer_scale_init: float = 1e-5,
+        layer_scale_init: float | None = 1e-5,
     ) -> None:
         super().__init__()
-        self.dpe = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)  # dynamic position encoding
+        self.dpe = position_encoding  # dynamic position encoding
         self.norm1 = group_norm(channels)
         self.token_mixer = token_mixer
-        self.scale1 = LayerScale(channels, layer_scale_init)
+        self.scale1 = _scale(channels, layer_scale_init)
         self.norm2 = group_norm(channels)
         self.ffn = ffn
-        self.scale2 = LayerScale(channels, layer_scale_init)
+        self.scale2 = _scale(channels, layer_scale_init)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position_bias: Tensor | None) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        x = x + self.dpe(x)
+        if self.dpe is not None:
+            x = x + self.dpe(x)
         x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
         x = x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
         return x
+
+
+def _scale(channels: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale(channels, init)
 
 
 class Stage(nn.Module):
@@ -84,11 +82,11 @@ class Stage(nn.Module):
 
     Args:
         downsample: Leads from the stage before to this one's channels and resolution.
-        position_bias: Makes the bias (1, heads, N, M) for a map (B, C, H, W).
+        position_bias: Makes the bias (1, heads, N, M) for a map (B, C, H, W); None where no block has a use for it.
         blocks: The stage's blocks.
     """
 
-    def __init__(self, downsample: nn.Module, position_bias: PositionBias, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, downsample: nn.Module, position_bias: PositionBias | None, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.downsample = downsample
         self.position_bias = position_bias
@@ -98,7 +96,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H', W')."""
         x = self.downsample(x)
-        position_bias = self.position_bias(x)  # once for all blocks
+        position_bias = None if self.position_bias is None else self.position_bias(x)  # once for all blocks
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = _recomputed(block, x, position_bias)
@@ -108,7 +106,7 @@ class Stage(nn.Module):
 
 
 @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # the compiler cannot follow the exchange of statistics
-def _recomputed(block: nn.Module, x: Tensor, position_bias: Tensor) -> Tensor:
+def _recomputed(block: nn.Module, x: Tensor, position_bias: Tensor | None) -> Tensor:
     contexts = partial(_checkpoint_contexts, block)
     return checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
 
@@ -133,7 +131,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         self.in_chans = config.in_chans
-        self.stem = PatchEmbed(config.in_chans, config.channels[0], kernel_size=7, stride=4)
+        self.stem = _stem(config)
         self.stages = nn.Sequential(*_stages(config))
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": channels, "reduction": stride, "module": f"stages.{stage}"}
@@ -156,7 +154,8 @@ class Trunk(nn.Module):
         """
         self.config = self.config.override(img_size=img_size)
         for index, stage in enumerate(self.stage_list):
-            stage.position_bias.set_grid(self.config.grid(index))
+            if stage.position_bias is not None:
+                stage.position_bias.set_grid(self.config.grid(index))
         update_model_input_size(self, self.config.img_size)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -280,46 +279,42 @@ class TransXNet(Trunk):
         return {name for name, parameter in self.named_parameters() if name.endswith(".bias") and parameter.ndim > 1}
 
 
+def _stem(config: TransXNetConfig) -> PatchEmbed | PatchStem:
+    if config.stem == "patches":
+        return PatchStem(config.in_chans, config.channels[0])
+    return PatchEmbed(config.in_chans, config.channels[0], kernel_size=7, stride=4)
+
+
 def _stages(config: TransXNetConfig) -> list[Stage]:
     depth = sum(config.depths)
     rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
     stages = []
     for index, channels in enumerate(config.channels):
         downsample = nn.Identity() if index == 0 else PatchEmbed(config.channels[index - 1], channels, 3, stride=2)
-        position_bias = PositionBias(
-            config.heads[index], config.grid(index), config.reductions[index], config.position_bias_resize
-        )
         first = sum(config.depths[:index])
         blocks = [
             Block(
                 channels,
-                token_mixer=_d_mixer(config, index),
-                ffn=MSFFN(channels, config.expansions[index], drop_rate=config.ffn_drop_rate),
-                drop_path=rate,
+                token_mixer=parts.token_mixer(config, index, block),
+                ffn=parts.ffn(config, index),
+                position_encoding=parts.position_encoding(config, index),
+                drop_path=rates[first + block],
                 layer_scale_init=config.layer_scale_init,
             )
-            for rate in rates[first : first + config.depths[index]]
+            for block in range(config.depths[index])
         ]
-        stages.append(Stage(downsample, position_bias, blocks))
+        stages.append(Stage(downsample, parts.position_bias(config, index), blocks))
     return stages
 
 
-def _d_mixer(config: TransXNetConfig, index: int) -> DMixer:
-    channels, attended = config.channels[index], config.attention_channels(index)
-    return DMixer(
-        (channels - attended, attended),
-        local_operator=IDConv(channels - attended, config.kernel_sizes[index], config.attention_groups[index]),
-        attention=OSRA(attended, config.heads[index], config.reductions[index]),
-        enhancer=STE(channels),
-    )
-
-
 def init_weights(module: nn.Module) -> None:
-    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0."""
+    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0; others as they say themselves."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif callable(own := getattr(module, "init_weights", None)):  # timm's name; after the module's children
+        own()
 
 
 __all__ = ["Block", "PatchEmbed", "Stage", "TransXNet", "Trunk", "init_weights"]

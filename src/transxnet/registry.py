@@ -24,6 +24,7 @@ from timm.models import (
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import load_state_dict_from_hf
 
+from transxnet.ablation.rows import BASES, ROWS
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
@@ -71,6 +72,11 @@ RELEASED = (
 SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
 """The names of the released code."""
 
+NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
+    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
+}
+"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""
+
 
 def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
     return {
@@ -92,7 +98,8 @@ def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
 
 
 def _default_cfgs() -> dict[str, Any]:
-    cfgs = {"transxnet_nano.untrained": _describe()}
+    released = {release.architecture for release in RELEASED}
+    cfgs = {f"{name}.untrained": _describe() for name in NETWORKS if name not in released}
     for release in RELEASED:
         names = [release.architecture, *(s for s, full in SHORT_NAMES.items() if full == release.architecture)]
         for name in names:
@@ -128,7 +135,7 @@ def _create(
     **settings: Any,
 ) -> TransXNet:
     overlay = dict(pretrained_cfg_overlay or {})
-    config = VARIANTS[variant]
+    config = NETWORKS[variant]
     checkpoint = None
     if pretrained:
         checkpoint = _read_source(variant, pretrained_cfg, overlay, cache_dir)
@@ -209,9 +216,9 @@ def _overlay(checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay:
     if "head.fc.weight" in weights:
         facts["num_classes"] = weights["head.fc.weight"].shape[0]
     if "stem.conv.weight" in weights:
-        size = square_size(weights, VARIANTS[variant])
+        size = square_size(weights, NETWORKS[variant])
         # Biases stored for another size than usual tell the size to use the network at.
-        native = size if size and size != VARIANTS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
+        native = size if size and size != NETWORKS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
         facts["input_size"] = (weights["stem.conv.weight"].shape[1], *native)
     return facts
 
@@ -258,6 +265,20 @@ def transxnet_b(pretrained: bool = False, **settings: Any) -> TransXNet:
     return transxnet_base(pretrained, **settings)  # type: ignore[no-any-return]
 
 
+def _register_row(name: str) -> None:
+    def create(pretrained: bool = False, **settings: Any) -> TransXNet:
+        return _create(name, pretrained, **settings)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = "The network of a row of Tables V to IX."
+    globals()[name] = register_model(create)  # timm adds the name to __all__
+
+
+for _name in NETWORKS:
+    if _name not in VARIANTS:
+        _register_row(_name)
+
+
 def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any) -> TransXNet:
     """Create a classifier by its registered name, with the weights of a checkpoint if one is given.
 
@@ -287,9 +308,9 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
 def full_name(name: str) -> str:
     """The network that a name, short or with a tag, stands for; raises ConfigError if it is unknown."""
     known, tag = split_model_name_tag(name)
-    if known not in (*VARIANTS, *SHORT_NAMES):
-        near = difflib.get_close_matches(known, VARIANTS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)}"
+    if known not in (*NETWORKS, *SHORT_NAMES):
+        near = difflib.get_close_matches(known, NETWORKS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)} and the ablations' rows"
         raise ConfigError(f"there is no network {name!r}{hint}")
     if tag and name not in (tags := [full for full in _default_cfgs() if full.startswith(f"{known}.")]):
         raise ConfigError(f"there is no {name!r}; there are {', '.join(tags)}")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transxnet.layers import BatchNorm2d, LayerScale
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
+from transxnet.dense.detection.retinanet import RetinaNet
+from transxnet.layers import BatchNorm2d, LayerScale, PositionBias
+from transxnet.model import Block
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,10 @@ class Complexity:
         parameters: All parameters, position biases included.
         macs: Every convolution and matrix product, inside attention and IDConv too, and one for
             each value that a residual branch's scale multiplies.
-        paper_macs: The paper's "FLOPs": see :func:`paper_macs`.
+        paper_macs: The paper's "FLOPs": MACs of the modules that a forward pass calls. Convolutions
+            count their bias, normalisations twice their input, pooling its input. Nothing
+            functional counts: no products inside attention, no dynamic convolution, no activation
+            but the ReLU module.
     """
 
     parameters: int
@@ -30,63 +37,161 @@ class Complexity:
     paper_macs: int
 
 
-def complexity(model: nn.Module, input_size: tuple[int, int, int]) -> Complexity:
+Rule = tuple[type[nn.Module], ...]
+"""The modules that the paper's count knows."""
+
+_BATCH_NORMS: Rule = (nn.BatchNorm2d, BatchNorm2d)
+_NORMS: Rule = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+CLASSIFIER: Rule = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.AdaptiveAvgPool2d, nn.ReLU)
+"""As the paper counts classifiers."""
+DENSE: Rule = tuple(kind for kind in CLASSIFIER if kind not in _BATCH_NORMS)
+"""As it counts detectors and segmenters, whose batch norms had become synchronised ones, unknown to its counter."""
+
+
+def complexity(model: nn.Module, input_size: tuple[int, int, int], rule: Rule = CLASSIFIER) -> Complexity:
     """Count a network for an input of (channels, height, width), without computing anything.
 
-    The counts are taken on a copy on PyTorch's meta device, in evaluation mode.
+    The counts are taken on PyTorch's meta device, on a copy if the network is not there, in
+    evaluation mode.
+
+    Args:
+        model: Whatever maps images (B, channels, H, W).
+        input_size: Channels, height and width.
+        rule: :data:`CLASSIFIER`, or :data:`DENSE` for a backbone or a segmenter.
     """
-    model = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, *input_size, device="meta")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Complexity(parameters, _true_macs(model, image), paper_macs(model, image))
+    return count(model, lambda meta: meta(torch.empty(1, *input_size, device="meta")), rule)
 
 
-def _true_macs(model: nn.Module, image: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        scaled = _sum_over_calls(model, image, (LayerScale,), lambda module, given, output: output.numel())
-    return int(counter.get_total_flops()) // 2 + scaled
+def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity:
+    """Count what a function does with a network.
 
-
-def paper_macs(model: nn.Module, image: Tensor) -> int:
-    """MACs as the paper counts them (Tables I to IX): by the modules that a forward pass calls.
-
-    Convolutions count their bias, normalisations twice their input, pooling its input. Nothing
-    functional counts: no products inside attention, no dynamic convolution, no activation.
+    Args:
+        model: The network; if it is not on the meta device, a copy is counted there.
+        run: Called with it in evaluation mode; whatever modules it calls are counted.
+        rule: The modules that the paper's count knows.
     """
-    return _sum_over_calls(model, image, _COUNTED, _module_macs)
-
-
-def _sum_over_calls(
-    model: nn.Module,
-    image: Tensor,
-    types: tuple[type[nn.Module], ...],
-    count: Callable[[nn.Module, Tensor, Tensor], int],
-) -> int:
-    """Run the model, and add up ``count(module, input, output)`` over the calls of some modules."""
-    total = 0
-
-    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal total
-        total += count(module, inputs[0], output)
-
-    hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, types)]
+    on_meta = all(parameter.is_meta for parameter in model.parameters())
+    meta = model if on_meta else copy.deepcopy(model).to("meta")
+    modes = [(module, module.training) for module in meta.modules()]
+    hooks = []
+    meta.eval()
     try:
-        with torch.no_grad():
-            model(image)
+        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+            tally = _Tally(flops)
+            for module in meta.modules():
+                if isinstance(module, (*rule, LayerScale)):
+                    hooks.append(module.register_forward_hook(tally.add))
+                if isinstance(module, Block):
+                    vars(module)["forward"] = partial(tally.once, repr(module), module.forward)
+                if isinstance(module, PositionBias):  # resizing it counts nowhere, and takes long
+                    vars(module)["forward"] = partial(_bias_for, module)
+            run(meta)
+            paper, macs = tally.total()
     finally:
         for hook in hooks:
             hook.remove()
-    return total
+        for module, training in modes:
+            module.training = training
+            vars(module).pop("forward", None)
+    return Complexity(sum(parameter.numel() for parameter in meta.parameters()), macs, paper)
 
 
-_NORMS = (nn.BatchNorm2d, BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.AdaptiveAvgPool2d, nn.ReLU)
+def _bias_for(bias: PositionBias, x: Tensor) -> Tensor:
+    """A bias of the shape that the map (B, C, H, W) wants. Shape: (1, heads, N, M)."""
+    height, width = x.shape[2:]
+    keys = -(-height // bias.reduction) * -(-width // bias.reduction)
+    return torch.empty(1, bias.table.shape[1], height * width, keys, device="meta")
+
+
+class _Tally:
+    """Adds up what modules count; blocks of a stage that are alike are run once and counted each time."""
+
+    def __init__(self, flops: FlopCounterMode) -> None:
+        self._flops = flops
+        self._paper = 0
+        self._macs = 0  # beside those of the FLOP counter
+        self._known: dict[Any, tuple[int, int]] = {}
+
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """After a call of a module."""
+        if isinstance(module, LayerScale):
+            self._macs += output.numel()
+        else:
+            self._paper += _module_macs(module, inputs[0], output)
+
+    def once(self, structure: str, forward: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
+        """In place of a block's forward pass, which keeps the shape of ``x``."""
+        key = (structure, x.shape)
+        if key in self._known:
+            paper, macs = self._known[key]
+            self._paper += paper
+            self._macs += macs
+            return x
+        before = self.total()
+        x = forward(x, *others)
+        after = self.total()
+        self._known[key] = (after[0] - before[0], after[1] - before[1])
+        return x
+
+    def total(self) -> tuple[int, int]:
+        """The paper's MACs, and all."""
+        return self._paper, int(self._flops.get_total_flops()) // 2 + self._macs
+
+
+def detector_complexity(
+    detector: RetinaNet | MaskRCNN, size: tuple[int, int] = (800, 1280), boxes: int = 1000, masks: int = 100
+) -> Complexity:
+    """Count a detector as Table III does: from the backbone to its heads' outputs.
+
+    Of Mask R-CNN's second stage the paper's counter ran the box head on 1000 regions and the mask
+    head on 100. It is counted in the form of the released one: see :func:`_as_released`.
+
+    Args:
+        detector: As of :func:`transxnet.create_detector`.
+        size: Height and width of the padded image.
+        boxes: Regions of the box head.
+        masks: Regions of the mask head.
+    """
+    image = torch.empty(1, 3, *size, device="meta")
+    if isinstance(detector, RetinaNet):
+        return count(detector, lambda meta: meta.head(list(meta.backbone(image).values())), DENSE)
+
+    def run(meta: MaskRCNN) -> None:
+        heads = meta.roi_heads
+        meta.rpn.head(list(meta.backbone(image).values()))
+        channels = meta.backbone.out_channels
+        box = heads.box_head(torch.empty(boxes, channels, 7, 7, device="meta"))
+        mask = heads.mask_head(torch.empty(masks, channels, 14, 14, device="meta"))
+        heads.box_predictor(box), heads.mask_predictor(mask)
+
+    return count(_as_released(detector), run, DENSE)
+
+
+def _as_released(detector: MaskRCNN) -> MaskRCNN:
+    """The detector with the outputs and the ReLU modules of the released one, for counting only.
+
+    Torchvision's predictors of boxes and masks have outputs for the background too. Its proposal
+    head has a module for what the released one does in a function, its box head the reverse.
+    """
+    detector = copy.deepcopy(detector).to("meta")
+    proposals, heads = detector.rpn.head, detector.roi_heads
+    boxes, masks = heads.box_predictor, heads.mask_predictor
+    classes = boxes.cls_score.out_features - 1
+    boxes.bbox_pred = nn.Linear(boxes.bbox_pred.in_features, 4 * classes, device="meta")
+    masks.mask_fcn_logits = nn.Conv2d(masks.mask_fcn_logits.in_channels, classes, 1, device="meta")
+    proposals.conv = proposals.conv[0][0]
+    box = heads.box_head
+    heads.box_head = nn.Sequential(nn.Flatten(), box.fc6, nn.ReLU(), box.fc7, nn.ReLU())
+    return detector
 
 
 def _module_macs(module: nn.Module, given: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        kernel = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
-        return output.numel() * (kernel + (module.bias is not None))
+        # Each output of a convolution gathers a kernel, each input of a transposed one scatters a kernel.
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        places, others = (given, module.out_channels) if transposed else (output, module.in_channels)
+        kernel = module.kernel_size[0] * module.kernel_size[1] * others // module.groups
+        return places.numel() * kernel + (output.numel() if module.bias is not None else 0)
     if isinstance(module, nn.Linear):
         return given.numel() * module.out_features
     if isinstance(module, _NORMS):

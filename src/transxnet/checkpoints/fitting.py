@@ -66,7 +66,7 @@ def _sizes(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, .
     blocks = {(int(match[1]), int(match[2])) for match in map(_BLOCK.match, weights) if match}
     stages = sorted({stage for stage, _ in blocks})
     depths = tuple(sum(of == stage for of, _ in blocks) for stage in stages)
-    names = [f"stages.{stage}.blocks.0.dpe.weight" for stage in stages]
+    names = [f"stages.{stage}.blocks.0.norm1.weight" for stage in stages]
     channels = tuple(weights[name].shape[0] for name in names if name in weights)
     return depths, channels
 
@@ -96,7 +96,9 @@ def _fit_position_biases(
     weights: dict[str, Tensor], model: Trunk, source: str, stored_size: tuple[int, int] | None, keep_size: bool
 ) -> None:
     biases = {
-        f"stages.{index}.position_bias.table": stage.position_bias for index, stage in enumerate(model.stage_list)
+        f"stages.{index}.position_bias.table": stage.position_bias
+        for index, stage in enumerate(model.stage_list)
+        if stage.position_bias is not None
     }
     present = {name: bias for name, bias in biases.items() if name in weights}
     if all(weights[name].shape == bias.table.shape for name, bias in present.items()):

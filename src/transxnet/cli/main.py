@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "judge a classifier, detector or segmenter on labelled images",
     "predict": "say what is on images, and where",
     "models": "list the networks, their size and their accuracy",
+    "tables": "the paper's tables beside our own counts",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
 }

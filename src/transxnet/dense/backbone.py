@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from transxnet.checkpoints.fitting import fit
 from transxnet.checkpoints.reading import Source, read_checkpoint
-from transxnet.config import VARIANTS, TransXNetConfig
+from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import group_norm
 from transxnet.model import Trunk, init_weights
-from transxnet.registry import full_name
+from transxnet.registry import NETWORKS, full_name
 
 _CLASSIFIER = ("norm.", "head.")
 
@@ -73,7 +73,7 @@ def create_backbone(
     read = read_checkpoint(checkpoint) if checkpoint is not None else None
     if read and read.architecture not in ("", variant):
         raise CheckpointError(f"{read.source} holds {read.architecture}, not {variant}; create the one it holds")
-    config = read.config if read and read.config else VARIANTS[variant]
+    config = read.config if read and read.config else NETWORKS[variant]
     backbone = DenseBackbone(config.override(**settings), out_indices)
     if read:
         weights = {n: t for n, t in read.state_dict.items() if not n.startswith(_CLASSIFIER)}

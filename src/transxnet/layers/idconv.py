@@ -9,6 +9,24 @@ from torch.nn import functional as F
 from transxnet.layers.norm import BatchNorm2d
 
 
+def convolve_each(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A depthwise convolution of every image with its own kernel.
+
+    Shapes: x (B, C, H, W), kernel (B, C, K, K), bias (B, C); returns (B, C, H, W).
+    """
+    batch, channels, height, width = x.shape
+    size = kernel.shape[-1]
+    # One group for each channel of each image gives every image a kernel of its own.
+    y = F.conv2d(
+        x.reshape(1, batch * channels, height, width),
+        kernel.reshape(batch * channels, 1, size, size),
+        bias.reshape(batch * channels),
+        padding=size // 2,
+        groups=batch * channels,
+    )
+    return y.reshape(batch, channels, height, width)
+
+
 class IDConv(nn.Module):
     """A depthwise convolution whose kernel and bias are mixed anew for every image.
 
@@ -44,19 +62,10 @@ class IDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        batch, channels, height, width = x.shape
         kernel = self._mix(self.pool(x), self.weight)  # (B, C, K, K)
         # The attention's batch norm sees the pooled map first and the mean second, one batch each.
         bias = self._mix(x.mean((2, 3), keepdim=True), self.bias[:, :, None, None])  # (B, C, 1, 1)
-        # One group for each channel of each image gives every image a kernel of its own.
-        y = F.conv2d(
-            x.reshape(1, batch * channels, height, width),
-            kernel.reshape(batch * channels, 1, self.kernel_size, self.kernel_size),
-            bias.reshape(batch * channels),
-            padding=self.kernel_size // 2,
-            groups=batch * channels,
-        )
-        return y.reshape(batch, channels, height, width)
+        return convolve_each(x, kernel, bias.flatten(1))
 
     def _mix(self, pooled: Tensor, bank: Tensor) -> Tensor:
         """Shapes: pooled (B, C, k, k), bank (G, C, k, k); returns (B, C, k, k)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
@@ -24,8 +26,8 @@ def overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor) -> Tensor:
-    """Attention with a bias; in float32 where mixed precision has made half precision of it.
+def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor | None = None) -> Tensor:
+    """Attention, with a bias if there is one; in float32 where mixed precision has made half precision of it.
 
     The scores are sums over a head's channels before they are scaled, and pass half precision's
     65,504 in training; bfloat16 has float32's range.
@@ -35,9 +37,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor) -> Tensor:
     """
     if q.dtype == torch.float16 and torch.is_autocast_enabled(q.device.type):
         with torch.autocast(q.device.type, enabled=False):
-            z = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=position_bias.float())
+            bias = None if position_bias is None else position_bias.float()
+            z = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias)
         return z.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=position_bias.to(q.dtype))
+    bias = None if position_bias is None else position_bias.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 register_notrace_function(attend)
@@ -50,13 +54,20 @@ class OSRA(nn.Module):
         channels: C, a multiple of ``heads``.
         heads: Attention heads.
         reduction: Stride S of the keys and values.
+        spatial_reduction: Makes the reduction of (channels, stride): OSR.
     """
 
-    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        reduction: int,
+        spatial_reduction: Callable[[int, int], nn.Module] = overlapping_spatial_reduction,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Conv2d(channels, channels, 1)
-        self.osr = overlapping_spatial_reduction(channels, reduction)
+        self.osr = spatial_reduction(channels, reduction)
         self.lr = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)  # local refinement
         self.kv = nn.Conv2d(channels, 2 * channels, 1)
 

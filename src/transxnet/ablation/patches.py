@@ -1,0 +1,66 @@
+"""Patches that do not overlap: the stem of Table V, and the spatial reduction of SRA and of Table IX's NSR."""
+
+from __future__ import annotations
+
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transxnet.layers import BatchNorm2d
+
+
+@register_notrace_module
+class PatchConv(nn.Conv2d):
+    """A convolution whose stride is its kernel size.
+
+    A map that the patches do not cover evenly gets zeros at its bottom and on its right, so that no
+    place is left out, and sizes go by the ceiling as everywhere in the network.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        size: Side of a patch.
+        groups: Groups of channels.
+        bias: Whether to add one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, groups: int = 1, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, size, stride=size, groups=groups, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        """Shapes: (B, C, H, W) to (B, C', ceil(H / size), ceil(W / size))."""
+        (size, _), (height, width) = self.kernel_size, input.shape[-2:]
+        bottom, right = -height % size, -width % size
+        return super().forward(F.pad(input, (0, right, 0, bottom)) if bottom or right else input)
+
+
+class PatchStem(nn.Module):
+    """Swin's stem, as in Table V: 4x4 patches side by side, here with batch normalisation.
+
+    Args:
+        in_channels: Channels of the image.
+        channels: C.
+        size: Side of a patch in pixels.
+    """
+
+    def __init__(self, in_channels: int, channels: int, size: int = 4) -> None:
+        super().__init__()
+        self.conv = PatchConv(in_channels, channels, size, bias=False)
+        self.norm = BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, in_channels, H, W) to (B, C, ceil(H / size), ceil(W / size))."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+def non_overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
+    """NSR of Table IX: OSR with patches of stride x stride places, side by side; nothing at stride 1."""
+    if stride == 1:
+        return nn.Identity()
+    return nn.Sequential(
+        PatchConv(channels, channels, stride, groups=channels, bias=False),
+        BatchNorm2d(channels),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, 1, groups=channels, bias=False),
+        BatchNorm2d(channels),
+    )

@@ -1,0 +1,23 @@
+"""Sep Conv of Table V: the separable convolution of Chollet, "Xception", CVPR 2017."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SepConv(nn.Module):
+    """A depthwise convolution over places, then a 1x1 convolution over channels.
+
+    Args:
+        channels: C.
+        kernel_size: K, odd.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
+        """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
+        return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]
