@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "learn to classify: the embedded digits, or a folder of your pictures",
     "eval": "judge a network on a folder of labelled images",
     "predict": "say what is on images",
+    "erf": "picture which pixels a network's stages depend on",
     "models": "list the networks, their size and their accuracy",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
