@@ -28,7 +28,6 @@ _STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,  # type that a publisher's tools can read
-    "text.parse_math": False,  # a class or a file may hold dollars
 }
 
 

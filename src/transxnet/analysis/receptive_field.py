@@ -50,25 +50,47 @@ def contribution(forward: Callable[[Tensor], Sequence[Tensor]], images: Tensor, 
     return sums
 
 
-def square_side(field: npt.NDArray[np.float64], share: float) -> int:
-    """The side, in pixels, of the smallest centred square that holds a share of the contribution.
+def middle(field: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """The pixel (row, column) with half of the contribution on either side.
 
-    Squares are 1, 3, 5, ... pixels wide around the pixel (H // 2, W // 2), cut at the border.
+    This is where the centre of the map looks at. It is not always the centre of the image: the
+    convolutions of stride 2 put place 3 of 7 at pixel 96 of 224.
+    """
+    row, column = (
+        int(np.searchsorted(sums, sums[-1] / 2, side="right")) for sums in (field.sum(1).cumsum(), field.sum(0).cumsum())
+    )
+    return min(row, field.shape[0] - 1), min(column, field.shape[1] - 1)
+
+
+def square_side(field: npt.NDArray[np.float64], share: float) -> int:
+    """The side, in pixels, of the smallest square around the middle that holds a share of the contribution.
+
+    Sides are 1, 3, 5, ... pixels, and at last the image's. RepLKNet's squares are around the
+    image's centre, which measures an offset too where the middle is elsewhere.
 
     Args:
         field: Contributions (H, W), not negative.
         share: Between 0 and 1.
     """
-    row, column = (length // 2 for length in field.shape)
+    longest = max(field.shape)
     wanted = share * field.sum() * (1 - 1e-12)  # the order of a sum decides nothing
-    for reach in range(max(field.shape)):
-        inside = field[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
-        if inside.sum() >= wanted:
-            return min(2 * reach + 1, max(field.shape))
-    return max(field.shape)
+    sides = (side for side in range(1, longest, 2) if field[square(field, side)].sum() >= wanted)
+    return next(sides, longest)
+
+
+def square(field: npt.NDArray[np.float64], side: int) -> tuple[slice, slice]:
+    """The rows and columns of a square around the middle, moved inside the image where it would stick out."""
+    rows, columns = (
+        _inside(place - side // 2, side, length) for place, length in zip(middle(field), field.shape, strict=True)
+    )
+    return rows, columns
+
+
+def _inside(start: int, side: int, length: int) -> slice:
+    start = max(0, min(start, length - side))
+    return slice(start, min(start + side, length))
 
 
 def square_area(field: npt.NDArray[np.float64], side: int) -> float:
-    """The share of the image's area that a centred square of this side covers."""
-    height, width = field.shape
-    return min(side, height) * min(side, width) / (height * width)
+    """The share of the image's area that a square of this side covers."""
+    return field[square(field, side)].size / field.size

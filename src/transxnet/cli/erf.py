@@ -31,7 +31,8 @@ Picture the effective receptive field: which input pixels the centre of a stage'
 averaged over images (figures 1 and 6 of the paper), for networks of ours and of timm side by side.
 Counted as in RepLKNet: the positive outputs at the centre are summed over channels, the positive
 part of their gradient is summed over the input's channels; colours are logarithmic. The table tells
-the side of the centred square that holds a share of the contribution, and its share of the area.
+the side of the square around the field's middle that holds a share of the contribution, and the
+square's share of the image.
 
 Without images, seven photographs that come with scikit-image and scikit-learn are used. A run that
 was stopped goes on when the same command is given again, to the same numbers."""
@@ -69,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
             )
             rows.append(fields)
             bad |= unread
-    save_figure(draw_fields(rows, _title(networks, rows[0][0].images)), files)
+    save_figure(draw_fields(rows, _title(networks, rows[0][0].images, options.seed)), files)
     for state in states:
         state.unlink(missing_ok=True)
     _report(rows, bad, files, options.json, rule)
@@ -97,17 +98,15 @@ def _stages(network: Network, asked: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({stage_index(network.model, stage) for stage in asked}))
 
 
-def _title(networks: Sequence[Network], images: int) -> str:
+def _title(networks: Sequence[Network], images: int, seed: int) -> str:
     sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
     title = f"Effective receptive field, input {sizes}, mean of {images} image{'s' if images > 1 else ''}"
-    weights = dict.fromkeys(
-        f"{network.name}: {'untrained, ' if not network.trained else ''}{_source(network)}" for network in networks
-    )
-    return "\n".join([title, *weights])
-
-
-def _source(network: Network) -> str:
-    return Path(network.weights).name if network.trained else f"weights {network.weights}"
+    trained = [f"{network.name}: {network.weights}" for network in networks if network.trained]
+    untrained = [network.name for network in networks if not network.trained]
+    if untrained:
+        whose = "" if len(untrained) == len(networks) else f" ({', '.join(untrained)})"
+        trained.append(f"untrained: random weights, seed {seed}{whose}")
+    return "\n".join([title, *dict.fromkeys(trained)])
 
 
 def _report(
