@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ COLUMN, PAGE = 3.5, 7.2
 """Widths of a column and of a page of a journal, in inches."""
 
 _FORMATS = (".pdf", ".png", ".svg")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,

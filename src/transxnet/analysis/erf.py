@@ -18,8 +18,8 @@ from torch import nn
 
 from transxnet.analysis.networks import Network, stage_maps
 from transxnet.analysis.receptive_field import SHARES, Rule, contribution, square_area, square_side
-from transxnet.data.images import BadImageError, read_image
-from transxnet.data.randomness import seed_for
+from transxnet.data.examples import Example
+from transxnet.data.images import BadImageError
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import replacing
@@ -96,17 +96,9 @@ class _Sums:
             return None  # damaged: it only saved time
 
 
-def choose_images(paths: Sequence[Path], most: int, seed: int = 0) -> list[Path]:
-    """At most so many of some images: a sample that depends on the seed alone, in the given order."""
-    if most < 1:
-        raise ConfigError(f"at least 1 image is needed, not {most}")
-    order = np.random.default_rng(seed_for(seed)).permutation(len(paths))
-    return [paths[place] for place in sorted(order[:most])]
-
-
 def measure(
     network: Network,
-    paths: Sequence[Path],
+    examples: Sequence[Example],
     settings: Settings,
     *,
     state: Path | None = None,
@@ -116,7 +108,7 @@ def measure(
 
     Args:
         network: It is moved to the device.
-        paths: Image files; they are resized and cropped as for the network's evaluation.
+        examples: The images; they are resized and cropped as for the network's evaluation.
         settings: How to measure.
         state: File that holds the sums; a run that was killed goes on from it, to the same bits.
             It is left where it is. Sums of other networks, images or settings are not used if
@@ -134,8 +126,8 @@ def measure(
     model = network.model.eval().to(settings.device).requires_grad_(False)
     saved = time.monotonic()
     try:
-        for start in range(sums.done, len(paths), settings.batch_size):
-            batch = paths[start : start + settings.batch_size]
+        for start in range(sums.done, len(examples), settings.batch_size):
+            batch = examples[start : start + settings.batch_size]
             _add(sums, model, batch, settings)
             if state and time.monotonic() - saved >= settings.save_seconds:
                 sums.save(state)
@@ -147,19 +139,19 @@ def measure(
     used = sums.done - len(sums.bad)
     if not used:
         name, reason = next(iter(sums.bad.items()), ("", "none was given"))
-        raise DataError(f"none of {len(paths)} images can be used; the first is {name} ({reason})")
+        raise DataError(f"none of {len(examples)} images can be used; the first is {name} ({reason})")
     means = sums.fields / used
     fields = [ReceptiveField(network, stage, mean, used) for stage, mean in zip(settings.stages, means, strict=True)]
     return fields, sums.bad
 
 
-def _add(sums: _Sums, model: nn.Module, paths: Sequence[Path], settings: Settings) -> None:
+def _add(sums: _Sums, model: nn.Module, examples: Sequence[Example], settings: Settings) -> None:
     """Add a batch, wholly or not at all."""
     transform = evaluation_transform(vars(model)["pretrained_cfg"])
     images, bad = [], {}
-    for path in paths:
+    for example in examples:
         try:
-            images.append(transform(read_image(path)))
+            images.append(transform(example.read()))
         except BadImageError as error:
             bad[error.path] = error.reason
     if images:
@@ -167,16 +159,16 @@ def _add(sums: _Sums, model: nn.Module, paths: Sequence[Path], settings: Setting
         added = contribution(lambda given: stage_maps(model, given, settings.stages), batch, settings.rule)
         sums.fields = sums.fields + np.stack([stage.numpy() for stage in added])
     sums.bad |= bad
-    sums.done += len(paths)
+    sums.done += len(examples)
 
 
-def state_path(out: Path, network: Network, paths: Sequence[Path], settings: Settings) -> Path:
+def state_path(out: Path, network: Network, examples: Sequence[Example], settings: Settings) -> Path:
     """Where a run keeps its sums, beside its result; the name depends on all that decides them."""
     weights = hashlib.sha256()
     for name, tensor in network.model.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    files = [(str(path), *_stamp(path)) for path in paths]
+    files = [(example.name, *_stamp(Path(example.name))) for example in examples]
     about: Mapping[str, Any] = {
         "versions": (__version__, torch.__version__),
         "network": (network.name, weights.hexdigest(), repr(vars(network.model)["pretrained_cfg"])),

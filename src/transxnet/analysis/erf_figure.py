@@ -55,7 +55,9 @@ def _draw(axes: Axes, found: ReceptiveField, zoomed: bool) -> Any:
     )
     side = next(side for share, side, _ in found.squares() if share == 0.5)
     rows, columns = square(found.values, side)
-    axes.add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), side, side, fill=False, edgecolor="white", linewidth=0.8))
+    axes.add_patch(
+        Rectangle((columns.start - 0.5, rows.start - 0.5), side, side, fill=False, edgecolor="white", linewidth=0.8)
+    )
     axes.set(xticks=[], yticks=[])
     if zoomed:
         row, column = middle(found.values)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -41,12 +41,17 @@ class Network:
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of the images it is meant for."""
         channels, height, width = self.model.pretrained_cfg["input_size"]  # type: ignore[index]
-        return channels, height, width  # type: ignore[return-value]
+        return channels, height, width
 
-    @property
-    def label(self) -> str:
-        """The name, with a word of warning where nothing was learned."""
-        return self.name if self.trained else f"{self.name} (untrained)"
+
+def describe_weights(networks: Sequence[Network]) -> str:
+    """Lines that say where networks' weights are from, with the untrained ones in one."""
+    lines = [f"{network.name}: {network.weights}" for network in networks if network.trained]
+    untrained = [network for network in networks if not network.trained]
+    if untrained:
+        whose = "" if len(untrained) == len(networks) else f" ({', '.join(network.name for network in untrained)})"
+        lines.append(f"untrained: weights {untrained[0].weights}{whose}")
+    return "\n".join(dict.fromkeys(lines))
 
 
 def open_networks(
@@ -100,12 +105,14 @@ def _create(name: str, checkpoint: str, pretrained: bool, image_size: int | None
     if not timm.is_model(known):
         names = [*VARIANTS, *timm.list_models()]
         near = difflib.get_close_matches(known, names, 1)
-        raise ConfigError(f"neither transxnet nor timm has a network {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ConfigError(
+            f"neither transxnet nor timm has a network {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+        )
     settings: dict[str, Any] = {}
     if image_size is not None and _stores_size(known):
         settings["img_size"] = image_size
     try:
-        model = cast(nn.Module, timm.create_model(name, pretrained=pretrained and not checkpoint, **settings))
+        model = timm.create_model(name, pretrained=pretrained and not checkpoint, **settings)
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be had: {str(error).partition(chr(10))[0]}") from error
     if checkpoint:

@@ -57,7 +57,8 @@ def middle(field: npt.NDArray[np.float64]) -> tuple[int, int]:
     convolutions of stride 2 put place 3 of 7 at pixel 96 of 224.
     """
     row, column = (
-        int(np.searchsorted(sums, sums[-1] / 2, side="right")) for sums in (field.sum(1).cumsum(), field.sum(0).cumsum())
+        int(np.searchsorted(sums, sums[-1] / 2, side="right"))
+        for sums in (field.sum(1).cumsum(), field.sum(0).cumsum())
     )
     return min(row, field.shape[0] - 1), min(column, field.shape[1] - 1)
 

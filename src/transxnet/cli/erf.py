@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.analysis.drawing import figure_files, save_figure
-from transxnet.analysis.erf import ReceptiveField, Settings, choose_images, measure, state_path
+from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
 from transxnet.analysis.erf_figure import draw_fields
-from transxnet.analysis.networks import Network, open_networks, stage_index, stage_names
+from transxnet.analysis.networks import Network, describe_weights, open_networks, stage_index, stage_names
+from transxnet.analysis.receptive_field import Rule
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
@@ -22,8 +23,7 @@ from transxnet.cli.parsing import (
     image_progress,
     table_console,
 )
-from transxnet.data.images import expand
-from transxnet.data.photographs import photographs
+from transxnet.data.examples import open_examples
 from transxnet.errors import ConfigError
 
 _ABOUT = """\
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, measure, draw and print; returns 1 if an image could not be read."""
     options = _parser().parse(arguments)
     files = figure_files(options.out)
-    paths = choose_images(expand(options.images) if options.images else photographs(), options.max_images, options.seed)
+    examples = open_examples(options.images, options.max_images, options.seed)
     device = choose_device(options.device)
     networks = open_networks(
         options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
@@ -56,21 +56,22 @@ def run(arguments: Sequence[str]) -> int:
         image_size=options.image_size,
         seed=options.seed,
     )
-    rule = "abs" if options.absolute else "relu"
+    rule: Rule = "abs" if options.absolute else "relu"
     plans = [Settings(_stages(network, options.stage), rule, options.batch_size, device) for network in networks]
     if len({len(plan.stages) for plan in plans}) > 1:
         raise ConfigError("these networks have different numbers of stages; name the stages: --stage 1 last")
-    states = [state_path(files[0], network, paths, plan) for network, plan in zip(networks, plans, strict=True)]
-    rows, bad = [], {}
+    states = [state_path(files[0], network, examples, plan) for network, plan in zip(networks, plans, strict=True)]
+    rows: list[list[ReceptiveField]] = []
+    bad: dict[str, str] = {}
     with image_progress() as progress:
-        task = progress.add_task("measuring", total=len(paths) * len(networks))
+        task = progress.add_task("measuring", total=len(examples) * len(networks))
         for network, plan, state in zip(networks, plans, states, strict=True):
             fields, unread = measure(
-                network, paths, plan, state=state, advance=lambda count: progress.advance(task, count)
+                network, examples, plan, state=state, advance=lambda count: progress.advance(task, count)
             )
             rows.append(fields)
             bad |= unread
-    save_figure(draw_fields(rows, _title(networks, rows[0][0].images, options.seed)), files)
+    save_figure(draw_fields(rows, _title(networks, rows[0][0].images)), files)
     for state in states:
         state.unlink(missing_ok=True)
     _report(rows, bad, files, options.json, rule)
@@ -81,7 +82,7 @@ def _parser() -> CommandParser:
     parser = CommandParser("erf", _ABOUT, _EXAMPLES)
     parser.usage = "transxnet erf [IMAGE ...] [options]"
     add = parser.add_argument
-    add("images", type=str, nargs="*", metavar="IMAGE", help="files, folders and glob patterns")
+    add("images", type=str, nargs="*", metavar="IMAGE", help='files, folders, glob patterns, "digits"')
     add_compared_networks(parser)
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
     add("--absolute", action="store_true", help="all outputs, and the gradient's absolute value")
@@ -98,15 +99,10 @@ def _stages(network: Network, asked: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({stage_index(network.model, stage) for stage in asked}))
 
 
-def _title(networks: Sequence[Network], images: int, seed: int) -> str:
+def _title(networks: Sequence[Network], images: int) -> str:
     sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
     title = f"Effective receptive field, input {sizes}, mean of {images} image{'s' if images > 1 else ''}"
-    trained = [f"{network.name}: {network.weights}" for network in networks if network.trained]
-    untrained = [network.name for network in networks if not network.trained]
-    if untrained:
-        whose = "" if len(untrained) == len(networks) else f" ({', '.join(untrained)})"
-        trained.append(f"untrained: random weights, seed {seed}{whose}")
-    return "\n".join([title, *dict.fromkeys(trained)])
+    return f"{title}\n{describe_weights(networks)}"
 
 
 def _report(
@@ -122,9 +118,7 @@ def _report(
         for found in fields:
             squares = [f"{side} px [dim]{area:.1%}[/dim]" for _, side, area in found.squares()]
             network = found.network
-            table.add_row(
-                escape(network.name), escape(network.weights), str(found.stage), str(found.images), *squares
-            )
+            table.add_row(escape(network.name), escape(network.weights), str(found.stage), str(found.images), *squares)
         table_console().print(table)
         sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
     for name, reason in bad.items():

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "judge a network on a folder of labelled images",
     "predict": "say what is on images",
     "erf": "picture which pixels a network's stages depend on",
+    "gradcam": "picture where in an image a network's stages find a class",
     "models": "list the networks, their size and their accuracy",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",

@@ -80,7 +80,7 @@ def add_compared_networks(parser: ArgumentParser) -> None:
     add("--model", type=str, nargs="+", action="extend", metavar="NAME[=CHECKPOINT]",
         help="networks of ours or of timm, with random weights if they have no others")  # fmt: skip
     add("--checkpoint", type=str, action="append", default=[],
-        help="weights of the model, or a classifier of ours: a file, a run folder or a URL; can be repeated")  # fmt: skip
+        help="weights of the model, or a classifier of ours: a file, a run folder, a URL; repeatable")  # fmt: skip
     add("--pretrained", action="store_true", help="download the weights of models without a checkpoint")
     add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
