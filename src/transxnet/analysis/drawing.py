@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from transxnet.errors import ConfigError
 from transxnet.files import replacing
+from transxnet.training.figures import BLUE, GREEN, ORANGE, RED
 
 COLUMN, PAGE = 3.5, 7.2
 """Widths of a column and of a page of a journal, in inches."""
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+"""Okabe and Ito's, which colour-blind people tell apart."""
 
 _FORMATS = (".pdf", ".png", ".svg")
 _STYLE: dict[Any, Any] = {
@@ -30,6 +36,10 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,  # type that a publisher's tools can read
 }
+
+_PLACES = [(5, 0, "left"), (-5, 0, "right"), (0, 7, "center"), (0, -7, "center")]
+_PLACES += [(4, 6, "left"), (4, -6, "left"), (-4, 6, "right"), (-4, -6, "right")]
+"""Where a name may stand: points to the right and up of the marker, and its alignment."""
 
 
 @contextmanager
@@ -59,3 +69,37 @@ def save_figure(figure: Figure, files: list[Path]) -> None:
         for path in files:
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=300)
+
+
+def tidy(axes: Axes) -> None:
+    """Leave out the frame where it says nothing."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def annotate(axes: Axes, points: Sequence[tuple[float, float, str]], bold: str = "") -> None:
+    """Name points, each beside its marker where no other name or marker is; names without room are left out.
+
+    Args:
+        axes: With their limits set; they stay as they are.
+        points: x, y and name, the important ones first.
+        bold: Names that begin so are set in bold type.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # places everything
+    scale = figure.dpi / 72
+    markers = [axes.transData.transform((x, y)) for x, y, _ in points]
+    boxes = [Bbox.from_extents(x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale) for x, y in markers]
+    room = axes.get_window_extent()
+    for x, y, name in points:
+        for across, up, side in _PLACES:
+            text = axes.annotate(
+                name, (x, y), xytext=(across, up), textcoords="offset points", fontsize=6, ha=side, va="center",
+                fontweight="bold" if bold and name.startswith(bold) else "normal", parse_math=False, annotation_clip=False,
+            )  # fmt: skip
+            box = text.get_window_extent()
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
+            if inside and not any(box.overlaps(other) for other in boxes):
+                boxes.append(box)
+                break
+            text.remove()

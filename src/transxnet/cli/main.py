@@ -20,6 +20,8 @@ COMMANDS = {
     "predict": "say what is on images",
     "erf": "picture which pixels a network's stages depend on",
     "gradcam": "picture where in an image a network's stages find a class",
+    "bench": "measure the speed of networks in turns",
+    "plot": "draw accuracy against cost, as figure 2 of the paper",
     "models": "list the networks, their size and their accuracy",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
