@@ -58,7 +58,7 @@ def table2() -> tuple[Published, ...]:
     )
 
 
-def published_top1(name: str) -> float | None:
-    """The paper's top-1 accuracy of a registered network, in per cent, at 224 x 224; None if it has none."""
+def published(name: str) -> Published | None:
+    """The row of a network by its registered name; None if there is none."""
     wanted = _IN_TIMM.get(name.partition(".")[0])
-    return next((row.top1 for row in table2() if row.model == wanted), None)
+    return next((row for row in table2() if row.model == wanted), None)

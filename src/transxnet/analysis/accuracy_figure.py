@@ -33,7 +33,7 @@ def draw_accuracies(rows: Sequence[Published], cost: Cost = "macs") -> Figure:
             ours = family == _OURS
             axes.plot(
                 [place(row) for row in members], [row.top1 for row in members], "-", zorder=2 if ours else 1,
-                color=RED if ours else "0.75", linewidth=1.6 if ours else 0.6,
+                color=RED if ours else "0.87", linewidth=1.6 if ours else 0.6,
             )  # fmt: skip
         for kind, (colour, marker) in _KINDS.items():
             chosen = [row for row in rows if row.kind == kind and row.family != _OURS]
@@ -45,6 +45,7 @@ def draw_accuracies(rows: Sequence[Published], cost: Cost = "macs") -> Figure:
         others = [row for row in rows if row.family != _OURS]
         lowest = sorted(row.top1 for row in rows)[1]
         axes.set_ylim(max(lowest - 0.6, 77), max(row.top1 for row in rows) + 0.6)
+        axes.set_xlim(0, 1.05 * max(map(place, rows)))
         axes.set(xlabel=_LABELS[cost], ylabel="top-1 accuracy (%), as published")
         axes.grid(alpha=0.25, linewidth=0.5)
         tidy(axes)

@@ -81,7 +81,7 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float, str]], bold: str =
 
     Args:
         axes: With their limits set; they stay as they are.
-        points: x, y and name, the important ones first.
+        points: x, y and name, the important ones first; without a name, only what is not to be covered.
         bold: Names that begin so are set in bold type.
     """
     figure = axes.get_figure(root=True)
@@ -89,17 +89,21 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float, str]], bold: str =
     figure.draw_without_rendering()  # places everything
     scale = figure.dpi / 72
     markers = [axes.transData.transform((x, y)) for x, y, _ in points]
-    boxes = [Bbox.from_extents(x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale) for x, y in markers]
+    taken: list[Bbox] = []
     room = axes.get_window_extent()
-    for x, y, name in points:
-        for across, up, side in _PLACES:
-            text = axes.annotate(
-                name, (x, y), xytext=(across, up), textcoords="offset points", fontsize=6, ha=side, va="center",
-                fontweight="bold" if bold and name.startswith(bold) else "normal", parse_math=False, annotation_clip=False,
-            )  # fmt: skip
+    for own, (x, y, name) in enumerate(points):
+        others = [_around(*marker, 5 * scale) for place, marker in enumerate(markers) if place != own]
+        weight = "bold" if bold and name.startswith(bold) else "normal"
+        for across, up, side in _PLACES if name else ():
+            text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", fontsize=6, ha=side,
+                                 va="center", fontweight=weight, parse_math=False)  # fmt: skip
             box = text.get_window_extent()
             inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
-            if inside and not any(box.overlaps(other) for other in boxes):
-                boxes.append(box)
+            if inside and not any(box.overlaps(other) for other in (*taken, *others)):
+                taken.append(box)
                 break
             text.remove()
+
+
+def _around(x: float, y: float, reach: float) -> Bbox:
+    return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)

@@ -24,22 +24,23 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
     """
     height, width = len(rows), 1 + len(rows[0])
     side = min(1.7, (COLUMN if width < 4 else PAGE) / width)
-    size = (max(COLUMN, side * width), (side + 0.45) * height + 0.85 + 0.13 * title.count("\n"))
+    size = (max(COLUMN, side * width), (side + 0.2) * height + 1.15 + 0.13 * title.count("\n"))
     wrap = max(12, round(side * 15))
     with print_style():
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, parse_math=False)
         grid = figure.subplots(height, width, squeeze=False)
+        grid[0][0].set_title("input")
         for axes, row in zip(grid, rows, strict=True):
             axes[0].imshow(row[0].picture)
-            axes[0].set_title("input")
             for place, found in zip(axes[1:], row, strict=True):
                 place.imshow(_over(found))
                 answer = textwrap.shorten(f"{found.class_name}", wrap, placeholder="…")
-                place.set_xlabel(f"{answer} {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
-                name = found.network.name
-                name = name if len(name) <= wrap + 4 else name[: wrap + 3] + "…"
-                place.set_title(f"{name}\n{found.place}", parse_math=False)
+                place.set_xlabel(f"{answer}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
+        for place, found in zip(grid[0][1:], rows[0], strict=True):
+            name = found.network.name
+            name = name if len(name) <= wrap + 4 else name[: wrap + 3] + "…"
+            place.set_title(f"{name}\n{found.place}", parse_math=False)
         for axis in grid.flat:
             axis.set(xticks=[], yticks=[])
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), _MAP)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
-from transxnet.analysis.accuracy import published_top1
+from transxnet.analysis.accuracy import Published, published
 from transxnet.analysis.bench import Speed
 from transxnet.analysis.drawing import COLOURS, COLUMN, annotate, print_style, tidy
 
@@ -68,11 +68,11 @@ def _bars(axes: Axes, speeds: Sequence[Speed]) -> None:
     tidy(axes)
 
 
-def _published(speeds: Sequence[Speed]) -> dict[str, float]:
+def _published(speeds: Sequence[Speed]) -> dict[str, Published]:
     if speeds[0].image_size != (224, 224):
         return {}
-    known = {speed.candidate.network.name: published_top1(speed.candidate.network.name) for speed in speeds}
-    return {name: top1 for name, top1 in known.items() if top1 is not None}
+    known = {speed.candidate.network.name: published(speed.candidate.network.name) for speed in speeds}
+    return {name: row for name, row in known.items() if row is not None}
 
 
 def _scatter(axes: Axes, speeds: Sequence[Speed]) -> None:
@@ -82,13 +82,14 @@ def _scatter(axes: Axes, speeds: Sequence[Speed]) -> None:
         chosen = [s for s in speeds if (s.candidate.mode, s.candidate.precision) == setting]
         chosen = [s for s in chosen if s.candidate.network.name in accuracies]
         x = [speed.images_per_second.median for speed in chosen]
-        y = [accuracies[speed.candidate.network.name] for speed in chosen]
+        y = [accuracies[speed.candidate.network.name].top1 for speed in chosen]
         marker, colour = _MARKERS[index % len(_MARKERS)], COLOURS[index % len(COLOURS)]
         axes.scatter(x, y, s=22, marker=marker, color=colour, label=" ".join(setting), zorder=3)
-        labels += [(x, y, s.candidate.network.name) for x, y, s in zip(x, y, chosen, strict=True)]
+        names = [accuracies[s.candidate.network.name].model if index == 0 else "" for s in chosen]
+        labels += list(zip(x, y, names, strict=True))
     axes.set_xlabel(f"images/s ({_where(speeds[0])})")
     axes.set_ylabel("ImageNet-1K top-1 (%), as published")
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.margins(0.15)
     axes.grid(alpha=0.25, linewidth=0.5)

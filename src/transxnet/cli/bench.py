@@ -69,9 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.csv:
         write_text(Path(options.csv), _as_csv(rows, machine))
     if files:
-        title = (
-            f"{machine['device']}, {machine['threads']} threads\nPyTorch {machine['torch']}, median of {options.rounds}"
-        )
+        title = f"{_machine(machine)}\nmedian and quartiles of {options.rounds} rounds, random weights"
         save_figure(draw_speeds(groups, title), files)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
@@ -158,8 +156,13 @@ def _print(groups: Sequence[Sequence[Speed]], machine: dict[str, Any], rounds: i
             spreads = (_spread(speed.images_per_second), _spread(speed.latency), _spread(speed.ratio, digits=2))
             table.add_row(name, mode, speed.candidate.precision, *spreads, f"{speed.memory / 1e6:.0f}")
         console.print(table)
-    console.print(f"median of {rounds} rounds, quartiles in brackets; {machine['device']}, {machine['threads']} threads, "
-                  f"load {machine['load']}, torch {machine['torch']}, timm {machine['timm']}", markup=False)  # fmt: skip
+    console.print(f"median of {rounds} rounds, quartiles in brackets, random weights", markup=False)
+    console.print(f"{_machine(machine)}, timm {machine['timm']}, load {machine['load']}", markup=False)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return f"{machine['device']}, {threads}, PyTorch {machine['torch']}"
 
 
 def _spread(spread: Spread, digits: int | None = None) -> str:

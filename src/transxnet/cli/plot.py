@@ -27,9 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.usage = "transxnet plot accuracy [options]"
     parser.add_argument("figure", type=str, choices=["accuracy"], help='which figure: "accuracy"')
     parser.add_argument("--cost", type=str, choices=["macs", "params"], default="macs", help="macs (default) or params")
-    parser.add_argument(
-        "--out", type=str, default="accuracy", help=".png, .pdf or .svg; without an ending, .png and .pdf"
-    )
+    parser.add_argument("--out", type=str, default="accuracy", help=".png, .pdf or .svg; with no ending, .png and .pdf")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse(arguments)
     files = figure_files(options.out)
