@@ -77,7 +77,7 @@ def measure_speed(
     candidates: Sequence[Candidate],
     batch_size: int,
     *,
-    rounds: int = 15,
+    rounds: int = 16,
     min_seconds: float = 0.1,
     device: str = "cpu",
     advance: Callable[[], None] = lambda: None,
@@ -91,7 +91,7 @@ def measure_speed(
     Args:
         candidates: The first is what the others are compared with.
         batch_size: Images in a batch; they are random numbers, already on the device.
-        rounds: Timings of each candidate.
+        rounds: Timings of each candidate; an even number, so that each order counts as often.
         min_seconds: Least duration of a timing.
         device: PyTorch's name of a device.
         advance: Called after every timing, and after every candidate's preparation.

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from transxnet.errors import ConfigError
@@ -90,13 +91,14 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float, str]], bold: str =
     scale = figure.dpi / 72
     markers = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken: list[Bbox] = []
+    halo = [withStroke(linewidth=1.5, foreground="white")]
     room = axes.get_window_extent()
     for own, (x, y, name) in enumerate(points):
-        others = [_around(*marker, 5 * scale) for place, marker in enumerate(markers) if place != own]
+        others = [_around(marker[0], marker[1], 5 * scale) for place, marker in enumerate(markers) if place != own]
         weight = "bold" if bold and name.startswith(bold) else "normal"
         for across, up, side in _PLACES if name else ():
             text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", fontsize=6, ha=side,
-                                 va="center", fontweight=weight, parse_math=False)  # fmt: skip
+                                 va="center", fontweight=weight, parse_math=False, path_effects=halo)  # fmt: skip
             box = text.get_window_extent()
             inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
             if inside and not any(box.overlaps(other) for other in (*taken, *others)):

@@ -134,7 +134,7 @@ def measure(
                 saved = time.monotonic()
             advance(len(batch))
     finally:
-        if state and sums.done:
+        if state and sums.done > len(sums.bad):
             sums.save(state)
     used = sums.done - len(sums.bad)
     if not used:

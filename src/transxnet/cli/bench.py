@@ -96,7 +96,7 @@ def _parser() -> CommandParser:
     add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")
     add("--batch_size", type=int, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
     add("--image_size", type=int, nargs="+", help="sides of the square images, where they are not the networks' own")
-    add("--rounds", type=int, default=15, help="timings of each network (default: 15)")
+    add("--rounds", type=int, default=16, help="timings of each network (default: 16)")
     add("--min_seconds", type=float, default=0.1, help="least duration of a timing (default: 0.1)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
@@ -149,12 +149,18 @@ def _print(groups: Sequence[Sequence[Speed]], machine: dict[str, Any], rounds: i
         height, width = first.image_size
         table = Table(box=None, pad_edge=False, title_justify="left", title_style="")
         table.title = f"batch {first.batch_size}, {height} x {width}"
-        for heading in ("network", "mode", "precision", "images/s", "ms a batch", "ratio", "MB"):
-            table.add_column(heading, justify="left" if heading in ("network", "mode", "precision") else "right")
+        for heading in ("network", "run as", "images/s", "ms a batch", "ratio", "MB"):
+            table.add_column(heading, justify="left" if heading in ("network", "run as") else "right")
         for speed in group:
-            name, mode = escape(speed.candidate.network.name), speed.candidate.mode
-            spreads = (_spread(speed.images_per_second), _spread(speed.latency), _spread(speed.ratio, digits=2))
-            table.add_row(name, mode, speed.candidate.precision, *spreads, f"{speed.memory / 1e6:.0f}")
+            candidate = speed.candidate
+            table.add_row(
+                escape(candidate.network.name),
+                f"{candidate.mode} {candidate.precision}",
+                _spread(speed.images_per_second),
+                _number(speed.latency.median),
+                _spread(speed.ratio, digits=2),
+                f"{speed.memory / 1e6:.0f}",
+            )
         console.print(table)
     console.print(f"median of {rounds} rounds, quartiles in brackets, random weights", markup=False)
     console.print(f"{_machine(machine)}, timm {machine['timm']}, load {machine['load']}", markup=False)
@@ -166,8 +172,11 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def _spread(spread: Spread, digits: int | None = None) -> str:
-    low, median, high = (
-        f"{value:.{digits}f}" if digits is not None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-        for value in (spread.low, spread.median, spread.high)
-    )
+    low, median, high = (_number(value, digits) for value in (spread.low, spread.median, spread.high))
     return f"{median} [dim]({low}-{high})[/dim]"
+
+
+def _number(value: float, digits: int | None = None) -> str:
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
