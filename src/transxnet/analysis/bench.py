@@ -77,7 +77,7 @@ def measure_speed(
     candidates: Sequence[Candidate],
     batch_size: int,
     *,
-    rounds: int = 16,
+    rounds: int = 30,
     min_seconds: float = 0.1,
     device: str = "cpu",
     advance: Callable[[], None] = lambda: None,

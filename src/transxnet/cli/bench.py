@@ -96,7 +96,7 @@ def _parser() -> CommandParser:
     add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")
     add("--batch_size", type=int, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
     add("--image_size", type=int, nargs="+", help="sides of the square images, where they are not the networks' own")
-    add("--rounds", type=int, default=16, help="timings of each network (default: 16)")
+    add("--rounds", type=int, default=30, help="timings of each network (default: 30)")
     add("--min_seconds", type=float, default=0.1, help="least duration of a timing (default: 0.1)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
