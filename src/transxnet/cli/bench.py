@@ -33,8 +33,8 @@ Memory is that of the weights and of the tensors that a pass holds at once, as P
 counts them. bf16 is autocast: the weights stay in float32."""
 _EXAMPLES = """\
   transxnet bench transxnet_tiny swin_tiny_patch4_window7_224 pvt_v2_b1
-  transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32
-  transxnet bench transxnet_small --precision fp32 bf16 --image-size 224 384 --csv speed.csv --plot speed
+  transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32 --plot speed
+  transxnet bench transxnet_small --precision fp32 bf16 --image-size 224 384 --csv speed.csv
 """
 
 
