@@ -99,6 +99,7 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float, str]], bold: str =
         for across, up, side in _PLACES if name else ():
             text = axes.annotate(name, (x, y), xytext=(across, up), textcoords="offset points", fontsize=6, ha=side,
                                  va="center", fontweight=weight, parse_math=False, path_effects=halo)  # fmt: skip
+            text.set_in_layout(False)
             box = text.get_window_extent()
             inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
             if inside and not any(box.overlaps(other) for other in (*taken, *others)):
