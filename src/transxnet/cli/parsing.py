@@ -96,6 +96,19 @@ def open_dense(options: Any) -> DenseNetwork | None:
     return load_dense(read)
 
 
+def add_compared_networks(parser: ArgumentParser) -> None:
+    """The options that choose several networks, of ours and of timm, and where they run."""
+    add = parser.add_argument
+    add("--model", type=str, nargs="+", action="extend", metavar="NAME[=CHECKPOINT]",
+        help="networks of ours or of timm, with random weights if they have no others")  # fmt: skip
+    add("--checkpoint", type=str, action="append", default=[],
+        help="weights of the model, or a classifier of ours: a file, a run folder, a URL; repeatable")  # fmt: skip
+    add("--pretrained", action="store_true", help="download the weights of models without a checkpoint")
+    add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
+    add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
+    add("--seed", type=int, default=0, help="of random weights and random choices (default: 0)")
+
+
 def create_network(options: Any) -> TransXNet:
     """The classifier that the options ask for.
 

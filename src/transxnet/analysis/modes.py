@@ -1,0 +1,41 @@
+"""Ways to run a network, by name. Another one is a function and an entry in :data:`MODES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transxnet.model import Trunk
+
+Run = Callable[[Tensor], Any]
+Mode = Callable[[nn.Module, Tensor], Run]
+"""From a network of its own, in evaluation mode, and an example batch (B, C, H, W) on the same
+device to something that is called with such batches."""
+
+
+def eager(model: nn.Module, example: Tensor) -> Run:
+    """As PyTorch runs it by itself."""
+    return model
+
+
+def channels_last(model: nn.Module, example: Tensor) -> Run:
+    """With the channels last in memory, the batch's conversion included."""
+    model = model.to(memory_format=torch.channels_last)
+    return lambda images: model(images.contiguous(memory_format=torch.channels_last))
+
+
+def compiled(model: nn.Module, example: Tensor) -> Run:
+    """With torch.compile: our networks block by block, as in training, others as a whole."""
+    if isinstance(model, Trunk):
+        for stage in model.stage_list:
+            for block in stage.blocks:
+                block.compile(dynamic=False)
+    else:
+        model.compile(dynamic=False)
+    return model
+
+
+MODES: dict[str, Mode] = {"eager": eager, "channels_last": channels_last, "compiled": compiled}

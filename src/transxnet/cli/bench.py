@@ -1,0 +1,182 @@
+"""``transxnet bench``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.analysis.bench import Candidate, Speed, Spread, measure_speed
+from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.machine import describe_machine
+from transxnet.analysis.modes import MODES
+from transxnet.analysis.networks import open_networks
+from transxnet.analysis.speed_figure import draw_speeds
+from transxnet.cli.parsing import CommandParser, choose_device, image_progress, table_console
+from transxnet.files import write_text
+
+_ABOUT = """\
+Measure the throughput, the latency and the memory of networks, of ours and of timm (figure 8 of the
+paper). All networks, modes and precisions are timed in turns, and told are medians with quartiles;
+the ratio is the speed over the first one's in the same round. Weights are random: they do not
+change the speed.
+
+Memory is that of the weights and of the tensors that a pass holds at once, as PyTorch's allocator
+counts them. bf16 is autocast: the weights stay in float32."""
+_EXAMPLES = """\
+  transxnet bench transxnet_tiny swin_tiny_patch4_window7_224 pvt_v2_b1
+  transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32 --plot speed
+  transxnet bench transxnet_small --precision fp32 bf16 --image-size 224 384 --csv speed.csv
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, measure and print."""
+    options = _parser().parse(arguments)
+    files = figure_files(options.plot) if options.plot else []
+    device = choose_device(options.device)
+    names = options.models or ["transxnet_tiny"]
+    settings = [(mode, precision) for mode in options.mode for precision in options.precision]
+    machine = describe_machine(device)
+    groups = []
+    with image_progress() as progress:
+        steps = len(names) * len(settings) * len(options.batch_size) * len(options.image_size or [None])
+        task = progress.add_task("measuring", total=steps * (options.rounds + 1))
+        for image_size in options.image_size or [None]:
+            networks = open_networks(names, image_size=image_size)
+            candidates = [Candidate(network, *setting) for network in networks for setting in settings]
+            groups += [
+                measure_speed(
+                    candidates,
+                    batch_size,
+                    rounds=options.rounds,
+                    min_seconds=options.min_seconds,
+                    device=device,
+                    advance=lambda: progress.advance(task),
+                )
+                for batch_size in options.batch_size
+            ]
+    rows = [_row(speed) for group in groups for speed in group]
+    result = {"machine": machine, "rounds": options.rounds, "results": rows}
+    if options.csv:
+        write_text(Path(options.csv), _as_csv(rows, machine))
+    if files:
+        title = f"{_machine(machine)}\nmedian and quartiles of {options.rounds} rounds, random weights"
+        save_figure(draw_speeds(groups, title), files)
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        _print(groups, machine, options.rounds)
+        for path in [*([options.csv] if options.csv else []), *files]:
+            sys.stdout.write(f"wrote {path}\n")
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("bench", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet bench [MODEL ...] [options]"
+    add = parser.add_argument
+    add("models", type=str, nargs="*", metavar="MODEL", help="networks of ours or timm's (default: transxnet_tiny)")
+    add(
+        "--mode",
+        type=str,
+        nargs="+",
+        default=["eager"],
+        choices=list(MODES),
+        help=f"{', '.join(MODES)} (default: eager)",
+    )
+    add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")
+    add("--batch_size", type=int, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
+    add("--image_size", type=int, nargs="+", help="sides of the square images, where they are not the networks' own")
+    add("--rounds", type=int, default=30, help="timings of each network (default: 30)")
+    add("--min_seconds", type=float, default=0.1, help="least duration of a timing (default: 0.1)")
+    add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
+    add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
+    add("--csv", type=str, help="also write the results to this file")
+    add("--json", action="store_true", help="print JSON, every timing included, in place of a table")
+    return parser
+
+
+def _row(speed: Speed) -> dict[str, Any]:
+    candidate = speed.candidate
+    return {
+        "network": candidate.network.name,
+        "mode": candidate.mode,
+        "precision": candidate.precision,
+        "batch_size": speed.batch_size,
+        "image_size": list(speed.image_size),
+        "images_per_second": asdict(speed.images_per_second),
+        "latency_ms": asdict(speed.latency),
+        "ratio": asdict(speed.ratio),
+        "memory_bytes": speed.memory,
+        "seconds": list(speed.seconds),
+    }
+
+
+def _as_csv(rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> str:
+    text = io.StringIO()
+    flat = [_flat(row) | machine for row in rows]
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}_{part}": number for part, number in value.items()}
+        elif name == "image_size":
+            flat |= {"height": value[0], "width": value[1]}
+        elif name != "seconds":
+            flat[name] = value
+    return flat
+
+
+def _print(groups: Sequence[Sequence[Speed]], machine: dict[str, Any], rounds: int) -> None:
+    console = table_console()
+    for group in groups:
+        first = group[0]
+        height, width = first.image_size
+        table = Table(box=None, pad_edge=False, title_justify="left", title_style="")
+        table.title = f"batch {first.batch_size}, {height} x {width}"
+        for heading in ("network", "run as", "images/s", "ms a batch", "ratio", "MB"):
+            table.add_column(heading, justify="left" if heading in ("network", "run as") else "right")
+        for speed in group:
+            candidate = speed.candidate
+            table.add_row(
+                escape(candidate.network.name),
+                f"{candidate.mode} {candidate.precision}",
+                _spread(speed.images_per_second),
+                _number(speed.latency.median),
+                _spread(speed.ratio, digits=2),
+                f"{speed.memory / 1e6:.0f}",
+            )
+        console.print(table)
+    console.print(f"median of {rounds} rounds, quartiles in brackets, random weights", markup=False)
+    console.print(f"{_machine(machine)}, timm {machine['timm']}, load {machine['load']}", markup=False)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return f"{machine['device']}, {threads}, PyTorch {machine['torch']}"
+
+
+def _spread(spread: Spread, digits: int | None = None) -> str:
+    low, median, high = (_number(value, digits) for value in (spread.low, spread.median, spread.high))
+    return f"{median} [dim]({low}-{high})[/dim]"
+
+
+def _number(value: float, digits: int | None = None) -> str:
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,137 @@
+"""``transxnet erf``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
+from transxnet.analysis.erf_figure import draw_fields
+from transxnet.analysis.networks import Network, describe_weights, open_networks, stage_index, stage_names
+from transxnet.analysis.receptive_field import Rule
+from transxnet.cli.parsing import (
+    CommandParser,
+    add_compared_networks,
+    choose_device,
+    image_progress,
+    table_console,
+)
+from transxnet.data.examples import open_examples
+from transxnet.errors import ConfigError
+
+_ABOUT = """\
+Picture the effective receptive field: which input pixels the centre of a stage's map depends on,
+averaged over images (figures 1 and 6 of the paper), for networks of ours and of timm side by side.
+Counted as in RepLKNet: the positive outputs at the centre are summed over channels, the positive
+part of their gradient is summed over the input's channels; colours are logarithmic. The table tells
+the side of the square around the field's middle that holds a share of the contribution, and the
+square's share of the image.
+
+Without images, seven photographs that come with scikit-image and scikit-learn are used. A run that
+was stopped goes on when the same command is given again, to the same numbers."""
+_EXAMPLES = """\
+  transxnet erf --model transxnet_tiny resnet18 --out fields
+  transxnet erf imagenet/val --checkpoint transx-t.pth.tar --stage all
+  transxnet erf photos --model transxnet_tiny=transx-t.pth.tar swin_tiny_patch4_window7_224=swin.pth
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, measure, draw and print; returns 1 if an image could not be read."""
+    options = _parser().parse(arguments)
+    files = figure_files(options.out)
+    examples = open_examples(options.images, options.max_images, options.seed)
+    device = choose_device(options.device)
+    networks = open_networks(
+        options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
+        options.checkpoint,
+        pretrained=options.pretrained,
+        image_size=options.image_size,
+        seed=options.seed,
+    )
+    rule: Rule = "abs" if options.absolute else "relu"
+    plans = [Settings(_stages(network, options.stage), rule, options.batch_size, device) for network in networks]
+    if len({len(plan.stages) for plan in plans}) > 1:
+        raise ConfigError("these networks have different numbers of stages; name the stages: --stage 1 last")
+    states = [state_path(files[0], network, examples, plan) for network, plan in zip(networks, plans, strict=True)]
+    rows: list[list[ReceptiveField]] = []
+    bad: dict[str, str] = {}
+    with image_progress() as progress:
+        task = progress.add_task("measuring", total=len(examples) * len(networks))
+        for network, plan, state in zip(networks, plans, states, strict=True):
+            fields, unread = measure(
+                network, examples, plan, state=state, advance=lambda count: progress.advance(task, count)
+            )
+            rows.append(fields)
+            bad |= unread
+    save_figure(draw_fields(rows, _title(networks, rows[0][0].images)), files)
+    for state in states:
+        state.unlink(missing_ok=True)
+    _report(rows, bad, files, options.json, rule)
+    return 1 if bad else 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("erf", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet erf [IMAGE ...] [options]"
+    add = parser.add_argument
+    add("images", type=str, nargs="*", metavar="IMAGE", help='files, folders, glob patterns, "digits"')
+    add_compared_networks(parser)
+    add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
+    add("--absolute", action="store_true", help="all outputs, and the gradient's absolute value")
+    add("--max_images", type=int, default=100, help="of more images, a sample of so many (default: 100)")
+    add("--batch_size", type=int, default=1, help="images in a step (default: 1)")
+    add("--out", type=str, default="erf", help=".png, .pdf or .svg; without an ending, .png and .pdf (default: erf)")
+    add("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
+def _stages(network: Network, asked: Sequence[str]) -> tuple[int, ...]:
+    if list(asked) == ["all"]:
+        return tuple(stage_names(network.model))
+    return tuple(sorted({stage_index(network.model, stage) for stage in asked}))
+
+
+def _title(networks: Sequence[Network], images: int) -> str:
+    sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
+    title = f"Effective receptive field, input {sizes}, mean of {images} image{'s' if images > 1 else ''}"
+    return f"{title}\n{describe_weights(networks)}"
+
+
+def _report(
+    rows: Sequence[Sequence[ReceptiveField]], bad: dict[str, str], files: Sequence[Path], as_json: bool, rule: str
+) -> None:
+    fields = [found for row in rows for found in row]
+    if as_json:
+        result = {"figure": [str(path) for path in files], "rule": rule, "bad_images": bad}
+        sys.stdout.write(json.dumps({**result, "fields": [_as_json(found) for found in fields]}, indent=2) + "\n")
+    else:
+        headings = [f"{share:.0%}" for share, *_ in fields[0].squares()]
+        table = Table("network", "weights", "stage", "images", *headings, box=None, pad_edge=False)
+        for found in fields:
+            squares = [f"{side} px [dim]{area:.1%}[/dim]" for _, side, area in found.squares()]
+            network = found.network
+            table.add_row(escape(network.name), escape(network.weights), str(found.stage), str(found.images), *squares)
+        table_console().print(table)
+        sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
+    for name, reason in bad.items():
+        sys.stderr.write(f"cannot read {name}: {reason}\n")
+
+
+def _as_json(found: ReceptiveField) -> dict[str, Any]:
+    return {
+        "network": found.network.name,
+        "weights": found.network.weights,
+        "trained": found.network.trained,
+        "stage": found.stage,
+        "input_size": list(found.network.input_size),
+        "images": found.images,
+        "squares": [{"share": share, "side": side, "area": area} for share, side, area in found.squares()],
+    }

@@ -1,0 +1,144 @@
+"""``transxnet gradcam``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
+from transxnet.analysis.gradcam_figure import draw_activations
+from transxnet.analysis.networks import Network, describe_weights, open_networks, stage_names
+from transxnet.cli.parsing import (
+    CommandParser,
+    add_compared_networks,
+    choose_device,
+    image_progress,
+    table_console,
+)
+from transxnet.data.examples import Example, open_examples
+from transxnet.data.images import BadImageError
+from transxnet.errors import ConfigError, DataError
+
+_ABOUT = """\
+Picture with Grad-CAM where the stages of classifiers find a class (figure 7 of the paper), for
+networks of ours and of timm side by side. By default the class is the one that each network holds
+most probable, and the layer is the last stage's output, before any final normalisation.
+
+Without images, photographs that come with scikit-image and scikit-learn are used. An unreadable
+image is named and the others go on; the exit status is then 1."""
+_EXAMPLES = """\
+  transxnet gradcam cat.jpg --checkpoint transx-t.pth.tar --class "tabby"
+  transxnet gradcam photos --model transxnet_tiny=transx-t.pth.tar resnet50=r50.pth --stage all
+  transxnet gradcam digits --checkpoint runs/digits --stage 3 --max-images 6 --out digits.pdf
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, compute, draw and print; returns 1 if an image could not be read."""
+    options = _parser().parse(arguments)
+    files = figure_files(options.out)
+    examples = open_examples(options.images, options.max_images, options.seed)
+    device = choose_device(options.device)
+    networks = open_networks(
+        options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
+        options.checkpoint,
+        pretrained=options.pretrained,
+        image_size=options.image_size,
+        seed=options.seed,
+    )
+    plans = [(network, _layers(network, options), find_class(network, options.target)) for network in networks]
+    names, rows, bad = [], [], {}
+    with image_progress() as progress:
+        for example in progress.track(examples, description="looking"):
+            try:
+                rows.append([found for plan in plans for found in _look(example, *plan, device)])
+                names.append(example.name)
+            except BadImageError as error:
+                bad[error.path] = error.reason
+    for name, reason in bad.items():
+        sys.stderr.write(f"cannot read {name}: {reason}\n")
+    if not rows:
+        raise DataError(f"none of {len(examples)} images can be used")
+    save_figure(draw_activations(rows, _title(networks, len(rows))), files)
+    _report(names, rows, bad, files, options.json)
+    return 1 if bad else 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("gradcam", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet gradcam [IMAGE ...] [options]"
+    add = parser.add_argument
+    add("images", type=str, nargs="*", metavar="IMAGE", help='files, folders, glob patterns, "digits"')
+    add_compared_networks(parser)
+    add("--class", dest="target", type=str, metavar="CLASS", help="name or index (default: the most probable one)")
+    add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
+    add("--layer", type=str, help="name of a module, in place of a stage")
+    add("--max_images", type=int, default=4, help="of more images, a sample of so many (default: 4)")
+    add("--out", type=str, default="gradcam", help=".png, .pdf or .svg; without an ending, .png and .pdf")
+    add("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
+def _layers(network: Network, options: Any) -> list[tuple[str, str]]:
+    if options.layer:
+        return [(options.layer, options.layer)]
+    asked = options.stage
+    stages = [str(stage) for stage in stage_names(network.model)] if list(asked) == ["all"] else asked
+    return [stage_layer(network, stage) for stage in stages]
+
+
+def _look(
+    example: Example, network: Network, layers: list[tuple[str, str]], target: int | None, device: str
+) -> list[ActivationMap]:
+    try:
+        return activation_maps(network, example, layers, target, device)
+    except ConfigError as error:
+        raise ConfigError(f"{network.name}: {error}") from error
+
+
+def _title(networks: Sequence[Network], images: int) -> str:
+    sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
+    return f"Grad-CAM, input {sizes}, {images} image{'s' if images > 1 else ''}\n{describe_weights(networks)}"
+
+
+def _report(
+    names: Sequence[str],
+    rows: Sequence[Sequence[ActivationMap]],
+    bad: dict[str, str],
+    files: Sequence[Path],
+    as_json: bool,
+) -> None:
+    found = [(name, map_) for name, row in zip(names, rows, strict=True) for map_ in row]
+    if as_json:
+        result = {"figure": [str(path) for path in files], "bad_images": bad}
+        maps = [{"image": name, **_as_json(map_)} for name, map_ in found]
+        sys.stdout.write(json.dumps({**result, "maps": maps}, indent=2) + "\n")
+        return
+    table = Table("image", "network", "weights", "layer", "class", "probability", box=None, pad_edge=False)
+    for name, map_ in found:
+        network = map_.network
+        cells = (Path(name).name, network.name, network.weights, map_.place, map_.class_name)
+        table.add_row(*map(escape, cells), f"{map_.probability:.1%}")
+    table_console().print(table)
+    sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
+
+
+def _as_json(found: ActivationMap) -> dict[str, Any]:
+    row, column = divmod(int(found.values.argmax()), found.values.shape[1])
+    return {
+        "network": found.network.name,
+        "weights": found.network.weights,
+        "trained": found.network.trained,
+        "layer": found.place,
+        "class": found.class_name,
+        "class_index": found.target,
+        "probability": found.probability,
+        "brightest": {"row": row, "column": column},
+    }
