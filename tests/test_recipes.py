@@ -24,7 +24,7 @@ RECIPES = Path(transxnet.__file__).parent / "recipes"
 NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay",
            "precision", "grad_checkpointing", "compile", "accelerator", "devices", "nodes", "strategy",
            "checkpoint_minutes", "keep_checkpoints", "max_skipped", "wandb",
-           "backbone_checkpoint", "backbone_settings", "milestones", "min_factor", "regions"}  # fmt: skip
+           "backbone_checkpoint", "backbone_settings", "milestones", "min_factor", "proposals", "regions"}  # fmt: skip
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
 
 

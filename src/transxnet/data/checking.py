@@ -76,9 +76,9 @@ class DataCheck:
             workers: Processes that do so; with 0 this one does.
             advance: Called with the number of steps done, as they are.
         """
-        tasks = [_Faults(partial(_shard_fault, self.folder, self.records), len(self.records))]
-        tasks += [_Faults(partial(_image_fault, source), len(source.targets)) for source in self.parts.values()]
-        faults = iter(_in_order(tasks, workers, advance))
+        tasks = [Faults(partial(_shard_fault, self.folder, self.records), len(self.records))]
+        tasks += [Faults(partial(_image_fault, source), len(source.targets)) for source in self.parts.values()]
+        faults = iter(in_order(tasks, workers, advance))
         broken = {str(self.folder / record.file): fault for record in self.records if (fault := next(faults))}
         broken.update(self.damaged)
         parts = {}
@@ -91,7 +91,9 @@ class DataCheck:
         return Findings(parts, broken)
 
 
-class _Faults(Dataset[str | None]):
+class Faults(Dataset[str | None]):
+    """What is wrong with each of so many things; None where nothing is."""
+
     def __init__(self, find: Callable[[int], str | None], length: int) -> None:
         self.find = find
         self.length = length
@@ -103,7 +105,8 @@ class _Faults(Dataset[str | None]):
         return self.find(index)
 
 
-def _in_order(tasks: Sequence[_Faults], workers: int, advance: Callable[[int], None]) -> list[str | None]:
+def in_order(tasks: Sequence[Faults], workers: int, advance: Callable[[int], None]) -> list[str | None]:
+    """The faults of all tasks, found by several processes, or by this one with 0 workers."""
     loader: DataLoader[Any] = DataLoader(
         ConcatDataset(tasks),
         _AT_ONCE,

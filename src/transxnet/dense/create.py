@@ -16,7 +16,7 @@ from transxnet.dense.backbone import create_backbone
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.dense.head import CLASS_LAYERS, Head, head_of, kind_of
-from transxnet.dense.pyramid import P6P7, PyramidBackbone
+from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.registry import full_name
@@ -167,13 +167,16 @@ def create_dense(
     indices = (1, 2, 3) if head.kind == "retinanet" else (0, 1, 2, 3)
     body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=indices, **settings)
     extra = {"retinanet": P6P7, "mask_rcnn": lambda *channels: LastLevelMaxPool()}.get(head.kind)
-    pyramid = PyramidBackbone(body, head.pyramid_channels, extra)
+    pyramid = PyramidBackbone(body, head.pyramid_channels, extra, head_norm if head.normalised else None)
     model: DenseNetwork
     if head.kind == "semantic_fpn":
         model = SemanticFPN(pyramid, head.num_classes)
     else:
-        model = (RetinaNet if head.kind == "retinanet" else MaskRCNN)(pyramid, head.num_classes)
+        kind = RetinaNet if head.kind == "retinanet" else MaskRCNN
+        model = kind(pyramid, head.num_classes, norm_layer=head_norm if head.normalised else None)
         model.transform.short, model.transform.long = head.short, head.long
+        if isinstance(model, MaskRCNN):
+            model.rpn.set_proposals(head.proposals)
     model.head_description, model.architecture = head, full_name(backbone)
     if checkpoint is not None:
         read = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)

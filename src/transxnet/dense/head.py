@@ -36,9 +36,12 @@ class Head:
         kind: "retinanet", "mask_rcnn" or "semantic_fpn".
         num_classes: Classes.
         pyramid_channels: Channels of the feature pyramid.
+        normalised: Whether the convolutions of pyramid and heads have group normalisations; the
+            released ones have none.
         label_names: The classes' names; empty if they are not known.
         category_ids: The ids that the classes have in their COCO data set; empty if not known.
         colors: Red, green and blue of each class in pictures; empty if they are not known.
+        proposals: Regions that Mask R-CNN's first stage proposes.
         short: Length in pixels to which an image's shorter side is brought.
         long: Bound of the longer side.
         reduce_zero_label: Whether the data set's label 0 means "none".
@@ -47,9 +50,11 @@ class Head:
     kind: str
     num_classes: int
     pyramid_channels: int = 256
+    normalised: bool = False
     label_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     colors: tuple[tuple[int, int, int], ...] = ()
+    proposals: int = 1000
     short: int = 800
     long: int = 1333
     reduce_zero_label: bool = False

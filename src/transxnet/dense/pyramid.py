@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ class P6P7(ExtraFPNBlock):
         return [*results, p6, self.p7(p6)], [*names, "p6", "p7"]
 
 
+def head_norm(channels: int) -> nn.Module:
+    """Group normalisation, with which pyramids and heads learn from scratch, whatever the batch."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
 class PyramidBackbone(nn.Module):
     """A backbone and torchvision's feature pyramid over its maps, as torchvision's detectors want it.
 
@@ -37,6 +43,7 @@ class PyramidBackbone(nn.Module):
         body: The backbone; its channels and strides decide the pyramid's.
         out_channels: Channels of every level.
         extra_blocks: Makes coarser levels from (in_channels, out_channels); none if not given.
+        norm_layer: Makes a normalisation for so many channels, after each convolution; none if not given.
 
     Attributes:
         strides: Input pixels for each step of each level.
@@ -47,18 +54,20 @@ class PyramidBackbone(nn.Module):
         body: DenseBackbone,
         out_channels: int = 256,
         extra_blocks: Callable[[int, int], ExtraFPNBlock] | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.out_channels = out_channels
         extra = extra_blocks(body.channels[-1], out_channels) if extra_blocks else None
-        self.fpn = FeaturePyramidNetwork(list(body.channels), out_channels, extra)
+        self.fpn = FeaturePyramidNetwork(list(body.channels), out_channels, extra, norm_layer)
         coarser = {P6P7: 2, LastLevelMaxPool: 1}.get(type(extra), 0)
         self.strides = (*body.strides, *(body.strides[-1] * 2 ** (level + 1) for level in range(coarser)))
         for layer in self.fpn.modules():
-            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Shapes: (B, 3, H, W) to maps (B, out_channels, H / stride, W / stride), finest first."""

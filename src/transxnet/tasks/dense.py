@@ -40,6 +40,8 @@ class DenseRecipe(Recipe):
             224 x 224, from which they are resized to each image's size.
         backbone_settings: Other fields of the backbone's configuration, such as {layer_scale_init: 0.1}.
         pyramid_channels: Channels of the feature pyramid and of the heads' convolutions.
+        normalised_heads: Whether the convolutions of the pyramid and the heads have group normalisations,
+            which training from scratch needs; the released networks have none.
         epoch_steps: Steps in an epoch, the images being passed over again and again; 0 for one pass.
         schedule: "steps" divides the rate by ten at `milestones`, "cosine" lowers it at every step.
         milestones: Epochs after which the rate falls.
@@ -55,6 +57,7 @@ class DenseRecipe(Recipe):
     image_size: tuple[int, int] | None = None
     backbone_settings: dict[str, Any] = field(default_factory=dict)
     pyramid_channels: int = 256
+    normalised_heads: bool = False
     epoch_steps: int = 0
     schedule: Literal["steps", "cosine"] = "steps"
     milestones: tuple[int, ...] = (8, 11)
@@ -125,7 +128,9 @@ class DenseTask(Task):
             {"params": decayed, "weight_decay": self.recipe.weight_decay},
             {"params": exempt, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.scaled(self.recipe.lr))
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.scaled(self.recipe.lr), fused=True
+        )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         per_epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)

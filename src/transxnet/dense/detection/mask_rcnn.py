@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from transxnet.dense.detection.proposals import ProposalNetwork
@@ -26,15 +27,20 @@ class MaskRCNN(Described, GeneralizedRCNN):
         backbone: Backbone and pyramid of strides 4 to 64.
         num_classes: Classes.
         transform: Makes batches of images; the released rule if not given.
+        norm_layer: Makes a normalisation for so many channels, for the mask head; none if not given.
     """
 
     def __init__(
-        self, backbone: PyramidBackbone, num_classes: int = 80, transform: DetectionTransform | None = None
+        self,
+        backbone: PyramidBackbone,
+        num_classes: int = 80,
+        transform: DetectionTransform | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__(
             backbone,
             ProposalNetwork(backbone.out_channels, backbone.strides),
-            RegionHeads(backbone.out_channels, backbone.strides[:-1], num_classes),
+            RegionHeads(backbone.out_channels, backbone.strides[:-1], num_classes, norm_layer),
             transform or DetectionTransform(),
         )
 

@@ -23,15 +23,22 @@ class ProposalNetwork(RegionProposalNetwork):
 
     def __init__(self, in_channels: int, strides: tuple[int, ...]) -> None:
         anchors = StrideAnchors(strides, scales=[8])
+        nothing_yet = {"training": 0, "testing": 0}
         super().__init__(
             anchors, RPNHead(in_channels, anchors.num_anchors_per_location()[0]), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
-            batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n={"training": 2000, "testing": 1000},
-            post_nms_top_n={"training": 1000, "testing": 1000}, nms_thresh=0.7,
+            batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n=nothing_yet, post_nms_top_n=nothing_yet,
+            nms_thresh=0.7,
         )  # fmt: skip
+        self.set_proposals(1000)
         self.proposal_matcher = BestMatcher(0.7, 0.3, 0.3)
         self.box_coder = ClampedBoxCoder((1.0, 1.0, 1.0, 1.0))
         self.min_size = torch.finfo(torch.float32).tiny
         self._inside: list[Tensor] = []
+
+    def set_proposals(self, count: int) -> None:
+        """Propose so many regions of an image; they are chosen from as many of each level, in training from twice."""
+        self._pre_nms_top_n = {"training": 2 * count, "testing": count}
+        self._post_nms_top_n = {"training": count, "testing": count}
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None

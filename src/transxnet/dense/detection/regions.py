@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,15 +56,23 @@ class RegionHeads(RoIHeads):
         in_channels: Channels of the pyramid.
         strides: Of the levels that regions are taken from.
         num_classes: Classes, the background not counted.
+        norm_layer: Makes a normalisation for so many channels, for the mask head; none if not given.
     """
 
-    def __init__(self, in_channels: int, strides: tuple[int, ...], num_classes: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        strides: tuple[int, ...],
+        num_classes: int,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         width = 4 * in_channels  # 1024 over the released pyramids
         super().__init__(
             AlignedPooler(strides, 7), TwoMLPHead(in_channels * 49, width), FastRCNNPredictor(width, num_classes + 1),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=512, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
-            mask_roi_pool=AlignedPooler(strides, 14), mask_head=MaskRCNNHeads(in_channels, (in_channels,) * 4, 1),
+            mask_roi_pool=AlignedPooler(strides, 14),
+            mask_head=MaskRCNNHeads(in_channels, (in_channels,) * 4, 1, norm_layer),
             mask_predictor=MaskRCNNPredictor(in_channels, in_channels, num_classes + 1),
         )  # fmt: skip
         self.proposal_matcher = BestMatcher(0.5, 0.5, 0.5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -28,13 +29,19 @@ class RetinaNet(Described, TorchvisionRetinaNet):
         backbone: Backbone and pyramid of strides 8 to 128.
         num_classes: Classes.
         transform: Makes batches of images; the released rule if not given.
+        norm_layer: Makes a normalisation for so many channels, for the towers; none if not given.
     """
 
     def __init__(
-        self, backbone: PyramidBackbone, num_classes: int = 80, transform: DetectionTransform | None = None
+        self,
+        backbone: PyramidBackbone,
+        num_classes: int = 80,
+        transform: DetectionTransform | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
         anchors = StrideAnchors(backbone.strides, scales=[4 * 2 ** (octave / 3) for octave in range(3)])
-        head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes)
+        count = anchors.num_anchors_per_location()[0]
+        head = RetinaNetHead(backbone.out_channels, count, num_classes, norm_layer=norm_layer)
         super().__init__(
             backbone, num_classes, anchor_generator=anchors, head=head, proposal_matcher=BestMatcher(0.5, 0.4, 0.0),
             score_thresh=0.05, nms_thresh=0.5, detections_per_img=100, topk_candidates=1000,

@@ -23,6 +23,7 @@ class DetectionRecipe(DenseRecipe):
         short: Length in pixels to which an image's shorter side is brought.
         long: Bound of the longer side; the image keeps its ratio.
         same_aspect: Batches of upright images and of lying ones, which need less padding.
+        proposals: Regions of an image that Mask R-CNN's first stage proposes, in training and afterwards.
         regions: Regions of an image that Mask R-CNN's second stage learns from.
         augmentation: How training images are varied.
     """
@@ -39,13 +40,14 @@ class DetectionRecipe(DenseRecipe):
     short: int = 800
     long: int = 1333
     same_aspect: bool = True
+    proposals: int = 1000
     regions: int = 512
     augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least(32, "short")
-        self._at_least(4, "regions")
+        self._at_least(4, "regions", "proposals")
         if self.long < self.short:
             raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
 

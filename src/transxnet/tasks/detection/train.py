@@ -78,8 +78,10 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
         recipe.detector,
         len(train.class_names),
         recipe.pyramid_channels,
+        recipe.normalised_heads,
         train.class_names,
         train.category_ids,
+        proposals=recipe.proposals,
         short=recipe.short,
         long=recipe.long,
     )

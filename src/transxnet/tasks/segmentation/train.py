@@ -84,6 +84,7 @@ def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> Semant
         recipe.segmenter,
         len(train.class_names),
         recipe.pyramid_channels,
+        recipe.normalised_heads,
         train.class_names,
         colors=tuple((red, green, blue) for red, green, blue in train.colors.tolist()),
         short=recipe.augmentation.short,
