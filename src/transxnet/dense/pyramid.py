@@ -32,8 +32,8 @@ class P6P7(ExtraFPNBlock):
 
 
 def head_norm(channels: int) -> nn.Module:
-    """Group normalisation, with which pyramids and heads learn from scratch, whatever the batch."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """Group normalisation, of eight channels each, with which heads learn from scratch, whatever the batch."""
+    return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)
 
 
 class PyramidBackbone(nn.Module):
