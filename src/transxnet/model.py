@@ -26,6 +26,7 @@ from transxnet.layers import (
     RecomputedStatistics,
     group_norm,
 )
+from transxnet.layers.position_bias import Bias
 
 
 class PatchEmbed(nn.Module):
@@ -71,7 +72,7 @@ class Block(nn.Module):
         self.scale2 = LayerScale(channels, layer_scale_init)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
         x = x + self.dpe(x)
         x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
@@ -108,7 +109,7 @@ class Stage(nn.Module):
 
 
 @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # the compiler cannot follow the exchange of statistics
-def _recomputed(block: nn.Module, x: Tensor, position_bias: Tensor) -> Tensor:
+def _recomputed(block: nn.Module, x: Tensor, position_bias: Bias) -> Tensor:
     contexts = partial(_checkpoint_contexts, block)
     return checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
 

@@ -1,0 +1,102 @@
+"""Fixed affine maps folded into the convolutions beside them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Affine(nn.Module):
+    """A fixed weight and bias for each channel, where they cannot be folded into a convolution.
+
+    Args:
+        scale: (C).
+        shift: (C).
+        like: Its device and type are taken.
+    """
+
+    def __init__(self, scale: Tensor, shift: Tensor, like: Tensor) -> None:
+        super().__init__()
+        self.scale = _constant(scale[:, None, None], like)
+        self.shift = _constant(shift[:, None, None], like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to the same."""
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class Kernel:
+    """A convolution's weight and bias, in float64 while other maps are folded into it.
+
+    Args:
+        conv: The convolution; it is left as it is.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self.conv = conv
+        self.weight = conv.weight.detach().double()
+        bias = conv.bias
+        self.bias = self.weight.new_zeros(len(self.weight)) if bias is None else bias.detach().double()
+
+    def then(self, scale: Tensor, shift: Tensor | float = 0.0) -> Self:
+        """Followed by an affine map of each channel, (C') each."""
+        self.weight = self.weight * scale[:, None, None, None]
+        self.bias = self.bias * scale + shift
+        return self
+
+    def after(self, scale: Tensor, shift: Tensor) -> Self:
+        """Preceded by an affine map of each channel, (C) each: exact for a dense 1x1 convolution without padding.
+
+        A padded one would see the shift at the border, where the padding has none.
+        """
+        self.bias = self.bias + self.weight[:, :, 0, 0] @ shift
+        self.weight = self.weight * scale[:, None, None]
+        return self
+
+    def beside_identity(self) -> Self:
+        """The sum of a depthwise convolution and its input."""
+        self.weight = self.weight.clone()
+        height, width = self.weight.shape[2:]
+        self.weight[:, :, height // 2, width // 2] += 1
+        return self
+
+    def grown(self, size: int) -> Tensor:
+        """The weight in the middle of a kernel of ``size``, with zeros around it."""
+        return F.pad(self.weight, [(size - self.weight.shape[-1]) // 2] * 4)
+
+    def to_conv(self) -> nn.Conv2d:
+        """The convolution, with a bias; nothing in it is trained."""
+        old = self.conv
+        conv = nn.Conv2d(
+            old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,  # type: ignore[arg-type]
+            padding_mode=old.padding_mode, device="meta",
+        )  # fmt: skip
+        conv.weight, conv.bias = _constant(self.weight, old.weight), _constant(self.bias, old.weight)
+        return conv.eval()
+
+
+def fixed_conv(weight: Tensor, bias: Tensor, like: Tensor, groups: int = 1) -> nn.Conv2d:
+    """A convolution with given weights on the device and of the type of ``like``, padded by half its kernel."""
+    out_channels, per_group, size, _ = weight.shape
+    conv = nn.Conv2d(per_group * groups, out_channels, size, padding=size // 2, groups=groups, device="meta")
+    conv.weight, conv.bias = _constant(weight, like), _constant(bias, like)
+    return conv.eval()
+
+
+def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C) of a batch normalisation in evaluation, in float64."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        raise TypeError(f"{type(norm).__name__} is not a fixed affine map")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _constant(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(like.device, like.dtype).contiguous(), requires_grad=False)

@@ -1,0 +1,232 @@
+"""From a trained network to one that computes the same in fewer operations."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from transxnet.deploy.folding import Affine, Kernel, affine_of, fixed_conv
+from transxnet.deploy.parts import (
+    FusedBlock,
+    FusedIDConv,
+    FusedMSFFN,
+    FusedOSRA,
+    FusedSTE,
+    IDConvForm,
+    Scaled,
+    SplitScales,
+)
+from transxnet.errors import ConfigError
+from transxnet.layers import MSFFN, OSRA, STE, DMixer, IDConv, LayerScale, PositionBias
+from transxnet.layers.ms_ffn import MultiScaleConv
+from transxnet.model import Block, PatchEmbed, Stage
+
+Network = TypeVar("Network", bound=nn.Module)
+DepthwiseForm = Literal["split", "single"]
+
+
+def fuse(
+    model: Network,
+    *,
+    depthwise: DepthwiseForm = "split",
+    idconv: IDConvForm = "grouped",
+    dynamic_size: bool = False,
+    channels_last: bool = False,
+) -> Network:
+    """A network for inference that computes what ``model`` computes in evaluation mode, to rounding.
+
+    Batch normalisations, the branches' scales, the identities beside depthwise convolutions and the
+    softmax scale are folded into the convolutions beside them, in float64. The result is used as
+    the given network is, but cannot be trained; the given one is left as it was.
+
+    Args:
+        model: A classifier, backbone, detector or segmenter of this package, or another network
+            that contains one. Its weights are read now; later changes to them are not seen.
+        depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
+            (``split``), or as one of the largest size on all channels (``single``).
+        idconv: IDConv as one convolution with a group for each channel of each image
+            (``grouped``), or as a sum of shifted products (``shifted``), which ONNX and OpenVINO take
+            with any batch.
+        dynamic_size: Pool and resize without asking for the map's size, as an export for many
+            sizes needs it.
+        channels_last: Keep the weights with the channels last in memory.
+
+    Returns:
+        A new network of the same class in evaluation mode. Its attribute ``left`` names the parts
+        that were not known and are as they were.
+
+    Raises:
+        ConfigError: If the model has nothing of this package in it, is fused already, or a choice
+            is unknown.
+    """
+    for name, value, choices in (("depthwise", depthwise, DepthwiseForm), ("idconv", idconv, IDConvForm)):
+        if value not in get_args(choices):
+            raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"fuse takes a network, not {type(model).__name__}")
+    kinds = {type(module) for module in model.modules()}
+    if FusedBlock in kinds:
+        raise ConfigError("the network is fused already; fuse the one that it was made from")
+    if Block not in kinds:
+        raise ConfigError(f"fuse takes a network of this package; {type(model).__name__} has no block of one in it")
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fusing = _Fusing(depthwise, idconv, dynamic_size)
+    with torch.no_grad():
+        fusing.inside(fused, "")
+    fused.left = fusing.left  # type: ignore[assignment]
+    return fused.to(memory_format=torch.channels_last) if channels_last else fused  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass
+class _Fusing:
+    """Walks a network and puts fused parts in the place of those it knows."""
+
+    depthwise: DepthwiseForm
+    idconv: IDConvForm
+    dynamic_size: bool
+    left: list[str] = field(default_factory=list)
+
+    def inside(self, module: nn.Module, path: str) -> None:
+        """Replace what is known among a module's descendants; ``path`` is its name with a dot after it."""
+        if isinstance(module, nn.Sequential):
+            _fold_neighbours(module)
+        for name, child in module.named_children():
+            where = path + name
+            if type(child) is Block:
+                setattr(module, name, self.block(child, where + "."))
+            elif type(child) is PatchEmbed:
+                child.conv, child.norm = Kernel(child.conv).then(*affine_of(child.norm)).to_conv(), nn.Identity()
+            elif isinstance(child, _BatchNorm):
+                self.left.append(where)
+            else:
+                if isinstance(child, Stage):
+                    child.grad_checkpointing = False
+                elif isinstance(child, PositionBias):
+                    child.dynamic_size = self.dynamic_size
+                self.inside(child, where + ".")
+
+    def block(self, block: Block, path: str) -> FusedBlock:
+        dpe = Kernel(block.dpe).beside_identity().to_conv()
+        return FusedBlock(
+            dpe,
+            block.norm1,
+            self.token_mixer(block.token_mixer, block.scale1, path + "token_mixer"),
+            block.norm2,
+            self.ffn(block.ffn, block.scale2, path + "ffn"),
+        )
+
+    def token_mixer(self, mixer: nn.Module, scale: nn.Module, path: str) -> nn.Module:
+        if type(mixer) is not DMixer:
+            return self.unknown(mixer, scale, path)
+        mixer.local_operator = self.local_operator(mixer.local_operator, path + ".local_operator")
+        mixer.attention = self.attention(mixer.attention, path + ".attention")
+        mixer.enhancer = self.enhancer(mixer.enhancer, scale, path + ".enhancer")
+        return mixer
+
+    def unknown(self, part: nn.Module, scale: nn.Module | None, path: str) -> nn.Module:
+        """A part that stays, but for the known ones inside it."""
+        self.left.append(path)
+        if isinstance(part, _BatchNorm):
+            return part
+        self.inside(part, path + ".")
+        return part if scale is None or isinstance(scale, nn.Identity) else Scaled(part, scale)
+
+    def enhancer(self, ste: nn.Module, scale: nn.Module, path: str) -> nn.Module:
+        if type(ste) is not STE:
+            return self.unknown(ste, scale, path)
+        local, _, first = ste.local
+        squeeze, _, second = ste.squeeze
+        expand, third = ste.expand
+        weight, bias = _scale_and_shift(scale, len(expand.weight), like=expand.weight)
+        kernel = Kernel(expand).after(*affine_of(second)).then(*affine_of(third)).then(weight, bias)
+        return FusedSTE(
+            Kernel(local).to_conv(),
+            Kernel(squeeze).after(*affine_of(first)).to_conv(),
+            kernel.to_conv(),
+            Affine(weight, bias, expand.weight).scale,
+        )
+
+    def local_operator(self, idconv: nn.Module, path: str) -> nn.Module:
+        if type(idconv) is not IDConv:
+            return self.unknown(idconv, None, path)
+        squeeze, norm, _, scores = idconv.attention
+        squeeze = Kernel(squeeze).then(*affine_of(norm)).to_conv()
+        last = Kernel(scores)
+        if idconv.groups == 2:
+            (weight, other), (bias, other_bias) = last.weight.chunk(2), last.bias.chunk(2)
+            scores = fixed_conv(weight - other, bias - other_bias, scores.weight)
+        bank = torch.cat((idconv.weight.flatten(2), idconv.bias.unsqueeze(2)), dim=2)
+        return FusedIDConv(
+            idconv.kernel_size, squeeze, scores, nn.Parameter(bank, requires_grad=False),
+            form=self.idconv, dynamic_size=self.dynamic_size,
+        )  # fmt: skip
+
+    def attention(self, osra: nn.Module, path: str) -> nn.Module:
+        if type(osra) is not OSRA:
+            return self.unknown(osra, None, path)
+        channels = osra.q.out_channels
+        scale = osra.q.weight.new_full((channels,), (channels // osra.heads) ** -0.5, dtype=torch.float64)
+        q = Kernel(osra.q).then(scale).to_conv()
+        osr = osra.osr
+        if not isinstance(osr, nn.Identity):
+            spread, first, act, pointwise, second = osr
+            # A padded convolution comes next: the affine map stays (see FusedMSFFN).
+            kernel = Kernel(pointwise).then(*affine_of(second))
+            affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight)
+            osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
+        return FusedOSRA(osra.heads, q, osr, Kernel(osra.lr).beside_identity().to_conv(), osra.kv)
+
+    def ffn(self, ffn: nn.Module, scale: nn.Module, path: str) -> nn.Module:
+        if type(ffn) is not MSFFN or type(ffn.multi_scale) is not MultiScaleConv:
+            return self.unknown(ffn, scale, path)
+        expand, _, before = ffn.expand
+        project, after = ffn.project
+        kernel = Kernel(project).after(*affine_of(ffn.norm)).then(*affine_of(after))
+        kernel = kernel.then(*_scale_and_shift(scale, len(project.weight), like=project.weight))
+        convs = [Kernel(conv).beside_identity() for conv in ffn.multi_scale.scales]
+        shares = ffn.multi_scale.channels
+        multi_scale = (_split if self.depthwise == "split" else _single)(convs, shares, affine_of(before))
+        return FusedMSFFN(Kernel(expand).to_conv(), multi_scale, kernel.to_conv())
+
+
+def _split(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
+    scales: list[nn.Module] = []
+    for kernel, scale, shift in zip(kernels, *(part.split(shares) for part in affine), strict=True):
+        like = kernel.conv.weight
+        if kernel.weight.shape[-1] == 1:  # nothing is padded: one affine map does all
+            factor = kernel.weight.flatten()
+            scales.append(Affine(factor * scale, factor * shift + kernel.bias, like))
+        else:
+            scales.append(nn.Sequential(Affine(scale, shift, like), kernel.to_conv()))
+    return SplitScales(shares, scales)
+
+
+def _single(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
+    like = kernels[0].conv.weight
+    size = max(kernel.weight.shape[-1] for kernel in kernels)
+    weight = torch.cat([kernel.grown(size) for kernel in kernels])
+    bias = torch.cat([kernel.bias for kernel in kernels])
+    return nn.Sequential(Affine(*affine, like), fixed_conv(weight, bias, like, groups=sum(shares)))
+
+
+def _scale_and_shift(scale: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a branch's scale does, (C) each, in float64."""
+    if isinstance(scale, LayerScale):
+        return scale.weight.double().flatten(), scale.bias.double().flatten()
+    return like.new_ones(channels, dtype=torch.float64), like.new_zeros(channels, dtype=torch.float64)
+
+
+def _fold_neighbours(sequence: nn.Sequential) -> None:
+    """Fold each batch normalisation of a sequence into a convolution that stands right before it."""
+    names = list(sequence._modules)
+    for before, after in itertools.pairwise(names):
+        conv, norm = sequence._modules[before], sequence._modules[after]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+            setattr(sequence, before, Kernel(conv).then(*affine_of(norm)).to_conv())
+            setattr(sequence, after, nn.Identity())
