@@ -14,8 +14,11 @@ from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.position_bias import Bias, FactoredBias
 
 
-PIECE = 16 * 2**20
-"""Bytes of the attention scores that are in memory at a time where the position bias is in factors."""
+PIECE = {"cpu": 2 * 2**20}
+"""Bytes of attention scores in memory at a time, by device, where the position bias is in factors: a CPU's cache."""
+
+ELSEWHERE = 64 * 2**20
+"""The same for other devices."""
 
 
 def overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
@@ -43,7 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Bias, scale: float | 
         k: (B, heads, M, d).
         v: (B, heads, M, d).
         position_bias: (1, heads, N, M). Of one in factors, only as much is multiplied out at a
-            time as :data:`PIECE` allows, and the gradient does it again.
+            time as :data:`PIECE` says, and the gradient does it again.
         scale: Of the products of q and k; d ** -0.5 if not given.
 
     Returns:
@@ -62,7 +65,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Bias, scale: float | 
 def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: FactoredBias, scale: float | None) -> Tensor:
     """:func:`attend`, for some of the queries at a time."""
     scores = len(q) * q.shape[1] * k.shape[2] * bias.rows.element_size()  # bytes for each query
-    step = max(1, PIECE // scores)
+    step = max(1, PIECE.get(q.device.type, ELSEWHERE) // scores)
     pieces = zip(q.split(step, dim=2), bias.rows.split(step, dim=2), strict=True)
     if torch.is_grad_enabled():
         again = partial(checkpoint, _attend_piece, use_reentrant=False, preserve_rng_state=False)
@@ -71,7 +74,9 @@ def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: FactoredBias, scale
 
 
 def _attend_piece(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float | None) -> Tensor:
-    return attend(q, k, v, rows @ columns.T, scale)
+    with torch.autocast(q.device.type, enabled=False):  # as where the bias is multiplied out for the whole stage
+        bias = rows @ columns.T
+    return attend(q, k, v, bias, scale)
 
 
 register_notrace_function(attend)

@@ -14,6 +14,9 @@ from transxnet.config import PositionBiasResize
 LARGEST_MAP = 64 * 2**20
 """Bytes of a resized bias, or in training of a batch's attention scores, above which the bias stays factored."""
 
+LARGEST_RESIZED = 2**20
+"""Bytes of a bias above which it is the product of its factors: interpolation takes ten times as long for large maps."""
+
 
 class FactoredBias(NamedTuple):
     """A resized bias that is not multiplied out: B' = rows @ columns^T.
@@ -70,18 +73,21 @@ class PositionBias(nn.Module):
         Shapes: (B, C, H', W') to (1, heads, N', M').
         """
         grid = (x.shape[-2], x.shape[-1])
-        if self.dynamic_size or not self._is_large(x):
+        images = x.shape[0] if torch.is_grad_enabled() else 1
+        if self.dynamic_size or self._is_stored(grid) or images * self._bytes(grid) <= LARGEST_MAP:
             return self.resized(grid)
         return self.factored(grid)
 
     def resized(self, grid: tuple[int, int]) -> Tensor:
         """The bias (1, heads, N', M') for a map of the height and width ``grid``."""
+        if self.dynamic_size or not self._is_stored(grid) and self._bytes(grid) > LARGEST_RESIZED:
+            rows, columns = self.factored(grid)
+            return rows @ columns.T
         if self.resize == "geometric":
             return self._along_keys(self._along_queries(grid), grid)
-        size = self._size(grid)
-        if self.table.shape[-2:] == size and not self.dynamic_size:
+        if self._is_stored(grid):
             return self.table
-        return F.interpolate(self.table, size=size, mode="bicubic", align_corners=False)
+        return F.interpolate(self.table, size=self._size(grid), mode="bicubic", align_corners=False)
 
     def factored(self, grid: tuple[int, int]) -> FactoredBias:
         """The factors of :meth:`resized`."""
@@ -94,13 +100,13 @@ class PositionBias(nn.Module):
         columns = F.interpolate(identity, size=(new_keys, keys), mode="bicubic", align_corners=False)
         return FactoredBias(rows, columns[0, 0])
 
-    def _is_large(self, x: Tensor) -> bool:
-        grid = (x.shape[-2], x.shape[-1])
+    def _is_stored(self, grid: tuple[int, int]) -> bool:
+        """Whether the table is the bias for this map."""
+        return grid == self.grid if self.resize == "geometric" else self.table.shape[-2:] == self._size(grid)
+
+    def _bytes(self, grid: tuple[int, int]) -> int:
         queries, keys = self._size(grid)
-        if self.table.shape[-2:] == (queries, keys):
-            return False
-        maps = self.table.shape[1] * (x.shape[0] if torch.is_grad_enabled() else 1)
-        return maps * queries * keys * self.table.element_size() > LARGEST_MAP
+        return self.table.shape[1] * queries * keys * self.table.element_size()
 
     def _along_queries(self, grid: tuple[int, int]) -> Tensor:
         """The table (1, heads, N, M) resampled to (1, heads, N', M) along the queries' two axes, keys as channels."""
