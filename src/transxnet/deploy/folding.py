@@ -38,9 +38,9 @@ class Kernel:
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
-        self.weight = conv.weight.detach().double()
+        self.weight = exact(conv.weight)
         bias = conv.bias
-        self.bias = self.weight.new_zeros(len(self.weight)) if bias is None else bias.detach().double()
+        self.bias = self.weight.new_zeros(len(self.weight)) if bias is None else exact(bias)
 
     def then(self, scale: Tensor, shift: Tensor | float = 0.0) -> Self:
         """Followed by an affine map of each channel, (C') each."""
@@ -87,15 +87,20 @@ def fixed_conv(weight: Tensor, bias: Tensor, like: Tensor, groups: int = 1) -> n
     return conv.eval()
 
 
+def exact(value: Tensor) -> Tensor:
+    """A tensor's values in float64, which not every device has."""
+    return value.detach().to("cpu" if value.device.type == "mps" else value.device).double()
+
+
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and shift (C) of a batch normalisation in evaluation, in float64."""
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
         raise TypeError(f"{type(norm).__name__} is not a fixed affine map")
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+        scale = scale * exact(norm.weight)
+    shift = -exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + exact(norm.bias)
 
 
 def _constant(value: Tensor, like: Tensor) -> nn.Parameter:

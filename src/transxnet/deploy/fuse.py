@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transxnet.deploy.folding import Affine, Kernel, affine_of, fixed_conv
+from transxnet.deploy.folding import Affine, Kernel, affine_of, exact, fixed_conv
 from transxnet.deploy.parts import (
+    BesideIdentity,
     FusedBlock,
     FusedIDConv,
     FusedMSFFN,
@@ -80,12 +82,15 @@ def fuse(
     with torch.no_grad():
         fusing.inside(fused, "")
     fused.left = fusing.left  # type: ignore[assignment]
-    return fused.to(memory_format=torch.channels_last) if channels_last else fused  # type: ignore[call-overload, no-any-return]
+    return fused.to(memory_format=torch.channels_last) if channels_last else fused
 
 
 @dataclass
 class _Fusing:
-    """Walks a network and puts fused parts in the place of those it knows."""
+    """Walks a network and puts fused parts in the place of those it knows.
+
+    A part is known by its exact type; the others, an ablation's for example, stay.
+    """
 
     depthwise: DepthwiseForm
     idconv: IDConvForm
@@ -96,12 +101,14 @@ class _Fusing:
         """Replace what is known among a module's descendants; ``path`` is its name with a dot after it."""
         if isinstance(module, nn.Sequential):
             _fold_neighbours(module)
+        child: Any
         for name, child in module.named_children():
             where = path + name
             if type(child) is Block:
                 setattr(module, name, self.block(child, where + "."))
-            elif type(child) is PatchEmbed:
-                child.conv, child.norm = Kernel(child.conv).then(*affine_of(child.norm)).to_conv(), nn.Identity()
+            elif _is(child, PatchEmbed) and isinstance(child.norm, _BatchNorm):
+                child.conv = Kernel(child.conv).then(*affine_of(child.norm)).to_conv()
+                child.norm = nn.Identity()
             elif isinstance(child, _BatchNorm):
                 self.left.append(where)
             else:
@@ -112,14 +119,26 @@ class _Fusing:
                 self.inside(child, where + ".")
 
     def block(self, block: Block, path: str) -> FusedBlock:
-        dpe = Kernel(block.dpe).beside_identity().to_conv()
         return FusedBlock(
-            dpe,
+            self.position_encoding(block.dpe, path + "dpe"),
             block.norm1,
-            self.token_mixer(block.token_mixer, block.scale1, path + "token_mixer"),
+            self.branch(self.token_mixer, block.token_mixer, block.scale1, path + "token_mixer"),
             block.norm2,
-            self.ffn(block.ffn, block.scale2, path + "ffn"),
+            self.branch(self.ffn, block.ffn, block.scale2, path + "ffn"),
         )
+
+    def branch(self, fusing: Callable[..., nn.Module], part: nn.Module, scale: nn.Module, path: str) -> nn.Module:
+        if type(scale) in (LayerScale, nn.Identity):
+            return fusing(part, scale, path)
+        self.left.append(f"{path}'s scale")
+        return Scaled(fusing(part, nn.Identity(), path), scale)
+
+    def position_encoding(self, dpe: Any, path: str) -> nn.Module:
+        if dpe is None:
+            return nn.Identity()
+        if _is(dpe, nn.Conv2d) and dpe.groups == dpe.in_channels == dpe.out_channels:
+            return Kernel(dpe).beside_identity().to_conv()
+        return BesideIdentity(self.unknown(dpe, None, path))
 
     def token_mixer(self, mixer: nn.Module, scale: nn.Module, path: str) -> nn.Module:
         if type(mixer) is not DMixer:
@@ -137,8 +156,8 @@ class _Fusing:
         self.inside(part, path + ".")
         return part if scale is None or isinstance(scale, nn.Identity) else Scaled(part, scale)
 
-    def enhancer(self, ste: nn.Module, scale: nn.Module, path: str) -> nn.Module:
-        if type(ste) is not STE:
+    def enhancer(self, ste: Any, scale: nn.Module, path: str) -> nn.Module:
+        if not _is(ste, STE):
             return self.unknown(ste, scale, path)
         local, _, first = ste.local
         squeeze, _, second = ste.squeeze
@@ -152,8 +171,8 @@ class _Fusing:
             Affine(weight, bias, expand.weight).scale,
         )
 
-    def local_operator(self, idconv: nn.Module, path: str) -> nn.Module:
-        if type(idconv) is not IDConv:
+    def local_operator(self, idconv: Any, path: str) -> nn.Module:
+        if not _is(idconv, IDConv):
             return self.unknown(idconv, None, path)
         squeeze, norm, _, scores = idconv.attention
         squeeze = Kernel(squeeze).then(*affine_of(norm)).to_conv()
@@ -167,12 +186,12 @@ class _Fusing:
             form=self.idconv, dynamic_size=self.dynamic_size,
         )  # fmt: skip
 
-    def attention(self, osra: nn.Module, path: str) -> nn.Module:
-        if type(osra) is not OSRA:
+    def attention(self, osra: Any, path: str) -> nn.Module:
+        if not _is(osra, OSRA):
             return self.unknown(osra, None, path)
         channels = osra.q.out_channels
-        scale = osra.q.weight.new_full((channels,), (channels // osra.heads) ** -0.5, dtype=torch.float64)
-        q = Kernel(osra.q).then(scale).to_conv()
+        q = Kernel(osra.q)
+        q.then(torch.full_like(q.bias, (channels // osra.heads) ** -0.5))
         osr = osra.osr
         if not isinstance(osr, nn.Identity):
             spread, first, act, pointwise, second = osr
@@ -180,10 +199,10 @@ class _Fusing:
             kernel = Kernel(pointwise).then(*affine_of(second))
             affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight)
             osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
-        return FusedOSRA(osra.heads, q, osr, Kernel(osra.lr).beside_identity().to_conv(), osra.kv)
+        return FusedOSRA(osra.heads, q.to_conv(), osr, Kernel(osra.lr).beside_identity().to_conv(), osra.kv)
 
-    def ffn(self, ffn: nn.Module, scale: nn.Module, path: str) -> nn.Module:
-        if type(ffn) is not MSFFN or type(ffn.multi_scale) is not MultiScaleConv:
+    def ffn(self, ffn: Any, scale: nn.Module, path: str) -> nn.Module:
+        if not _is(ffn, MSFFN) or not _is(ffn.multi_scale, MultiScaleConv):
             return self.unknown(ffn, scale, path)
         expand, _, before = ffn.expand
         project, after = ffn.project
@@ -193,6 +212,27 @@ class _Fusing:
         shares = ffn.multi_scale.channels
         multi_scale = (_split if self.depthwise == "split" else _single)(convs, shares, affine_of(before))
         return FusedMSFFN(Kernel(expand).to_conv(), multi_scale, kernel.to_conv())
+
+
+def _is(part: Any, kind: type) -> bool:
+    """Whether a part is exactly of a kind, and made of what that kind is made of.
+
+    A subclass, another activation or a reparametrised convolution computes something else.
+    """
+    if type(part) is not kind:
+        return False
+    whole: nn.Module = part
+    leaves = [module for module in whole.modules() if not any(True for _ in module.children())]
+    return all(type(leaf) in _LEAVES or _is_fixed_norm(leaf) for leaf in leaves) and all(
+        leaf.approximate == "none" for leaf in leaves if isinstance(leaf, nn.GELU)
+    )
+
+
+_LEAVES = (nn.Conv2d, nn.GELU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
+
+
+def _is_fixed_norm(module: Any) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
 def _split(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
@@ -218,8 +258,9 @@ def _single(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tens
 def _scale_and_shift(scale: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """What a branch's scale does, (C) each, in float64."""
     if isinstance(scale, LayerScale):
-        return scale.weight.double().flatten(), scale.bias.double().flatten()
-    return like.new_ones(channels, dtype=torch.float64), like.new_zeros(channels, dtype=torch.float64)
+        return exact(scale.weight).flatten(), exact(scale.bias).flatten()
+    ones = torch.ones_like(exact(like[:channels, 0, 0, 0]))
+    return ones, torch.zeros_like(ones)
 
 
 def _fold_neighbours(sequence: nn.Sequential) -> None:
@@ -227,6 +268,6 @@ def _fold_neighbours(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
     for before, after in itertools.pairwise(names):
         conv, norm = sequence._modules[before], sequence._modules[after]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+        if type(conv) is nn.Conv2d and _is_fixed_norm(norm):
             setattr(sequence, before, Kernel(conv).then(*affine_of(norm)).to_conv())
             setattr(sequence, after, nn.Identity())

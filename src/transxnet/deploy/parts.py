@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.deploy.folding import Affine
 from transxnet.layers.osra import attend
 from transxnet.layers.position_bias import Bias
 
@@ -54,6 +53,18 @@ class Scaled(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.scale(self.part(*inputs))  # type: ignore[no-any-return]
+
+
+class BesideIdentity(nn.Module):
+    """A part that is not known here, and the identity beside it."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to the same."""
+        return x + self.part(x)  # type: ignore[no-any-return]
 
 
 class FusedSTE(nn.Module):
@@ -110,7 +121,8 @@ class FusedIDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        pooled = pooled_by_products(x, self.kernel_size) if self.dynamic_size else pooled_adaptively(x, self.kernel_size)
+        pool = pooled_by_products if self.dynamic_size else pooled_adaptively
+        pooled = pool(x, self.kernel_size)  # (B, C, K * K + 1)
         mixed = self._mix(self.scores(F.gelu(self.squeeze(pooled.unsqueeze(3)))))  # (B, C, K * K + 1)
         return convolve_grouped(x, mixed) if self.form == "grouped" else convolve_shifted(x, mixed)
 
@@ -127,7 +139,7 @@ class FusedIDConv(nn.Module):
 
 
 def pooled_adaptively(x: Tensor, size: int) -> Tensor:
-    """The means of a map's ``size`` x ``size`` bins and, last, its mean. Shapes: (B, C, H, W) to (B, C, size**2 + 1)."""
+    """The means of a map's ``size`` x ``size`` bins and, last, of all. Shapes: (B, C, H, W) to (B, C, size**2 + 1)."""
     bins = F.adaptive_avg_pool2d(x, size).flatten(2)
     return torch.cat((bins, x.mean((2, 3)).unsqueeze(2)), dim=2)
 

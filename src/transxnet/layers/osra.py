@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.position_bias import Bias, FactoredBias
 
-
 PIECE = {"cpu": 2 * 2**20}
 """Bytes of attention scores in memory at a time, by device, where the position bias is in factors: a CPU's cache."""
 

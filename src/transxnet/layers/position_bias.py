@@ -15,7 +15,7 @@ LARGEST_MAP = 64 * 2**20
 """Bytes of a resized bias, or in training of a batch's attention scores, above which the bias stays factored."""
 
 LARGEST_RESIZED = 2**20
-"""Bytes of a bias above which it is the product of its factors: interpolation takes ten times as long for large maps."""
+"""Bytes above which a resized bias is the product of its factors: interpolating all of it takes ten times as long."""
 
 
 class FactoredBias(NamedTuple):
@@ -80,7 +80,7 @@ class PositionBias(nn.Module):
 
     def resized(self, grid: tuple[int, int]) -> Tensor:
         """The bias (1, heads, N', M') for a map of the height and width ``grid``."""
-        if self.dynamic_size or not self._is_stored(grid) and self._bytes(grid) > LARGEST_RESIZED:
+        if self.dynamic_size or (self._bytes(grid) > LARGEST_RESIZED and not self._is_stored(grid)):
             rows, columns = self.factored(grid)
             return rows @ columns.T
         if self.resize == "geometric":
