@@ -219,13 +219,13 @@ def _is(part: Any, kind: type) -> bool:
 
     A subclass, another activation or a reparametrised convolution computes something else.
     """
-    if type(part) is not kind:
-        return False
-    whole: nn.Module = part
-    leaves = [module for module in whole.modules() if not any(True for _ in module.children())]
-    return all(type(leaf) in _LEAVES or _is_fixed_norm(leaf) for leaf in leaves) and all(
-        leaf.approximate == "none" for leaf in leaves if isinstance(leaf, nn.GELU)
-    )
+    return type(part) is kind and _is_plain(part)
+
+
+def _is_plain(part: Any) -> bool:
+    leaves = [module for module in part.modules() if not list(module.children())]
+    plain = all(type(leaf) in _LEAVES or _is_fixed_norm(leaf) for leaf in leaves)
+    return plain and all(leaf.approximate == "none" for leaf in leaves if isinstance(leaf, nn.GELU))
 
 
 _LEAVES = (nn.Conv2d, nn.GELU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)

@@ -157,7 +157,7 @@ def bin_weights(length: int, bins: int, like: Tensor) -> Tensor:
     index = torch.arange(bins, device=like.device)[:, None]
     inside = (place >= index * length // bins) & (place < ((index + 1) * length + bins - 1) // bins)
     inside = torch.cat((inside, torch.ones_like(inside[:1])))
-    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
 
 
 def convolve_grouped(x: Tensor, mixed: Tensor) -> Tensor:
