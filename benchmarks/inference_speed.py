@@ -43,18 +43,29 @@ def bfloat16(model: nn.Module) -> Run:
     return lambda x: model(x.to(torch.bfloat16))
 
 
+def fused(**settings: Any) -> Callable[[Any], Any]:
+    return lambda model: transxnet.fuse(model, **settings)
+
+
+LAST: dict[str, Any] = {"channels_last": True, "pointwise": "linear"}
+
 FORMS: dict[str, Callable[[Any], Run]] = {
     "literal": Literal,
     "eager": lambda model: model,
-    "fused": transxnet.fuse,
-    "fused, one depthwise": lambda model: transxnet.fuse(model, depthwise="single"),
-    "fused, shifted": lambda model: transxnet.fuse(model, idconv="shifted"),
-    "fused, channels last": lambda model: transxnet.fuse(model, channels_last=True),
-    "fused, one depthwise, channels last": lambda m: transxnet.fuse(m, depthwise="single", channels_last=True),
-    "fused, bfloat16 autocast": lambda model: autocast(transxnet.fuse(model)),
-    "fused, bfloat16 weights": lambda model: bfloat16(transxnet.fuse(model)),
-    "fused, channels last, bfloat16 weights": lambda m: bfloat16(transxnet.fuse(m, channels_last=True)),
+    "fused": fused(),
+    "single": fused(depthwise="single"),
+    "mixed": fused(depthwise=["split", "single", "single", "single"]),
+    "shifted": fused(idconv="shifted"),
+    "last": fused(channels_last=True),
+    "last-linear": fused(**LAST),
+    "last-linear-single": fused(**LAST, depthwise="single"),
+    "last-linear-mixed": fused(**LAST, depthwise=["split", "single", "single", "single"]),
+    "autocast": lambda model: autocast(transxnet.fuse(model)),
+    "last-linear-autocast": lambda model: autocast(transxnet.fuse(model, **LAST)),
+    "bfloat16": lambda model: bfloat16(transxnet.fuse(model)),
+    "last-linear-bfloat16": lambda model: bfloat16(transxnet.fuse(model, **LAST)),
 }
+"""All but the first two are fused; "autocast" and "bfloat16" are mixed precision and bfloat16 weights."""
 
 
 def network(options: argparse.Namespace) -> nn.Module:

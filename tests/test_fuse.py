@@ -28,6 +28,7 @@ FORMS: list[dict[str, Any]] = [
     {"idconv": "shifted", "dynamic_size": True},
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
+    {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},
 ]
 
 
@@ -252,6 +253,8 @@ def test_mistakes_are_said_in_a_line() -> None:
     model = nano()
     with pytest.raises(ConfigError, match="depthwise is one of split, single, not 'both'"):
         transxnet.fuse(model, depthwise="both")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="depthwise has 2 values for 4 stages"):
+        transxnet.fuse(model, depthwise=["split", "single"])
     fused = transxnet.fuse(model)
     with pytest.raises(ConfigError, match="fused already"):
         transxnet.fuse(fused)

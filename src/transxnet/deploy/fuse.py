@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,6 +21,7 @@ from transxnet.deploy.parts import (
     FusedOSRA,
     FusedSTE,
     IDConvForm,
+    Pointwise,
     Scaled,
     SplitScales,
 )
@@ -31,12 +32,14 @@ from transxnet.model import Block, PatchEmbed, Stage
 
 Network = TypeVar("Network", bound=nn.Module)
 DepthwiseForm = Literal["split", "single"]
+PointwiseForm = Literal["conv", "linear"]
 
 
 def fuse(
     model: Network,
     *,
-    depthwise: DepthwiseForm = "split",
+    depthwise: DepthwiseForm | Sequence[DepthwiseForm] = "split",
+    pointwise: PointwiseForm = "conv",
     idconv: IDConvForm = "grouped",
     dynamic_size: bool = False,
     channels_last: bool = False,
@@ -51,7 +54,10 @@ def fuse(
         model: A classifier, backbone, detector or segmenter of this package, or another network
             that contains one. Its weights are read now; later changes to them are not seen.
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
-            (``split``), or as one of the largest size on all channels (``single``).
+            (``split``), or as one of the largest size on all channels (``single``); one for all
+            stages or one for each.
+        pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
+            which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
             (``grouped``), or as a sum of shifted products (``shifted``), which ONNX and OpenVINO take
             with any batch.
@@ -67,9 +73,15 @@ def fuse(
         ConfigError: If the model has nothing of this package in it, is fused already, or a choice
             is unknown.
     """
-    for name, value, choices in (("depthwise", depthwise, DepthwiseForm), ("idconv", idconv, IDConvForm)):
-        if value not in get_args(choices):
-            raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
+    forms = (depthwise,) if isinstance(depthwise, str) else tuple(depthwise)
+    for name, values, choices in (
+        ("depthwise", forms, DepthwiseForm),
+        ("pointwise", (pointwise,), PointwiseForm),
+        ("idconv", (idconv,), IDConvForm),
+    ):
+        for value in values:
+            if value not in get_args(choices):
+                raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"fuse takes a network, not {type(model).__name__}")
     kinds = {type(module) for module in model.modules()}
@@ -77,8 +89,11 @@ def fuse(
         raise ConfigError("the network is fused already; fuse the one that it was made from")
     if Block not in kinds:
         raise ConfigError(f"fuse takes a network of this package; {type(model).__name__} has no block of one in it")
+    stages = sum(isinstance(module, Stage) for module in model.modules())
+    if len(forms) not in (1, stages):
+        raise ConfigError(f"depthwise has {len(forms)} values for {stages} stages; give one for each, or one for all")
     fused = copy.deepcopy(model).eval().requires_grad_(False)
-    fusing = _Fusing(depthwise, idconv, dynamic_size)
+    fusing = _Fusing(forms * stages if len(forms) == 1 else forms, pointwise, idconv, dynamic_size)
     with torch.no_grad():
         fusing.inside(fused, "")
     fused.left = fusing.left  # type: ignore[assignment]
@@ -92,9 +107,11 @@ class _Fusing:
     A part is known by its exact type; the others, an ablation's for example, stay.
     """
 
-    depthwise: DepthwiseForm
+    depthwise: Sequence[DepthwiseForm]  # of each stage
+    pointwise: PointwiseForm
     idconv: IDConvForm
     dynamic_size: bool
+    stage: int = -1
     left: list[str] = field(default_factory=list)
 
     def inside(self, module: nn.Module, path: str) -> None:
@@ -113,6 +130,7 @@ class _Fusing:
                 self.left.append(where)
             else:
                 if isinstance(child, Stage):
+                    self.stage += 1
                     child.grad_checkpointing = False
                 elif isinstance(child, PositionBias):
                     child.dynamic_size = self.dynamic_size
@@ -156,6 +174,9 @@ class _Fusing:
         self.inside(part, path + ".")
         return part if scale is None or isinstance(scale, nn.Identity) else Scaled(part, scale)
 
+    def pointwise_of(self, kernel: Kernel) -> nn.Module:
+        return kernel.to_conv() if self.pointwise == "conv" else Pointwise(kernel.to_conv())
+
     def enhancer(self, ste: Any, scale: nn.Module, path: str) -> nn.Module:
         if not _is(ste, STE):
             return self.unknown(ste, scale, path)
@@ -166,8 +187,8 @@ class _Fusing:
         kernel = Kernel(expand).after(*affine_of(second)).then(*affine_of(third)).then(weight, bias)
         return FusedSTE(
             Kernel(local).to_conv(),
-            Kernel(squeeze).after(*affine_of(first)).to_conv(),
-            kernel.to_conv(),
+            self.pointwise_of(Kernel(squeeze).after(*affine_of(first))),
+            self.pointwise_of(kernel),
             Affine(weight, bias, expand.weight).scale,
         )
 
@@ -199,7 +220,13 @@ class _Fusing:
             kernel = Kernel(pointwise).then(*affine_of(second))
             affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight)
             osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
-        return FusedOSRA(osra.heads, q.to_conv(), osr, Kernel(osra.lr).beside_identity().to_conv(), osra.kv)
+        return FusedOSRA(
+            osra.heads,
+            self.pointwise_of(q),
+            osr,
+            Kernel(osra.lr).beside_identity().to_conv(),
+            self.pointwise_of(Kernel(osra.kv)),
+        )
 
     def ffn(self, ffn: Any, scale: nn.Module, path: str) -> nn.Module:
         if not _is(ffn, MSFFN) or not _is(ffn.multi_scale, MultiScaleConv):
@@ -210,8 +237,8 @@ class _Fusing:
         kernel = kernel.then(*_scale_and_shift(scale, len(project.weight), like=project.weight))
         convs = [Kernel(conv).beside_identity() for conv in ffn.multi_scale.scales]
         shares = ffn.multi_scale.channels
-        multi_scale = (_split if self.depthwise == "split" else _single)(convs, shares, affine_of(before))
-        return FusedMSFFN(Kernel(expand).to_conv(), multi_scale, kernel.to_conv())
+        multi_scale = (_split if self.depthwise[self.stage] == "split" else _single)(convs, shares, affine_of(before))
+        return FusedMSFFN(self.pointwise_of(Kernel(expand)), multi_scale, self.pointwise_of(kernel))
 
 
 def _is(part: Any, kind: type) -> bool:
@@ -237,14 +264,17 @@ def _is_fixed_norm(module: Any) -> bool:
 
 def _split(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
     scales: list[nn.Module] = []
+    maps = []
     for kernel, scale, shift in zip(kernels, *(part.split(shares) for part in affine), strict=True):
-        like = kernel.conv.weight
-        if kernel.weight.shape[-1] == 1:  # nothing is padded: one affine map does all
+        if kernel.weight.shape[-1] == 1:  # nothing is padded: the affine map does all
             factor = kernel.weight.flatten()
-            scales.append(Affine(factor * scale, factor * shift + kernel.bias, like))
+            maps.append((factor * scale, factor * shift + kernel.bias))
+            scales.append(nn.Identity())
         else:
-            scales.append(nn.Sequential(Affine(scale, shift, like), kernel.to_conv()))
-    return SplitScales(shares, scales)
+            maps.append((scale, shift))
+            scales.append(kernel.to_conv())
+    whole = (torch.cat(part) for part in zip(*maps, strict=True))
+    return nn.Sequential(Affine(*whole, kernels[0].conv.weight), SplitScales(shares, scales))
 
 
 def _single(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:

@@ -80,7 +80,7 @@ class FusedSTE(nn.Module):
         identity: Weight of the identity, (C, 1, 1).
     """
 
-    def __init__(self, local: nn.Conv2d, squeeze: nn.Conv2d, expand: nn.Conv2d, identity: nn.Parameter) -> None:
+    def __init__(self, local: nn.Module, squeeze: nn.Module, expand: nn.Module, identity: nn.Parameter) -> None:
         super().__init__()
         self.local = local
         self.squeeze = squeeze
@@ -196,7 +196,7 @@ class FusedOSRA(nn.Module):
         kv: 1x1 convolution to 2C.
     """
 
-    def __init__(self, heads: int, q: nn.Conv2d, osr: nn.Module, lr: nn.Conv2d, kv: nn.Conv2d) -> None:
+    def __init__(self, heads: int, q: nn.Module, osr: nn.Module, lr: nn.Conv2d, kv: nn.Module) -> None:
         super().__init__()
         self.heads = heads
         self.q = q
@@ -228,7 +228,7 @@ class FusedMSFFN(nn.Module):
         project: 1x1 convolution back, with the batch normalisations beside it and the branch's scale.
     """
 
-    def __init__(self, expand: nn.Conv2d, multi_scale: nn.Module, project: nn.Conv2d) -> None:
+    def __init__(self, expand: nn.Module, multi_scale: nn.Module, project: nn.Module) -> None:
         super().__init__()
         self.expand = expand
         self.multi_scale = multi_scale
@@ -257,3 +257,20 @@ class SplitScales(nn.Module):
         """Shapes: (B, C, H, W) to the same."""
         parts = torch.split(x, self.channels, dim=1)
         return torch.cat([scale(parts[index]) for index, scale in enumerate(self.scales)], dim=1)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution as a product with a matrix, for maps whose channels lie side by side in memory.
+
+    Args:
+        conv: A dense 1x1 convolution; its weights are taken.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach()[:, :, 0, 0].contiguous(), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', H, W)."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
