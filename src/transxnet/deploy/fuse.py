@@ -73,6 +73,17 @@ def fuse(
         ConfigError: If the model has nothing of this package in it, is fused already, or a choice
             is unknown.
     """
+    forms = _checked(model, depthwise, pointwise, idconv)
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fusing = _Fusing(forms, pointwise, idconv, dynamic_size)
+    with torch.no_grad():
+        fusing.inside(fused, "")
+    fused.left = fusing.left  # type: ignore[assignment]
+    return fused.to(memory_format=torch.channels_last) if channels_last else fused
+
+
+def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequence[DepthwiseForm]:
+    """MS-FFN's form for each stage; raises as :func:`fuse`."""
     forms = (depthwise,) if isinstance(depthwise, str) else tuple(depthwise)
     for name, values, choices in (
         ("depthwise", forms, DepthwiseForm),
@@ -84,20 +95,15 @@ def fuse(
                 raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"fuse takes a network, not {type(model).__name__}")
-    kinds = {type(module) for module in model.modules()}
+    kinds = [type(module) for module in model.modules()]
     if FusedBlock in kinds:
         raise ConfigError("the network is fused already; fuse the one that it was made from")
-    if Block not in kinds:
+    if Block not in kinds[1:]:
         raise ConfigError(f"fuse takes a network of this package; {type(model).__name__} has no block of one in it")
-    stages = sum(isinstance(module, Stage) for module in model.modules())
+    stages = max(kinds.count(Stage), 1)
     if len(forms) not in (1, stages):
         raise ConfigError(f"depthwise has {len(forms)} values for {stages} stages; give one for each, or one for all")
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    fusing = _Fusing(forms * stages if len(forms) == 1 else forms, pointwise, idconv, dynamic_size)
-    with torch.no_grad():
-        fusing.inside(fused, "")
-    fused.left = fusing.left  # type: ignore[assignment]
-    return fused.to(memory_format=torch.channels_last) if channels_last else fused
+    return forms * stages if len(forms) == 1 else forms
 
 
 @dataclass
@@ -129,7 +135,7 @@ class _Fusing:
             elif isinstance(child, _BatchNorm):
                 self.left.append(where)
             else:
-                if isinstance(child, Stage):
+                if type(child) is Stage:
                     self.stage += 1
                     child.grad_checkpointing = False
                 elif isinstance(child, PositionBias):
@@ -273,8 +279,8 @@ def _split(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tenso
         else:
             maps.append((scale, shift))
             scales.append(kernel.to_conv())
-    whole = (torch.cat(part) for part in zip(*maps, strict=True))
-    return nn.Sequential(Affine(*whole, kernels[0].conv.weight), SplitScales(shares, scales))
+    scale, shift = (torch.cat(part) for part in zip(*maps, strict=True))
+    return nn.Sequential(Affine(scale, shift, kernels[0].conv.weight), SplitScales(shares, scales))
 
 
 def _single(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
