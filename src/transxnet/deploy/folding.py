@@ -17,16 +17,26 @@ class Affine(nn.Module):
         scale: (C).
         shift: (C).
         like: Its device and type are taken.
+        channels_last: Whether the maps' channels lie side by side in memory; it decides which of
+            PyTorch's operations is the faster one.
     """
 
-    def __init__(self, scale: Tensor, shift: Tensor, like: Tensor) -> None:
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor, like: Tensor, channels_last: bool = False) -> None:
         super().__init__()
-        self.scale = _constant(scale[:, None, None], like)
-        self.shift = _constant(shift[:, None, None], like)
+        self.scale = constant(scale, like)
+        self.shift = constant(shift, like)
+        self.register_buffer("zero", torch.zeros_like(self.scale), persistent=False)
+        self.register_buffer("one", torch.ones_like(self.scale), persistent=False)
+        self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        return torch.addcmul(self.shift, x, self.scale)
+        if self.channels_last:
+            return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
+        return F.batch_norm(x, self.zero, self.one, self.scale, self.shift, eps=0.0)
 
 
 class Kernel:
@@ -75,7 +85,7 @@ class Kernel:
             old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,  # type: ignore[arg-type]
             padding_mode=old.padding_mode, device="meta",
         )  # fmt: skip
-        conv.weight, conv.bias = _constant(self.weight, old.weight), _constant(self.bias, old.weight)
+        conv.weight, conv.bias = constant(self.weight, old.weight), constant(self.bias, old.weight)
         return conv.eval()
 
 
@@ -83,7 +93,7 @@ def fixed_conv(weight: Tensor, bias: Tensor, like: Tensor, groups: int = 1) -> n
     """A convolution with given weights on the device and of the type of ``like``, padded by half its kernel."""
     out_channels, per_group, size, _ = weight.shape
     conv = nn.Conv2d(per_group * groups, out_channels, size, padding=size // 2, groups=groups, device="meta")
-    conv.weight, conv.bias = _constant(weight, like), _constant(bias, like)
+    conv.weight, conv.bias = constant(weight, like), constant(bias, like)
     return conv.eval()
 
 
@@ -103,5 +113,6 @@ def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + exact(norm.bias)
 
 
-def _constant(value: Tensor, like: Tensor) -> nn.Parameter:
+def constant(value: Tensor, like: Tensor) -> nn.Parameter:
+    """Values on the device and of the type of ``like``; they are not trained."""
     return nn.Parameter(value.to(like.device, like.dtype).contiguous(), requires_grad=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transxnet.deploy.folding import Affine, Kernel, affine_of, exact, fixed_conv
+from transxnet.deploy.folding import Affine, Kernel, affine_of, constant, exact, fixed_conv
 from transxnet.deploy.parts import (
     BesideIdentity,
     FusedBlock,
@@ -75,7 +75,7 @@ def fuse(
     """
     forms = _checked(model, depthwise, pointwise, idconv)
     fused = copy.deepcopy(model).eval().requires_grad_(False)
-    fusing = _Fusing(forms, pointwise, idconv, dynamic_size)
+    fusing = _Fusing(forms, pointwise, idconv, dynamic_size, channels_last)
     with torch.no_grad():
         fusing.inside(fused, "")
     fused.left = fusing.left  # type: ignore[assignment]
@@ -117,6 +117,7 @@ class _Fusing:
     pointwise: PointwiseForm
     idconv: IDConvForm
     dynamic_size: bool
+    channels_last: bool
     stage: int = -1
     left: list[str] = field(default_factory=list)
 
@@ -195,7 +196,7 @@ class _Fusing:
             Kernel(local).to_conv(),
             self.pointwise_of(Kernel(squeeze).after(*affine_of(first))),
             self.pointwise_of(kernel),
-            Affine(weight, bias, expand.weight).scale,
+            constant(weight[:, None, None], expand.weight),
         )
 
     def local_operator(self, idconv: Any, path: str) -> nn.Module:
@@ -224,7 +225,7 @@ class _Fusing:
             spread, first, act, pointwise, second = osr
             # A padded convolution comes next: the affine map stays (see FusedMSFFN).
             kernel = Kernel(pointwise).then(*affine_of(second))
-            affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight)
+            affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight, self.channels_last)
             osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
         return FusedOSRA(
             osra.heads,
@@ -243,7 +244,11 @@ class _Fusing:
         kernel = kernel.then(*_scale_and_shift(scale, len(project.weight), like=project.weight))
         convs = [Kernel(conv).beside_identity() for conv in ffn.multi_scale.scales]
         shares = ffn.multi_scale.channels
-        multi_scale = (_split if self.depthwise[self.stage] == "split" else _single)(convs, shares, affine_of(before))
+        if self.depthwise[self.stage] == "split":
+            affine, multi_scale = _split(convs, shares, *affine_of(before))
+        else:
+            affine, multi_scale = affine_of(before), _single(convs)
+        multi_scale = nn.Sequential(Affine(*affine, project.weight, self.channels_last), multi_scale)
         return FusedMSFFN(self.pointwise_of(Kernel(expand)), multi_scale, self.pointwise_of(kernel))
 
 
@@ -268,27 +273,28 @@ def _is_fixed_norm(module: Any) -> bool:
     return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
-def _split(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
-    scales: list[nn.Module] = []
-    maps = []
-    for kernel, scale, shift in zip(kernels, *(part.split(shares) for part in affine), strict=True):
-        if kernel.weight.shape[-1] == 1:  # nothing is padded: the affine map does all
+def _split(
+    kernels: list[Kernel], shares: list[int], scale: Tensor, shift: Tensor
+) -> tuple[tuple[Tensor, Tensor], nn.Module]:
+    """The affine map before the scales, and the scales. A 1x1 kernel pads nothing: the affine map does it too."""
+    maps, scales = [], list[nn.Module]()
+    for kernel, weight, bias in zip(kernels, scale.split(shares), shift.split(shares), strict=True):
+        if kernel.weight.shape[-1] == 1:
             factor = kernel.weight.flatten()
-            maps.append((factor * scale, factor * shift + kernel.bias))
+            maps.append((factor * weight, factor * bias + kernel.bias))
             scales.append(nn.Identity())
         else:
-            maps.append((scale, shift))
+            maps.append((weight, bias))
             scales.append(kernel.to_conv())
-    scale, shift = (torch.cat(part) for part in zip(*maps, strict=True))
-    return nn.Sequential(Affine(scale, shift, kernels[0].conv.weight), SplitScales(shares, scales))
+    weights, biases = zip(*maps, strict=True)
+    return (torch.cat(weights), torch.cat(biases)), SplitScales(shares, scales)
 
 
-def _single(kernels: list[Kernel], shares: list[int], affine: tuple[Tensor, Tensor]) -> nn.Module:
-    like = kernels[0].conv.weight
+def _single(kernels: list[Kernel]) -> nn.Module:
     size = max(kernel.weight.shape[-1] for kernel in kernels)
     weight = torch.cat([kernel.grown(size) for kernel in kernels])
     bias = torch.cat([kernel.bias for kernel in kernels])
-    return nn.Sequential(Affine(*affine, like), fixed_conv(weight, bias, like, groups=sum(shares)))
+    return fixed_conv(weight, bias, kernels[0].conv.weight, groups=len(weight))
 
 
 def _scale_and_shift(scale: nn.Module, channels: int, like: Tensor) -> tuple[Tensor, Tensor]:

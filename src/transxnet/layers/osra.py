@@ -53,8 +53,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Bias, scale: float | 
     """
     if isinstance(position_bias, FactoredBias):
         return _attend_in_pieces(q, k, v, position_bias, scale)
-    # PyTorch's fast kernels want a token's channels side by side.
+    # PyTorch's fast kernels want a token's channels side by side, and no mask that might want a gradient.
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    if not torch.is_grad_enabled():
+        position_bias = position_bias.detach()
     if q.dtype == torch.float16 and torch.is_autocast_enabled(q.device.type):
         with torch.autocast(q.device.type, enabled=False):
             mask = position_bias.float()
