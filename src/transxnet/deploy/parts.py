@@ -220,7 +220,7 @@ class FusedMSFFN(nn.Module):
     """MS-FFN and the scale of its branch.
 
     The batch normalisation after ``expand`` stands before padded convolutions: folded into them, its
-    shift would be seen outside the map, where the padding has none. It stays, as ``affine``.
+    shift would be seen outside the map, where the padding has none. It stays, first in ``multi_scale``.
 
     Args:
         expand: 1x1 convolution to E * C.
