@@ -46,7 +46,7 @@ def network(options: argparse.Namespace) -> torch.nn.Module:
     if options.form == "literal":
         return Literal(model).requires_grad_(options.train).train(options.train)
     if options.form == "whole":
-        position_bias.LARGEST_MAP = sys.maxsize
+        position_bias.LARGEST_MAP = position_bias.LARGEST_SCORES = sys.maxsize
     return model.train(options.train)
 
 

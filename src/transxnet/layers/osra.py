@@ -77,9 +77,7 @@ def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: FactoredBias, scale
 
 
 def _attend_piece(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float | None) -> Tensor:
-    with torch.autocast(q.device.type, enabled=False):  # as where the bias is multiplied out for the whole stage
-        bias = rows @ columns.T
-    return attend(q, k, v, bias, scale)
+    return attend(q, k, v, FactoredBias(rows, columns).multiplied(), scale)
 
 
 register_notrace_function(attend)

@@ -12,7 +12,10 @@ from torch.nn import functional as F
 from transxnet.config import PositionBiasResize
 
 LARGEST_MAP = 64 * 2**20
-"""Bytes of a resized bias, or in training of a batch's attention scores, above which the bias stays factored."""
+"""Bytes of a resized bias above which it stays in factors, in evaluation."""
+
+LARGEST_SCORES = 16 * 2**20
+"""Bytes of a batch's attention scores above which the bias stays in factors, in training."""
 
 LARGEST_RESIZED = 2**20
 """Bytes above which a resized bias is the product of its factors: interpolating all of it takes ten times as long."""
@@ -31,6 +34,11 @@ class FactoredBias(NamedTuple):
 
     rows: Tensor
     columns: Tensor
+
+    def multiplied(self) -> Tensor:
+        """The bias (1, heads, N', M'), in the table's precision in mixed precision too, as interpolation gives it."""
+        with torch.autocast(self.rows.device.type, enabled=False):
+            return self.rows @ self.columns.T
 
 
 Bias = Tensor | FactoredBias
@@ -73,16 +81,16 @@ class PositionBias(nn.Module):
         Shapes: (B, C, H', W') to (1, heads, N', M').
         """
         grid = (x.shape[-2], x.shape[-1])
-        images = x.shape[0] if torch.is_grad_enabled() else 1
-        if self.dynamic_size or self._is_stored(grid) or images * self._bytes(grid) <= LARGEST_MAP:
+        training = torch.is_grad_enabled()
+        size = self._bytes(grid) * (x.shape[0] if training else 1)
+        if self.dynamic_size or self._is_stored(grid) or size <= (LARGEST_SCORES if training else LARGEST_MAP):
             return self.resized(grid)
         return self.factored(grid)
 
     def resized(self, grid: tuple[int, int]) -> Tensor:
         """The bias (1, heads, N', M') for a map of the height and width ``grid``."""
         if self.dynamic_size or (self._bytes(grid) > LARGEST_RESIZED and not self._is_stored(grid)):
-            rows, columns = self.factored(grid)
-            return rows @ columns.T
+            return self.factored(grid).multiplied()
         if self.resize == "geometric":
             return self._along_keys(self._along_queries(grid), grid)
         if self._is_stored(grid):
