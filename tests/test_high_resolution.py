@@ -21,6 +21,15 @@ def table(resize: Any, heads: int = 2) -> PositionBias:
     return lively(PositionBias(heads, (8, 6), 2, resize))
 
 
+def test_a_bias_without_memory_is_one_whole_map_of_any_size() -> None:
+    """MACs are counted on the meta device, and count no resizing."""
+    with torch.device("meta"):
+        bias = PositionBias(1, (56, 56), 8)
+        resized = bias(torch.empty(1, 1, 200, 320))
+        assert isinstance(resized, Tensor) and resized.shape == (1, 1, 64_000, 1_000)
+        assert bias.factored((200, 320)).multiplied().shape == resized.shape
+
+
 def tokens(count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(3, 2, count, 5, generator=generator).requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,9 @@ class FactoredBias(NamedTuple):
 
     def multiplied(self) -> Tensor:
         """The bias (1, heads, N', M'), in the table's precision in mixed precision too, as interpolation gives it."""
-        with torch.autocast(self.rows.device.type, enabled=False):
+        device = self.rows.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
             return self.rows @ self.columns.T
 
 
@@ -113,6 +116,8 @@ class PositionBias(nn.Module):
         return grid == self.grid if self.resize == "geometric" else self.table.shape[-2:] == self._size(grid)
 
     def _bytes(self, grid: tuple[int, int]) -> int:
+        if self.table.is_meta:  # takes none; and what is counted there is not to depend on the form
+            return 0
         queries, keys = self._size(grid)
         return self.table.shape[1] * queries * keys * self.table.element_size()
 
