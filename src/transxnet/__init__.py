@@ -7,6 +7,7 @@ from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
+from transxnet.deploy.fuse import fuse
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.model import TransXNet
 from transxnet.registry import RELEASED, create_model, load_model
@@ -27,6 +28,7 @@ __all__ = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "fuse",
     "load_detector",
     "load_model",
     "load_segmenter",

@@ -17,6 +17,7 @@ from transxnet import parts
 from transxnet.ablation.patches import PatchStem
 from transxnet.config import TransXNetConfig
 from transxnet.layers import BatchNorm2d, LayerScale, PositionBias, RecomputedStatistics, group_norm
+from transxnet.layers.position_bias import Bias
 
 
 class PatchEmbed(nn.Module):
@@ -64,7 +65,7 @@ class Block(nn.Module):
         self.scale2 = _scale(channels, layer_scale_init)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, position_bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, position_bias: Bias | None) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
         if self.dpe is not None:
             x = x + self.dpe(x)
@@ -106,7 +107,7 @@ class Stage(nn.Module):
 
 
 @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # the compiler cannot follow the exchange of statistics
-def _recomputed(block: nn.Module, x: Tensor, position_bias: Tensor | None) -> Tensor:
+def _recomputed(block: nn.Module, x: Tensor, position_bias: Bias | None) -> Tensor:
     contexts = partial(_checkpoint_contexts, block)
     return checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ import safetensors.torch
 from torch import nn
 
 from transxnet.checkpoints.reading import METADATA_KEY
+from transxnet.errors import ConfigError
 from transxnet.files import replacing
 from transxnet.model import TransXNet
 
@@ -51,7 +52,12 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Args:
         model: A classifier made by timm or by :mod:`transxnet.registry`, a detector or a segmenter.
         path: The file; its suffix should be ``.safetensors``.
+
+    Raises:
+        ConfigError: If the network is fused: its weights would fit no network that loads files.
     """
+    if hasattr(model, "left"):
+        raise ConfigError("a fused network cannot be saved; save the one it was made from, and fuse it after loading")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     target = Path(path)
     with replacing(target) as temporary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from transxnet.layers.position_bias import Bias
+
 
 class DMixer(nn.Module):
     """Global attention and a dynamic local operator side by side, each on its share of channels.
@@ -28,7 +30,7 @@ class DMixer(nn.Module):
         self.attention = attention
         self.enhancer = enhancer
 
-    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
         local, distant = torch.split(x, self.channels, dim=1)
         mixed = torch.cat((self.local_operator(local), self.attention(distant, position_bias)), dim=1)

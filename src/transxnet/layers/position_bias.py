@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import NamedTuple
+
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -9,19 +12,57 @@ from torch.nn import functional as F
 
 from transxnet.config import PositionBiasResize
 
+LARGEST_MAP = 64 * 2**20
+"""Bytes of a resized bias above which it stays in factors, in evaluation."""
+
+LARGEST_SCORES = 16 * 2**20
+"""Bytes of a batch's attention scores above which the bias stays in factors, in training."""
+
+LARGEST_RESIZED = 2**20
+"""Bytes above which a resized bias is the product of its factors: interpolating all of it takes ten times as long."""
+
+
+class FactoredBias(NamedTuple):
+    """A resized bias that is not multiplied out: B' = rows @ columns^T.
+
+    Bicubic resizing is linear and treats an axis at a time: B' = R B C^T, with matrices R (N' x N)
+    and C (M' x M) that the sizes fix.
+
+    Attributes:
+        rows: R B, (1, heads, N', M).
+        columns: C, (M', M).
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def multiplied(self) -> Tensor:
+        """The bias (1, heads, N', M'), in the table's precision in mixed precision too, as interpolation gives it."""
+        device = self.rows.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            return self.rows @ self.columns.T
+
+
+Bias = Tensor | FactoredBias
+
 
 @register_notrace_module
 class PositionBias(nn.Module):
     """One table of biases for each pair of query and key position, shared by a stage's blocks.
 
     The table has N x M entries for each head: N = H * W queries and M = ceil(H / S) * ceil(W / S)
-    keys. A map of another size has a bias resized from the table, computed once for the stage.
+    keys. A map of another size has a bias resized from the table, computed once for the stage; a large
+    one as its factors (:class:`FactoredBias`), which attention multiplies out piece by piece.
 
     Args:
         heads: Attention heads.
         grid: Height and width (H, W) of the map the table is stored for.
         reduction: Stride S of the keys.
         resize: See :class:`~transxnet.config.TransXNetConfig`.
+
+    Attributes:
+        dynamic_size: Resize without asking whether it is needed, for an export for many sizes.
     """
 
     def __init__(
@@ -31,37 +72,71 @@ class PositionBias(nn.Module):
         self.grid = grid
         self.reduction = reduction
         self.resize = resize
-        queries, keys = (height * width for height, width in (grid, self._key_grid(grid)))
-        self.table = nn.Parameter(torch.zeros(1, heads, queries, keys))
+        self.table = nn.Parameter(torch.zeros(1, heads, *self._size(grid)))
+        self.dynamic_size = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The bias for a map of the size of ``x``.
+    def forward(self, x: Tensor) -> Bias:
+        """The bias for a map of the size of ``x``: its factors where the whole would be large.
+
+        In training a resized bias has a gradient as large as itself, and attention with it keeps
+        its scores in every block; so their size decides there.
 
         Shapes: (B, C, H', W') to (1, heads, N', M').
         """
-        return self.resized((x.shape[-2], x.shape[-1]))
+        grid = (x.shape[-2], x.shape[-1])
+        training = torch.is_grad_enabled()
+        size = self._bytes(grid) * (x.shape[0] if training else 1)
+        if self.dynamic_size or self._is_stored(grid) or size <= (LARGEST_SCORES if training else LARGEST_MAP):
+            return self.resized(grid)
+        return self.factored(grid)
 
     def resized(self, grid: tuple[int, int]) -> Tensor:
         """The bias (1, heads, N', M') for a map of the height and width ``grid``."""
+        if self.dynamic_size or (self._bytes(grid) > LARGEST_RESIZED and not self._is_stored(grid)):
+            return self.factored(grid).multiplied()
         if self.resize == "geometric":
-            return self._resized_geometrically(grid)
-        (height, width), (key_height, key_width) = grid, self._key_grid(grid)
-        size = (height * width, key_height * key_width)
-        if self.table.shape[-2:] == size:
+            return self._along_keys(self._along_queries(grid), grid)
+        if self._is_stored(grid):
             return self.table
-        return F.interpolate(self.table, size=size, mode="bicubic", align_corners=False)
+        return F.interpolate(self.table, size=self._size(grid), mode="bicubic", align_corners=False)
 
-    def _resized_geometrically(self, grid: tuple[int, int]) -> Tensor:
-        if grid == self.grid:
+    def factored(self, grid: tuple[int, int]) -> FactoredBias:
+        """The factors of :meth:`resized`."""
+        keys = self.table.shape[-1]
+        identity = torch.eye(keys, dtype=self.table.dtype, device=self.table.device).reshape(1, 1, keys, keys)
+        queries, new_keys = self._size(grid)
+        if self.resize == "geometric":
+            return FactoredBias(self._along_queries(grid), self._along_keys(identity, grid)[0, 0].T)
+        rows = F.interpolate(self.table, size=(queries, keys), mode="bicubic", align_corners=False)
+        columns = F.interpolate(identity, size=(new_keys, keys), mode="bicubic", align_corners=False)
+        return FactoredBias(rows, columns[0, 0])
+
+    def _is_stored(self, grid: tuple[int, int]) -> bool:
+        """Whether the table is the bias for this map."""
+        return grid == self.grid if self.resize == "geometric" else self.table.shape[-2:] == self._size(grid)
+
+    def _bytes(self, grid: tuple[int, int]) -> int:
+        if self.table.is_meta:  # takes none; and what is counted there is not to depend on the form
+            return 0
+        queries, keys = self._size(grid)
+        return self.table.shape[1] * queries * keys * self.table.element_size()
+
+    def _along_queries(self, grid: tuple[int, int]) -> Tensor:
+        """The table (1, heads, N, M) resampled to (1, heads, N', M) along the queries' two axes, keys as channels."""
+        if grid == self.grid and not self.dynamic_size:
             return self.table
         heads = self.table.shape[1]
-        keys, new_keys = self._key_grid(self.grid), self._key_grid(grid)
-        # The query axes are resampled with the keys as channels, then the key axes.
         bias = self.table.reshape(heads, *self.grid, -1).permute(0, 3, 1, 2)  # (heads, M, H, W)
         bias = F.interpolate(bias, size=grid, mode="bicubic", align_corners=False)
-        bias = bias.flatten(2).transpose(1, 2).reshape(heads, -1, *keys)  # (heads, N', H/S, W/S)
-        bias = F.interpolate(bias, size=new_keys, mode="bicubic", align_corners=False)
-        return bias.flatten(2).unsqueeze(0)  # (1, heads, N', M')
+        return bias.flatten(2).transpose(1, 2).unsqueeze(0)
+
+    def _along_keys(self, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A bias (1, heads, N, M) resampled to (1, heads, N, M') along the keys' two axes, queries as channels."""
+        if grid == self.grid and not self.dynamic_size:
+            return bias
+        keys, new_keys = self._key_grid(self.grid), self._key_grid(grid)
+        bias = bias.reshape(bias.shape[1], -1, *keys)  # (heads, N, H/S, W/S)
+        return F.interpolate(bias, size=new_keys, mode="bicubic", align_corners=False).flatten(2).unsqueeze(0)
 
     @torch.no_grad()
     def set_grid(self, grid: tuple[int, int]) -> None:
@@ -70,6 +145,11 @@ class PositionBias(nn.Module):
             table = self.resized(grid).clone()
             self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
             self.grid = grid
+
+    def _size(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Queries and keys of a map."""
+        keys = self._key_grid(grid)
+        return grid[0] * grid[1], keys[0] * keys[1]
 
     def _key_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         return -(-grid[0] // self.reduction), -(-grid[1] // self.reduction)
