@@ -21,6 +21,7 @@ COMMANDS = {
     "erf": "picture which pixels a network's stages depend on",
     "gradcam": "picture where in an image a network's stages find a class",
     "bench": "measure the speed of networks in turns",
+    "compare": "train networks under one budget, with several seeds, and tell which differ",
     "plot": "draw accuracy against cost, as figure 2 of the paper",
     "models": "list the networks, their size and their accuracy",
     "tables": "the paper's tables beside our own counts",

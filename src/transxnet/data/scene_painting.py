@@ -23,7 +23,7 @@ _LEARNED = ("china.jpg", "astronaut.png", "coffee.png", "motorcycle_left.png", "
 _JUDGED = ("flower.jpg", "chelsea.png", "gravel.png", "retina.jpg")
 _STROKE = 0.42  # of full ink; a digit's mask is where it has more
 _EDGE = 0.14  # of full ink, on both sides: how soft a stroke's edge is
-_SMALLEST, _LARGEST = 24 / 128, 72 / 128  # of a scene's shorter side
+_SMALLEST, _LARGEST = 26 / 128, 64 / 128  # of a scene's shorter side
 _CONTRAST = 0.3  # in luma, from what is behind the digit
 _GLOW = 0.02  # of a scene's shorter side
 _TRIES = 30
@@ -90,7 +90,7 @@ def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, in
     """
     canvas = _background(generator, stuff, size)
     scene = Scene(np.empty(0, np.uint8), [], [], [], np.zeros(size, np.bool_))
-    for number in range(int(generator.integers(2, 6)) + crowd):
+    for number in range(int(generator.integers(3, 8)) + crowd):
         gathered = crowd and number == 0
         chosen = int(generator.integers(len(stuff.digits)))
         shape = _gathered(generator, stuff, chosen, size) if gathered else _drawn(generator, stuff.digits[chosen], size)

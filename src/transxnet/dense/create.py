@@ -11,7 +11,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
-from transxnet.config import VARIANTS
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
@@ -19,7 +18,7 @@ from transxnet.dense.head import CLASS_LAYERS, Head, head_of, kind_of
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.registry import full_name
+from transxnet.registry import NETWORKS, full_name
 
 Detector = RetinaNet | MaskRCNN
 DenseNetwork = RetinaNet | MaskRCNN | SemanticFPN
@@ -131,8 +130,8 @@ def load_dense(checkpoint: Source | Checkpoint) -> DenseNetwork:
         raise CheckpointError(
             f"{read.source} holds a {kind} on a backbone of unknown size; create it and load the state"
         )
-    config = read.config or VARIANTS[full_name(variant)].override(img_size=_stored_size(body, variant))
-    settings = {name: value for name, value in config.to_dict().items() if value != VARIANTS[variant].to_dict()[name]}
+    config = read.config or NETWORKS[full_name(variant)].override(img_size=_stored_size(body, variant))
+    settings = {name: value for name, value in config.to_dict().items() if value != NETWORKS[variant].to_dict()[name]}
     return cast(DenseNetwork, create_dense(head, variant, read, None, **settings).eval())
 
 
@@ -222,7 +221,7 @@ def _body(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stored_size(body: Mapping[str, Tensor], variant: str) -> tuple[int, int]:
-    return square_size(body, VARIANTS[variant]) or VARIANTS[variant].img_size
+    return square_size(body, NETWORKS[variant]) or NETWORKS[variant].img_size
 
 
 def _name(checkpoint: Source) -> str:

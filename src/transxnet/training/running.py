@@ -174,6 +174,7 @@ def finish(run: Run, folder: RunFolder, headline: str, scores: dict[str, Any], i
     folder.write_summary(
         {
             **scores,
+            "parameters": sum(parameter.numel() for parameter in run.task.model.parameters()),
             "training_images": images,
             "epochs": recipe.total_epochs,
             "steps": run.trainer.global_step,

@@ -1,0 +1,121 @@
+"""``transxnet compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from transxnet.ablation.rows import BASES, ROWS
+from transxnet.analysis.drawing import save_figure
+from transxnet.cli.parsing import CommandParser, image_progress, table_console
+from transxnet.errors import ConfigError
+from transxnet.tasks.classification.recipe import ClassificationRecipe
+from transxnet.training.recipe import recipe_path
+from transxnet.training.stopping import Stopped
+
+_ABOUT = """\
+Train networks under one budget on one data set, each with several seeds, and tell which differ by
+more than the seeds' noise: a small version of Tables V to IX that a laptop can run. Networks are
+registered names, or "table5" to "table9" for all rows of a table of the paper, on the nano network.
+The first network is the one that the others are held against.
+
+Without options the networks learn scikit-learn's handwritten digits. The same command goes on after
+an interruption: runs that are there are not made again."""
+_EXAMPLES = """\
+  transxnet compare table5 --out runs/table5
+  transxnet compare transxnet_nano transxnet_nano_table6_dwconv --seeds 5 --epochs 30 --out runs/two
+  transxnet compare table9 --data photos --recipe pictures --out runs/table9
+"""
+_OUR_OWN = {"networks", "seeds", "base", "out", "json", "recipe"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, train, and print."""
+    options = _parser().parse(_recipe_first(arguments))
+    settings: dict[str, Any] = {k: v for k, v in options.as_dict().items() if k not in _OUR_OWN}
+    for field in dataclasses.fields(ClassificationRecipe):
+        if dataclasses.is_dataclass(field.default_factory):
+            settings[field.name] = field.default_factory(**settings[field.name])
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1, not {options.seeds}")
+    names = [name for given in options.networks for name in _networks(given, options.base)]
+    names = list(dict.fromkeys(names))
+    seeds = range(settings["seed"], settings["seed"] + options.seeds)
+    out = Path(options.out).expanduser()
+    from transxnet.analysis.compare import as_dict, compare, conclusion, write  # imports Lightning
+    from transxnet.analysis.compare_figure import draw_comparison
+
+    with image_progress() as progress:
+        task = progress.add_task("training", total=len(names) * options.seeds)
+
+        def done(name: str, seed: int, score: float) -> None:
+            progress.advance(task)
+            sys.stderr.write(f"{name}, seed {seed}: {score:.2%}\n")
+
+        try:
+            comparison = compare(names, ClassificationRecipe(**settings), seeds, out, Console(quiet=True), done)
+        except Stopped as stopped:
+            command = shlex.join(["transxnet", "compare", *arguments])
+            sys.stderr.write(f"stopped by {stopped.signal.name}; go on with: {command}\n")
+            return 130
+    write(comparison, out)
+    save_figure(draw_comparison(comparison), [out / "comparison.png", out / "comparison.pdf"])
+    if options.json:
+        sys.stdout.write(json.dumps(as_dict(comparison), indent=2) + "\n")
+        return 0
+    table = Table("network", "parameters", "mean top-1", "deviation", "beside the first", box=None)
+    for one in comparison.contenders:
+        deviation = "" if one.deviation is None else f"{100 * one.deviation:.2f}"
+        chance = "" if one.p_value is None else f"{one.verdict} (p = {one.p_value:.2f})"
+        table.add_row(escape(one.name), f"{one.parameters / 1e6:.2f} M", f"{100 * one.mean:.2f} %", deviation, chance)
+    console = table_console()
+    console.print(table)
+    console.print(conclusion(comparison), markup=False)
+    console.print(f"wrote comparison.png, .pdf, .md and .json to {out}", markup=False)
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("compare", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet compare NETWORK [NETWORK ...] --out FOLDER [options]"
+    add = parser.add_argument
+    add("networks", type=str, nargs="+", metavar="NETWORK", help='registered names, or "table5" to "table9"')
+    add("--out", type=str, required=True, help="folder of the runs and of the comparison")
+    add("--seeds", type=int, default=3, help="runs of each network (default: 3)")
+    add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
+    add("--json", action="store_true", help="print JSON in place of a table")
+    add("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe (default: digits)")
+    parser.add_class_arguments(ClassificationRecipe, skip={"model"})
+    return parser
+
+
+def _recipe_first(arguments: Sequence[str]) -> list[str]:
+    """The recipe as a file, before the options that override it."""
+    if "-h" in arguments or "--help" in arguments:
+        return list(arguments)
+    rest, name = [], "digits"
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--recipe" or argument.startswith("--recipe="):
+            name = argument.partition("=")[2] or next(given, "")
+        else:
+            rest.append(argument)
+    return [*rest, "--recipe", str(recipe_path(name))]
+
+
+def _networks(given: str, base: str) -> list[str]:
+    match = re.fullmatch(r"table([5-9])", given)
+    if not match:
+        return [given]
+    return [row.network(base) for row in ROWS.values() if row.table == int(match[1])]
