@@ -36,6 +36,12 @@ SMALL: dict[str, tuple[object, ...]] = {
     ),
 }  # fmt: skip
 
+LEARNED: dict[str, tuple[object, ...]] = {
+    "retinanet": ("--short", 96, "--long", 96, "--pyramid-channels", 32),
+    "mask_rcnn": ("--short", 96, "--long", 96, "--pyramid-channels", 32, "--regions", 32, "--proposals", 100),
+    "semantic_fpn": ("--augmentation.crop", 96, "--augmentation.short", 96, "--pyramid-channels", 32),
+}
+
 
 def settings(kind: str, scenes: Path, *more: object) -> tuple[object, ...]:
     return ("--recipe", f"scenes/{kind}", "--data", scenes, "--batch-size", 4, "--epochs", 2, *SMALL[kind], *more)
@@ -234,3 +240,23 @@ def test_each_task_s_options_are_told(capsys: pytest.CaptureFixture[str]) -> Non
     ):
         assert run("train", "--task", task, "--help") == 0
         assert option in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_scenes_are_learned_by_heart(kind: str, tmp_path: Path) -> None:
+    """From generation to precision and picture, in a minute: the images to judge by are those to learn from."""
+    data = write_scenes(tmp_path / "scenes", train=6, validation=1, size=(96, 96))
+    shutil.copy(data / "annotations/instances_training.json", data / "annotations/instances_validation.json")
+    for part in ("images", "annotations"):
+        shutil.rmtree(data / part / "validation")
+        shutil.copytree(data / part / "training", data / part / "validation")
+    steps = ("--epochs", 1, "--epoch-steps", 170, "--warmup-steps", 20, "--batch-size", 4, "--seed", 1)
+    recipe = ("--recipe", f"scenes/{kind}", "--data", data, *steps, *LEARNED[kind])
+    assert run("train", *recipe, "--out", tmp_path / "run") == 0
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    if kind == "semantic_fpn":
+        assert summary["mIoU"] >= 0.5
+    else:
+        assert summary["mask" if kind == "mask_rcnn" else "box"]["AP50"] >= 0.5
+    with Image.open(tmp_path / "run/samples.png") as picture:
+        assert min(picture.size) > 300

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import transxnet
 from support import images, lively, nano
 from transxnet import ConfigError
+from transxnet.ablation.rows import ROWS, Row
 from transxnet.layers import IDConv, LayerScale
 from transxnet.model import Block
 
@@ -116,6 +117,18 @@ def dense(kind: str) -> Any:
     detector = transxnet.create_detector(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16)
     detector.transform.short = 64
     return detector
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_the_ablations_networks_are_the_same_fused(row: Row) -> None:
+    """What is not known stays as it is, and is named; the rest is folded."""
+    model = hostile(lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)), 3).double().eval()
+    fused = transxnet.fuse(model)
+    x = images(2, 3, 70, 96).double()
+    with torch.inference_mode():
+        assert_same(fused(x), model(x), 1e-10)
+    known = row.table == 8 or row.changes == {}
+    assert not (known and fused.left)
 
 
 @pytest.mark.parametrize("kind", ["backbone", "semantic_fpn", "retinanet", "mask_rcnn"])

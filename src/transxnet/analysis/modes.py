@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transxnet.deploy.fuse import fuse
 from transxnet.model import Trunk
 
 Run = Callable[[Tensor], Any]
@@ -38,4 +39,24 @@ def compiled(model: nn.Module, example: Tensor) -> Run:
     return model
 
 
-MODES: dict[str, Mode] = {"eager": eager, "channels_last": channels_last, "compiled": compiled}
+def fused(model: nn.Module, example: Tensor) -> Run:
+    """Our networks with everything folded that can be.
+
+    Raises:
+        ConfigError: If there is nothing of this package in the network.
+    """
+    return fuse(model)
+
+
+def fused_channels_last(model: nn.Module, example: Tensor) -> Run:
+    """The same with the channels last in memory and 1x1 convolutions as products of matrices."""
+    return channels_last(fuse(model, channels_last=True, pointwise="linear"), example)
+
+
+MODES: dict[str, Mode] = {
+    "eager": eager,
+    "channels_last": channels_last,
+    "compiled": compiled,
+    "fused": fused,
+    "fused_channels_last": fused_channels_last,
+}

@@ -79,9 +79,7 @@ class SemanticFPN(Described, nn.Module):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
-        self.head = SemanticHead(
-            backbone.out_channels, backbone.strides, num_classes, channels=max(backbone.out_channels // 2, 1)
-        )
+        self.head = SemanticHead(backbone.out_channels, backbone.strides, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of every pixel. Shapes: (B, 3, H, W) to (B, num_classes, H, W)."""
