@@ -199,7 +199,8 @@ def test_broken_images_are_replaced_counted_and_too_many_stop(
     (tmp_path / "data/images/training/scene_000003.jpg").write_bytes(b"no picture")
     (tmp_path / "data/annotations/training/scene_000003.png").write_bytes(b"no picture")
     for kind in ("mask_rcnn", "semantic_fpn"):
-        once = settings(kind, tmp_path / "data", "--epochs", 1)
+        once = settings(kind, tmp_path / "data", "--epochs", 1, "--precision", "bf16-mixed")
+        once += ("--grad-checkpointing", "true")
         assert run("train", *once, "--max-bad", 0.1, "--out", tmp_path / kind) == 0
         bad = json.loads((tmp_path / kind / "summary.json").read_text())["bad_images"]
         assert len(bad) == 1 and "scene_000003" in next(iter(bad))

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from test_commands import paint, run
 from transxnet.data.sampling import AddressSampler
+from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.training.checkpointing import saved
@@ -166,3 +167,24 @@ def test_hardware_that_is_not_there(
     assert run("train", "--data", photos, "--out", tmp_path / "run", *settings) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "semantic_fpn"])
+def test_two_processes_judge_boxes_and_pixels_as_one_does(kind: str, tmp_path: Path) -> None:
+    """Five images, which two processes cannot share evenly; the summary is one process's, of the same weights."""
+    data = write_scenes(tmp_path / "objects", train=8, validation=5, size=(64, 80))
+    small = ("--short", 64, "--long", 80) if kind == "retinanet" else ("--augmentation.crop", 64)
+    settings = ("--recipe", f"scenes/{kind}", "--data", data, "--epochs", 1, "--epoch-steps", 8, "--batch-size", 2,
+                "--pyramid-channels", 16, "--ema-decay", 0.5, "--accelerator", "cpu", *small)  # fmt: skip
+    process = start(*TORCHRUN, "train", *settings, "--out", tmp_path / "run")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    with (tmp_path / "run/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert summary["validation_images"] == 5
+    if kind == "retinanet":
+        assert float(row["val/box_AP50"]) == pytest.approx(summary["box"]["AP50"], abs=1e-6)
+    else:
+        assert float(row["val/aAcc"]) == pytest.approx(summary["aAcc"], abs=1e-6)
+        assert float(row["val/mIoU"]) == pytest.approx(summary["mIoU"], abs=1e-6)

@@ -15,7 +15,7 @@ from transxnet.layers.norm import BatchNorm2d
 
 resize = partial(F.interpolate, mode="bilinear", align_corners=False)
 
-_AT_ONCE = 16  # classes
+_AT_ONCE = 2**24  # scores that are resized at a time
 
 IGNORED = 255
 """The label of pixels that belong to no class."""
@@ -105,8 +105,9 @@ def classes_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """
     best = scores.new_full((len(scores), *size), float("-inf"))
     classes = torch.zeros(len(scores), *size, dtype=torch.long, device=scores.device)
-    for first in range(0, scores.shape[1], _AT_ONCE):
-        value, index = resize(scores[:, first : first + _AT_ONCE], size=size).max(dim=1)
+    at_once = max(1, _AT_ONCE // (len(scores) * size[0] * size[1]))
+    for first in range(0, scores.shape[1], at_once):
+        value, index = resize(scores[:, first : first + at_once], size=size).max(dim=1)
         better = value > best
         best = torch.where(better, value, best)
         classes = torch.where(better, index + first, classes)

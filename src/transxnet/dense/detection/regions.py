@@ -38,11 +38,12 @@ class AlignedPooler(MultiScaleRoIAlign):
         regions = torch.cat([F.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
         side = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).clamp(min=0).sqrt()
         level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1)
-        pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *self.output_size)
+        # In the regions' precision: half of it cannot tell the pixels of a large image apart.
+        pooled = regions.new_zeros(len(regions), maps[0].shape[1], *self.output_size)
         for index, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = level == index
             pooled[here] = roi_align(
-                feature_map, regions[here].to(feature_map), self.output_size, 1 / stride, sampling_ratio=0, aligned=True
+                feature_map.to(regions), regions[here], self.output_size, 1 / stride, sampling_ratio=0, aligned=True
             )
         return pooled
 

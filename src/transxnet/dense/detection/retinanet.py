@@ -58,7 +58,7 @@ class RetinaNet(Described, TorchvisionRetinaNet):
         focal, box, positives = [], [], 0
         for index, target in enumerate(targets):
             matched = self._matched(target["boxes"], anchors[index], self._inside[index])
-            logits, codes = head_outputs["cls_logits"][index], head_outputs["bbox_regression"][index]
+            logits, codes = (head_outputs[name][index].float() for name in ("cls_logits", "bbox_regression"))
             positive, counted = matched >= 0, matched > self.proposal_matcher.BETWEEN_THRESHOLDS
             truth = matched[positive]
             wanted = torch.zeros_like(logits)

@@ -97,13 +97,19 @@ def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = size
     result = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
-    y = torch.arange(height, device=masks.device) + 0.5
-    x = torch.arange(width, device=masks.device) + 0.5
-    for index, (mask, (left, top, right, bottom)) in enumerate(zip(masks, boxes, strict=True)):  # one at a time: memory
-        rows, columns = 2 * (y - top) / (bottom - top) - 1, 2 * (x - left) / (right - left) - 1
-        grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], dim=-1)
+    for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
+        left, top, right, bottom = box.tolist()
+        # Only pixels in the box can reach a half.
+        rows = torch.arange(max(math.floor(top), 0), min(math.ceil(bottom) + 1, height), device=masks.device)
+        columns = torch.arange(max(math.floor(left), 0), min(math.ceil(right) + 1, width), device=masks.device)
+        if not len(rows) or not len(columns):
+            continue
+        y = 2 * (rows + 0.5 - box[1]) / (box[3] - box[1]) - 1
+        x = 2 * (columns + 0.5 - box[0]) / (box[2] - box[0]) - 1
+        shape = len(rows), len(columns)
+        grid = torch.stack([x.expand(shape), y[:, None].expand(shape)], dim=-1)
         probability = F.grid_sample(mask[None, None], grid[None].to(mask), align_corners=False)
-        result[index] = probability[0, 0] >= 0.5
+        result[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = probability[0, 0] >= 0.5
     return result
 
 
