@@ -21,7 +21,8 @@ class Recipe:
     """What the recipes of all tasks say; each task's class adds its own.
 
     Attributes:
-        data: The images to learn from and to judge by; see the task.
+        data: What is embedded ("digits", or "scenes" for boxes and pixels), or a folder: of class
+            folders with train/ and val/ or without, in COCO's layout, or in ADE20K's.
         checkpoint: Weights to start from: a released file, a file or run folder of ours, or a URL.
         epochs: Passes over the training images, or sets of `epoch_steps` steps.
         batch_size: Images that a device takes at once.
