@@ -42,6 +42,8 @@ _OUR_OWN = {"networks", "seeds", "base", "out", "json", "recipe"}
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, train, and print."""
+    if any(argument.partition("=")[0] == "--model" for argument in arguments):
+        raise ConfigError("name the networks themselves, without --model")
     options = _parser().parse(_recipe_first(arguments))
     settings: dict[str, Any] = {k: v for k, v in options.as_dict().items() if k not in _OUR_OWN}
     for field in dataclasses.fields(ClassificationRecipe):
@@ -96,7 +98,7 @@ def _parser() -> CommandParser:
     add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
     add("--json", action="store_true", help="print JSON in place of a table")
     add("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe (default: digits)")
-    parser.add_class_arguments(ClassificationRecipe, skip={"model"})
+    parser.add_class_arguments(ClassificationRecipe)
     return parser
 
 
@@ -111,7 +113,7 @@ def _recipe_first(arguments: Sequence[str]) -> list[str]:
             name = argument.partition("=")[2] or next(given, "")
         else:
             rest.append(argument)
-    return [*rest, "--recipe", str(recipe_path(name))]
+    return ["--recipe", str(recipe_path(name)), *rest]
 
 
 def _networks(given: str, base: str) -> list[str]:

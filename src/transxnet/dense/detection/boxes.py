@@ -51,7 +51,9 @@ class StrideAnchors(AnchorGenerator):
 
     def levels(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """The anchors (H W A, 4) of each level, row by row."""
-        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        # Half precision cannot tell the pixels of a large image apart.
+        dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
+        self.set_cell_anchors(dtype, feature_maps[0].device)
         grids = [list(feature_map.shape[-2:]) for feature_map in feature_maps]
         strides = [[torch.tensor(stride, device=feature_maps[0].device)] * 2 for stride in self.strides]
         return cast(list[Tensor], self.grid_anchors(grids, strides))
@@ -79,7 +81,7 @@ class ClampedBoxCoder(BoxCoder):
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
         """Boxes (N, 4) of codes (N, 4) relative to ``boxes``."""
-        codes = rel_codes.clone()
+        codes = rel_codes.to(torch.promote_types(rel_codes.dtype, boxes.dtype), copy=True)
         _, _, width, height = self.weights
         codes[:, 2::4] = codes[:, 2::4].clamp(min=-self.bbox_xform_clip * width)
         codes[:, 3::4] = codes[:, 3::4].clamp(min=-self.bbox_xform_clip * height)

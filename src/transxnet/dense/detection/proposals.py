@@ -72,7 +72,7 @@ class ProposalNetwork(RegionProposalNetwork):
         """Cross entropy and L1, over all sampled anchors."""
         positive, negative = (torch.cat(parts).bool() for parts in self.fg_bg_sampler(labels))
         sampled = positive | negative
-        entropy = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled])
+        entropy = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled].float(), torch.cat(labels)[sampled])
         aims = torch.cat(regression_targets)[positive]
         box = F.l1_loss(pred_bbox_deltas[positive], aims, reduction="sum") / sampled.sum().clamp(min=1)
         return entropy, box

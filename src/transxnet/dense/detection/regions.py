@@ -116,7 +116,7 @@ class RegionHeads(RoIHeads):
         """Boxes, scores and labels of each image, best first."""
         counts = [len(proposal) for proposal in proposals]
         all_boxes = self.box_coder.decode(box_regression, proposals).split(counts)
-        all_scores = class_logits.softmax(-1).split(counts)
+        all_scores = class_logits.float().softmax(-1).split(counts)
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for boxes_of_all, scores_of_all, size in zip(all_boxes, all_scores, image_shapes, strict=True):
             boxes = clip_boxes_to_image(boxes_of_all, size)[:, 1:]  # (n, classes, 4), without the background
