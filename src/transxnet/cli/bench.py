@@ -91,6 +91,7 @@ def _parser() -> CommandParser:
         nargs="+",
         default=["eager"],
         choices=list(MODES),
+        metavar="MODE",
         help=f"{', '.join(MODES)} (default: eager)",
     )
     add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")

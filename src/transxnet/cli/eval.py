@@ -26,8 +26,8 @@ _ABOUT = """\
 Judge a network on labelled images. Classifiers: a folder with a folder for each class (or with val/
 in it), in the style of ImageNet. ImageNet-V2, whose folders are numbers, is understood. Folders are
 matched to the network's classes by name, so a part of the classes will do. Detectors: a folder in
-COCO's layout, for COCO's twelve numbers. Segmenters: a folder in ADE20K's layout, for mIoU, mAcc and
-aAcc. The checkpoint says what it holds."""
+COCO's layout, for COCO's twelve numbers. Segmenters: a folder in ADE20K's layout, for mIoU, mAcc
+and aAcc. The checkpoint says what it holds."""
 _EXAMPLES = """\
   transxnet eval --data imagenet --checkpoint transx-t.pth.tar
   transxnet eval --data imagenetv2-matched-frequency-format-val --checkpoint transx-b.pth.tar

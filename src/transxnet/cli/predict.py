@@ -27,8 +27,9 @@ from transxnet.files import write_text
 from transxnet.tasks.classification.predict import Prediction, predict
 
 _ABOUT = """\
-Say what is on images, and with a detector or segmenter, where. Files, folders (searched through) and
-glob patterns are taken. An unreadable image is named and the others go on; the exit status is then 1."""
+Say what is on images, and with a detector or segmenter, where. Files, folders (searched through)
+and glob patterns are taken. An unreadable image is named and the others go on; the exit status is
+then 1."""
 _EXAMPLES = """\
   transxnet predict cat.jpg dog.png --checkpoint transx-t.pth.tar
   transxnet predict photos 'more/*.jpg' --checkpoint runs/first --out answers.csv
@@ -51,6 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     if options.top < 1:
         raise ConfigError(f"--top must be at least 1, not {options.top}")
+    if options.out and Path(options.out).suffix not in ("", ".json", ".csv"):
+        raise ConfigError(f"--out ends in .json or .csv, or is a folder, not {options.out}")
     if not 0 <= options.min_score <= 1:
         raise ConfigError(f"--min-score lies between 0 and 1, not {options.min_score}")
     paths = expand(options.images)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _ABOUT = """\
 Train a classifier, a detector or a segmenter; the recipe says which. Without options: the nano
 network on scikit-learn's handwritten digits, which takes minutes on two CPU cores. The run folder
-then holds the weights, the metrics, config.yaml, samples.png and curves.png. A recipe is read first,
-and every option overrides it."""
+then holds the weights, the metrics, config.yaml, samples.png and curves.png. A recipe is read
+first, and every option overrides it."""
 _EXAMPLES = """\
   transxnet train
   transxnet train --data photos --epochs 60
