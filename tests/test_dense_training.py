@@ -44,7 +44,20 @@ LEARNED: dict[str, tuple[object, ...]] = {
 
 
 def settings(kind: str, scenes: Path, *more: object) -> tuple[object, ...]:
-    return ("--recipe", f"scenes/{kind}", "--data", scenes, "--batch-size", 4, "--epochs", 2, *SMALL[kind], *more)
+    return (
+        "--recipe",
+        f"scenes/{kind}",
+        "--data",
+        scenes,
+        "--batch-size",
+        4,
+        "--epochs",
+        2,
+        "--epoch-steps",
+        3,
+        *SMALL[kind],
+        *more,
+    )
 
 
 @pytest.fixture(scope="module")
