@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
@@ -40,7 +41,7 @@ class Task(LightningModule):
 
     def __init__(self, model: nn.Module, recipe: Recipe, bad: BadImages) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=torch.channels_last)  # what convolutions compute with, mostly
         self.recipe = recipe
         self.bad = bad
         self._untold = False  # whether the other processes do not know of this one's latest bad images

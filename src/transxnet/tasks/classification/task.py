@@ -44,7 +44,7 @@ class ClassificationTask(Task):
     recipe: ClassificationRecipe
 
     def __init__(self, model: TransXNet, recipe: ClassificationRecipe, bad: BadImages) -> None:
-        super().__init__(model.to(memory_format=torch.channels_last), recipe, bad)
+        super().__init__(model, recipe, bad)
         self.mix = _mixup(recipe, model.num_classes)
         # As in the released recipe, erasing comes after normalisation and mixing.
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")

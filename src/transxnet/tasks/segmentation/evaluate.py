@@ -75,9 +75,9 @@ def agreement(table: Tensor) -> Agreement:
     )
 
 
-def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Counts pixels (truth, answer); several processes' counts are added up."""
-    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED)
+def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMatrix:
+    """Counts pixels (truth, answer); if shared, several processes' counts are added up."""
+    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
 
 
 def segmented(model: SemanticFPN, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -111,7 +111,7 @@ def evaluate(
     loader = make_loader(EvaluationImages(source, head.long, head.short), 1, workers=workers, collate=collate)
     bad = BadImages(len(source), max_bad)
     model.eval().to(device)
-    table = confusion(head.num_classes).to(device)
+    table = confusion(head.num_classes, shared=False).to(device)  # the other processes may be gone
     images, seconds = 0, 0.0
     for batch in loader:
         bad.add(batch.bad)
