@@ -104,7 +104,7 @@ def _open(options: Any) -> nn.Module:
         return classifier
     architecture = vars(classifier)["pretrained_cfg"]["architecture"]
     backbone = create_backbone(architecture, checkpoint=name).eval()
-    backbone.architecture = architecture  # type: ignore[assignment]
+    backbone.architecture = architecture
     return backbone
 
 

@@ -53,6 +53,7 @@ class Description:
         preprocessing: ``mean``, ``std``, and for classifiers ``input_size``, ``interpolation``,
             ``crop_pct`` and ``crop_mode``, as timm has them.
         head: Of a segmenter or detector, the fields of :class:`~transxnet.dense.head.Head`.
+        strides: Input pixels for each step of each map, of features or of a detector's pyramid.
         opset: ONNX's version of the operators; 0 for other formats.
         version: Of this package.
         format_version: Of this description.
@@ -67,6 +68,7 @@ class Description:
     class_names: tuple[str, ...] = ()
     preprocessing: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
+    strides: tuple[int, ...] = ()
     opset: int = 0
     version: str = __version__
     format_version: int = FORMAT_VERSION
@@ -92,7 +94,7 @@ class Description:
                     f"{path} was exported by transxnet {values.get('version')} (format {version}); this is transxnet "
                     f"{__version__}, which reads format {FORMAT_VERSION}: export the network again"
                 )
-            lists = {name: tuple(values[name]) for name in ("outputs", "class_names")}
+            lists = {name: tuple(values[name]) for name in ("outputs", "class_names", "strides")}
             return cls(**{**values, **lists})
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path}: its description of the network cannot be read ({error})") from error
@@ -108,7 +110,16 @@ def describe(model: nn.Module, format: Format, precision: Precision, opset: int 
     if isinstance(model, DenseBackbone):
         outputs = tuple(f"stage{index + 1}" for index in model.out_indices)
         architecture = getattr(model, "architecture", "")
-        return Description("features", architecture, format, precision, outputs, preprocessing=normal, opset=opset)
+        return Description(
+            "features",
+            architecture,
+            format,
+            precision,
+            outputs,
+            preprocessing=normal,
+            strides=model.strides,
+            opset=opset,
+        )
     if isinstance(model, TransXNet):
         said = json.loads(description_of(model))
         cfg = said["pretrained_cfg"]
@@ -122,7 +133,8 @@ def describe(model: nn.Module, format: Format, precision: Precision, opset: int 
         task: Task = "segmentation" if isinstance(model, SemanticFPN) else "detection"
         return Description(
             task, model.architecture, format, precision, ("scores",) if task == "segmentation" else ("scores", "codes"),
-            head["num_classes"], tuple(head["label_names"]), normal, head, opset,
+            head["num_classes"], tuple(head["label_names"]), normal, head,
+            model.backbone.strides if task == "detection" else (), opset,
         )  # fmt: skip
     raise ConfigError(
         f"export takes classifiers, backbones, Semantic FPN and RetinaNet of this package, not {type(model).__name__}"

@@ -45,7 +45,7 @@ def quantise(source: Path, target: Path, images: Iterable[Tensor], description: 
 
 
 def _reader(tools: Any, images: Iterable[Tensor]) -> Any:
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc,name-defined]
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.rest: Iterator[Tensor] = iter(images)
 

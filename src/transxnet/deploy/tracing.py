@@ -14,9 +14,6 @@ from transxnet.deploy.fuse import fuse
 from transxnet.deploy.parts import FusedBlock
 from transxnet.errors import ConfigError
 
-TRACED = (2, 3, 96, 64)
-"""The example's shape; a side of 1 would be taken for fixed."""
-
 
 class Graph(nn.Module):
     """What of a network is exported: tensors in, tensors out, in float32 whatever is between.
@@ -62,13 +59,14 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
     check_model(model)
     fused = fuse(model, idconv="products", dynamic_size=True).cpu()
     channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
-    side = SMALLEST + 1  # PyTorch takes 1 for fixed, also where it is the last map's side
+    stride = model.backbone.strides[-1] if isinstance(model, RetinaNet) else SMALLEST
+    side = stride + 1  # PyTorch takes 1 for fixed, also where it is the last map's side
     shapes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=side),
         3: torch.export.Dim("width", min=side),
     }
-    example = torch.zeros(TRACED[0], channels, *TRACED[2:])
+    example = torch.zeros(2, channels, 3 * stride, 2 * stride)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(Graph(fused, dtype), (example,), dynamic_shapes={"images": shapes})
