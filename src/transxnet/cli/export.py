@@ -103,7 +103,7 @@ def _open(options: Any) -> nn.Module:
     if not options.features:
         return classifier
     architecture = vars(classifier)["pretrained_cfg"]["architecture"]
-    backbone = create_backbone(architecture, checkpoint=name).eval()
+    backbone = create_backbone(architecture, checkpoint=name, out_indices=range(classifier.config.num_stages)).eval()
     backbone.architecture = architecture
     return backbone
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transxnet.deploy.description import Precision
 from transxnet.deploy.runtimes import Runtime
@@ -52,14 +53,16 @@ class Check:
         return self.deviation <= self.bound
 
 
-def check(model: nn.Module, runtime: Runtime) -> list[Check]:
+def check(model: nn.Module, runtime: Runtime, samples: Sequence[Tensor] = ()) -> list[Check]:
     """Compare an exported file with its network at five sizes that were not traced.
 
     Args:
         model: The network, in evaluation mode, on the processor.
         runtime: The file.
+        samples: Images (1, C, H, W), which are resized to the sizes; noise if there are none. Eight bits
+            reach as far as the images did that they were calibrated with, and noise goes beyond.
     """
-    return [_check(model, runtime, size) for size in sizes_for(model)]
+    return [_check(model, runtime, size, samples) for size in sizes_for(model)]
 
 
 def sizes_for(model: nn.Module) -> list[tuple[int, int, int]]:
@@ -70,9 +73,9 @@ def sizes_for(model: nn.Module) -> list[tuple[int, int, int]]:
     return [first, *SIZES]
 
 
-def _check(model: nn.Module, runtime: Runtime, size: tuple[int, int, int]) -> Check:
+def _check(model: nn.Module, runtime: Runtime, size: tuple[int, int, int], samples: Sequence[Tensor]) -> Check:
     bound = BOUNDS[runtime.description.precision]
-    images = example_images(model, size)
+    images = _resized(samples, size) if samples else example_images(model, size)
     with torch.inference_mode():
         wanted = outputs_of(model, images)
     try:
@@ -80,6 +83,11 @@ def _check(model: nn.Module, runtime: Runtime, size: tuple[int, int, int]) -> Ch
     except Exception as error:  # noqa: BLE001 (every runtime has its own)
         return Check(*size, float("nan"), bound, " ".join(str(error).split())[:200])
     return Check(*size, largest_deviation(wanted, answers), bound)
+
+
+def _resized(samples: Sequence[Tensor], size: tuple[int, int, int]) -> Tensor:
+    chosen = [samples[index % len(samples)] for index in range(size[0])]
+    return torch.cat([F.interpolate(image, size[1:], mode="bilinear", antialias=True) for image in chosen])
 
 
 def example_images(model: nn.Module, size: tuple[int, int, int]) -> Tensor:

@@ -249,9 +249,10 @@ def _calibration(data: str | None, count: int, precision: Precision, model: nn.M
 def _checked(model: nn.Module, exported: Exported, images: Calibration | None) -> Exported:
     """With everything measured."""
     runtime = load_exported(exported.path, exported.description.format)
-    exported = replace(exported, checks=tuple(checking.check(model, runtime)))
-    if not exported.passed:
-        return exported
+    samples = list(images.images(model, max(size[0] for size in checking.SIZES))) if images else []
+    exported = replace(exported, checks=tuple(checking.check(model, runtime, samples)))
+    if exported.description.precision in ("float32", "float16") and not exported.passed:
+        return exported  # it does not run, or is plainly wrong
     if exported.description.precision != "float32" and exported.description.task != "features":
         batches = images.images(model, checking.JUDGED) if images else checking.random_images(model)
         exported = replace(exported, agreement=checking.agreement(model, runtime, batches))
