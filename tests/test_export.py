@@ -21,8 +21,9 @@ from test_commands import run
 from transxnet.dense.head import Head
 from transxnet.deploy import formats
 from transxnet.deploy.description import FORMAT_VERSION
-from transxnet.deploy.export import LARGEST_LOSS, SUFFIXES
+from transxnet.deploy.export import SUFFIXES
 from transxnet.errors import CheckpointError, ConfigError, DataError
+from transxnet.model import init_weights
 
 NAMES = [f"digit {number}" for number in range(10)]
 
@@ -37,22 +38,8 @@ def first_stages(count: int, **changed: Any) -> dict[str, Any]:
 def classifier(stages: int) -> transxnet.TransXNet:
     model = nano(**first_stages(stages))
     said = {"label_names": NAMES, "mean": (0.5, 0.4, 0.3), "input_size": (3, 64, 64)}
-    model.pretrained_cfg = {**model.pretrained_cfg, **said}  # type: ignore[assignment]
+    vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **said}
     return model
-
-
-@pytest.fixture(scope="module")
-def network() -> transxnet.TransXNet:
-    return classifier(2)
-
-
-@pytest.fixture(scope="module")
-def onnx_file(network: transxnet.TransXNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("export") / "nano.onnx"
-    exported = transxnet.export(network, path)
-    assert [path] == exported.files == list(path.parent.iterdir())
-    assert len(exported.checks) == 5 and exported.passed
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +50,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small_onnx(small: Path) -> Path:
-    assert run("export", small, "--format", "onnx", "--out", small.with_suffix(".onnx")) == 0
-    return small.with_suffix(".onnx")
+    out = small.with_suffix(".onnx")
+    assert run("export", small, "--format", "onnx", "--out", out) == 0
+    assert sorted(small.parent.iterdir()) == [out, small]
+    return out
 
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(32, 130), st.integers(32, 130))
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_any_batch_and_size_gives_the_networks_outputs(
-    network: transxnet.TransXNet, onnx_file: Path, runtime: Any
-) -> None:
-    exported = transxnet.load_exported(onnx_file, runtime)
+def test_any_batch_and_size_gives_the_networks_outputs(small: Path, small_onnx: Path, runtime: Any) -> None:
+    network = transxnet.load_model(small).eval()
+    exported = transxnet.load_exported(small_onnx, runtime)
 
     @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
     @given(SIZES)
@@ -88,15 +76,15 @@ def test_any_batch_and_size_gives_the_networks_outputs(
     compare()
 
 
-def test_a_file_says_what_it_holds(onnx_file: Path) -> None:
-    said = transxnet.load_exported(onnx_file).description
+def test_a_file_says_what_it_holds(small_onnx: Path) -> None:
+    said = transxnet.load_exported(small_onnx).description
     assert (said.task, said.architecture, said.outputs) == ("classification", "transxnet_nano", ("scores",))
     assert (said.precision, said.opset, said.num_classes) == ("float32", formats.DEFAULT_OPSET, 10)
     assert said.class_names == tuple(NAMES)
     assert said.version == transxnet.__version__
     assert said.preprocessing["mean"] == [0.5, 0.4, 0.3] and said.preprocessing["input_size"] == [3, 64, 64]
     onnx = importlib.import_module("onnx")
-    model = onnx.load(str(onnx_file))
+    model = onnx.load(str(small_onnx))
     onnx.checker.check_model(model, full_check=True)
     assert [opset.version for opset in model.opset_import if not opset.domain] == [formats.DEFAULT_OPSET]
     shape = model.graph.input[0].type.tensor_type.shape.dim
@@ -105,10 +93,10 @@ def test_a_file_says_what_it_holds(onnx_file: Path) -> None:
 
 FORMS = [
     pytest.param("openvino", "float32"),
-    pytest.param("openvino", "bfloat16"),
+    pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
     pytest.param("onnx", "float16"),
     pytest.param("torch", "float32"),
-    pytest.param("torch", "bfloat16"),
+    pytest.param("torch", "bfloat16", marks=pytest.mark.slow),
     pytest.param("aot", "float32", marks=pytest.mark.slow),  # compiles for a minute
 ]
 
@@ -153,7 +141,7 @@ def numbers(value: Any) -> Iterator[Any]:
         yield value
 
 
-@pytest.mark.parametrize("kind", ["semantic_fpn", "retinanet"])
+@pytest.mark.parametrize("kind", ["semantic_fpn", pytest.param("retinanet", marks=pytest.mark.slow)])
 def test_a_whole_segmenter_or_detector_predicts_from_its_file(
     kind: str, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,25 +189,32 @@ def test_a_file_predicts_and_is_judged_as_the_network(
 
 
 def test_eight_bits_are_calibrated_and_judged_on_the_users_images(
-    small: Path, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    model = classifier(1)
+    torch.manual_seed(0)
+    model.apply(init_weights)  # calmer ones, as a trained network's are
+    torch.nn.init.normal_(model.head.fc.weight)
+    weights = transxnet.save_model(model, tmp_path / "calm.safetensors")
     capsys.readouterr()
-    for index in range(2):
-        (tmp_path / "photos" / NAMES[index]).mkdir(parents=True)
     generator = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for number in range(12):
-        values = generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(values).save(tmp_path / "photos" / NAMES[number % 2] / f"{number}.png")
+        Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    assert run("predict", folder, "--checkpoint", weights, "--json") == 0
+    for row in json.loads(capsys.readouterr().out):  # its own answers are the labels
+        place = folder / row["answers"][0]["class"]
+        place.mkdir(exist_ok=True)
+        Path(row["image"]).rename(place / Path(row["image"]).name)
     out = tmp_path / "small8.onnx"
-    command = ("export", small, "--format", "onnx", "--precision", "int8", "--out", out)
-    status = run(*command, "--calibration", tmp_path / "photos", "--json")
+    command = ("export", weights, "--format", "onnx", "--precision", "int8", "--out", out)
+    assert run(*command, "--calibration", tmp_path / "photos", "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    before, after = told["accuracy"]["before"], told["accuracy"]["after"]
-    assert status == (0 if before - after <= LARGEST_LOSS else 1)
-    assert told["agreement"] > 0.8
-    assert Path(told["file"]).stat().st_size < 0.6 * small_onnx.stat().st_size
-    operators = {node.op_type for node in importlib.import_module("onnx").load(told["file"]).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    assert told["accuracy"] == {"before": 1.0, "after": 1.0}
+    assert told["agreement"] == 1.0
+    stored = importlib.import_module("onnx").load(told["file"]).graph.initializer
+    assert sum(tensor.data_type == importlib.import_module("onnx").TensorProto.INT8 for tensor in stored) > 10
 
 
 def test_a_file_that_differs_is_kept_under_another_name(
@@ -238,7 +233,7 @@ def test_a_file_that_differs_is_kept_under_another_name(
     assert told.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in told.err
 
 
-def test_bench_times_the_runtimes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_times_a_runtime(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from transxnet.analysis import networks
 
     monkeypatch.setattr(
@@ -246,9 +241,9 @@ def test_bench_times_the_runtimes(capsys: pytest.CaptureFixture[str], monkeypatc
         lambda *_, **__: [networks.Network("small", "random", classifier(1), False)],
     )
     options = ("--batch-size", 1, "--rounds", 2, "--min-seconds", 0.01, "--json")
-    assert run("bench", "small", "--mode", "eager", "onnx", "openvino", *options) == 0
+    assert run("bench", "small", "--mode", "eager", "onnx", *options) == 0
     rows = json.loads(capsys.readouterr().out)["results"]
-    assert [row["mode"] for row in rows] == ["eager", "onnx", "openvino"]
+    assert [row["mode"] for row in rows] == ["eager", "onnx"]
     assert all(row["images_per_second"]["median"] > 0 for row in rows)
 
 
@@ -272,7 +267,7 @@ def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
         ({"precision": "int8"}, "needs images to calibrate with"),
     ):
         with pytest.raises(ConfigError, match=said):
-            transxnet.export(model, tmp_path / "a.onnx", **choices)  # type: ignore[arg-type]
+            transxnet.export(model, tmp_path / "a.onnx", **choices)
     with pytest.raises(ConfigError, match="format of .* is not clear"):
         transxnet.export(model, tmp_path / "a.bin")
     (tmp_path / "empty").mkdir()
@@ -290,8 +285,8 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
         transxnet.export(classifier(1), tmp_path / "a.onnx")
 
 
-def test_images_of_an_unsupported_size_are_refused(onnx_file: Path) -> None:
-    exported = transxnet.load_exported(onnx_file)
+def test_images_of_an_unsupported_size_are_refused(small_onnx: Path) -> None:
+    exported = transxnet.load_exported(small_onnx)
     with pytest.raises(ConfigError, match="at least 32 x 32"):
         exported.run(np.zeros((1, 3, 31, 64), np.float32))
     with pytest.raises(ConfigError, match="in float32"):
