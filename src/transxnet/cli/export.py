@@ -23,10 +23,10 @@ from transxnet.errors import ConfigError
 from transxnet.registry import create_model, full_name, load_model
 
 _ABOUT = """\
-Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width from
-32 x 32. The file is compared with the network at five sizes; if it differs, the exit status is 1 and
-the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it. The libraries
-are installed with pip install 'transxnet[export]'."""
+Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width
+from 32 x 32. The file is compared with the network at five sizes; if it differs, the exit status
+is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it.
+The libraries are installed with pip install 'transxnet[export]'."""
 _EXAMPLES = """\
   transxnet export transx-t.pth.tar --format onnx --out tiny.onnx
   transxnet export runs/first --format openvino --precision bfloat16 --out first.xml
