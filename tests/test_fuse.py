@@ -27,6 +27,7 @@ FORMS: list[dict[str, Any]] = [
     {},
     {"depthwise": "single"},
     {"idconv": "shifted", "dynamic_size": True},
+    {"idconv": "products", "dynamic_size": True},
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
     {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},

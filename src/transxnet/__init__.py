@@ -7,7 +7,9 @@ from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
+from transxnet.deploy.export import ExportError, export
 from transxnet.deploy.fuse import fuse
+from transxnet.deploy.runtimes import load_exported
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.model import TransXNet
 from transxnet.registry import RELEASED, create_model, load_model
@@ -20,6 +22,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DenseBackbone",
+    "ExportError",
     "TransXNet",
     "TransXNetConfig",
     "TransXNetError",
@@ -28,8 +31,10 @@ __all__ = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "export",
     "fuse",
     "load_detector",
+    "load_exported",
     "load_model",
     "load_segmenter",
     "save_model",

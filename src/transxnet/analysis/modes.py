@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from transxnet.deploy.description import Format
+from transxnet.deploy.export import SUFFIXES, export
 from transxnet.deploy.fuse import fuse
+from transxnet.deploy.runtimes import load_exported
 from transxnet.model import Trunk
 
 Run = Callable[[Tensor], Any]
@@ -53,10 +58,34 @@ def fused_channels_last(model: nn.Module, example: Tensor) -> Run:
     return channels_last(fuse(model, channels_last=True, pointwise="linear"), example)
 
 
+def onnx(model: nn.Module, example: Tensor) -> Run:
+    """Our networks exported to ONNX and run by ONNX Runtime, batches as arrays that PyTorch shares.
+
+    Raises:
+        ConfigError: If the network cannot be exported, or a library is missing.
+    """
+    return _exported(model, "onnx")
+
+
+def openvino(model: nn.Module, example: Tensor) -> Run:
+    """The same with OpenVINO, in float32."""
+    return _exported(model, "openvino")
+
+
+def _exported(model: nn.Module, form: Format) -> Run:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network").with_suffix(SUFFIXES[form])
+        export(model, path, format=form, check=False)
+        runtime = load_exported(path, form)
+        return lambda images: runtime.run(images.numpy())
+
+
 MODES: dict[str, Mode] = {
     "eager": eager,
     "channels_last": channels_last,
     "compiled": compiled,
     "fused": fused,
     "fused_channels_last": fused_channels_last,
+    "onnx": onnx,
+    "openvino": openvino,
 }

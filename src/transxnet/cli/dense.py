@@ -17,7 +17,7 @@ from transxnet.data.coco import open_coco
 from transxnet.data.scenes import cache_folder, scenes_folder
 from transxnet.data.segmentation import open_segmentation
 from transxnet.data.sources import SCENES
-from transxnet.dense.create import DenseNetwork, Detector
+from transxnet.dense.create import Detector
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
@@ -34,10 +34,10 @@ from transxnet.tasks.segmentation.predict import predict as segment
 _LISTED = 6  # classes or objects of an image in a line
 
 
-def evaluate(model: DenseNetwork, options: Any) -> int:
+def evaluate(model: Any, options: Any) -> int:
     """Judge a detector or a segmenter on the data set that the options name, and print."""
-    judge = _judge_segmenter if isinstance(model, SemanticFPN) else _judge_detector
-    return judge(model, known_classes(model.head_description), options)  # type: ignore[arg-type]
+    judge = _judge_segmenter if model.head_description.kind == "semantic_fpn" else _judge_detector
+    return judge(model, known_classes(model.head_description), options)
 
 
 def _judge_detector(model: Detector, head: Head, options: Any) -> int:
@@ -114,23 +114,24 @@ def _judge_segmenter(model: SemanticFPN, head: Head, options: Any) -> int:
     return 0
 
 
-def predict(model: DenseNetwork, paths: Sequence[Path], options: Any) -> int:
+def predict(model: Any, paths: Sequence[Path], options: Any) -> int:
     """Answer for image files, and print or write; returns 1 if one could not be read."""
     out = Path(options.out).expanduser() if options.out else None
     if out is not None and (out.suffix in (".json", ".csv") or out.is_file()):
         raise ConfigError(f"--out is a folder for pictures here, not {options.out}")
     head = known_classes(model.head_description)
-    answer = _segmented if isinstance(model, SemanticFPN) else _detected
+    segments = head.kind == "semantic_fpn"
+    answer = _segmented if segments else _detected
     rows: list[dict[str, Any]] = []
     failed = []
     with image_progress() as progress:
         task = progress.add_task("predicting", total=len(paths))
-        for row in answer(model, head, paths, options, out):  # type: ignore[arg-type]
+        for row in answer(model, head, paths, options, out):
             progress.advance(task)
             rows.append(row)
             if "error" in row:
                 failed.append(row)
-    if out is not None and not isinstance(model, SemanticFPN):
+    if out is not None and not segments:
         results = [{**one, "file_name": row["image"]} for row in rows for one in row.get("results", ())]
         write_text(out / "detections.json", json.dumps(results))
     if options.json:

@@ -13,9 +13,8 @@ from transxnet.cli.parsing import (
     CommandParser,
     add_network_arguments,
     choose_device,
-    create_network,
     image_progress,
-    open_dense,
+    open_network,
     table_console,
 )
 from transxnet.data.sources import open_evaluation
@@ -32,6 +31,7 @@ _EXAMPLES = """\
   transxnet eval --data imagenet --checkpoint transx-t.pth.tar
   transxnet eval --data imagenetv2-matched-frequency-format-val --checkpoint transx-b.pth.tar
   transxnet eval --data photos/val --checkpoint runs/first --per-class
+  transxnet eval --data photos/val --checkpoint first.onnx
   transxnet eval --data coco --checkpoint maskrcnn_tiny.pth --results detections.json
   transxnet eval --data ade20k --checkpoint sfpn_transxnet_tiny.pth --per-class
 """
@@ -49,11 +49,11 @@ def run(arguments: Sequence[str]) -> int:
         "--results", type=str, help="a detector's: write every detection to a JSON file, as COCO has it"
     )
     options = parser.parse(arguments)
-    if dense := open_dense(options):
+    model = open_network(options)
+    if hasattr(model, "head_description"):
         from transxnet.cli.dense import evaluate as evaluate_dense  # with their libraries
 
-        return evaluate_dense(dense, options)
-    model = create_network(options)
+        return evaluate_dense(model, options)
     source = open_evaluation(options.data, label_names(model) or None, model.num_classes)
     device = choose_device(options.device)
     with image_progress() as progress:

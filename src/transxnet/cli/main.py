@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "learn: the embedded digits or scenes, your pictures, ImageNet, COCO, ADE20K",
     "eval": "judge a classifier, detector or segmenter on labelled images",
     "predict": "say what is on images, and where",
+    "export": "write a network as a file for ONNX Runtime, OpenVINO or PyTorch",
     "erf": "picture which pixels a network's stages depend on",
     "gradcam": "picture where in an image a network's stages find a class",
     "bench": "measure the speed of networks in turns",

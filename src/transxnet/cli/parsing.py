@@ -14,6 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
+from transxnet.deploy.adapters import ExportedNetwork
+from transxnet.deploy.description import FORMATS
+from transxnet.deploy.detections import ExportedDetector
+from transxnet.deploy.runtimes import is_exported, load_exported
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.registry import create_model, load_model
@@ -68,12 +72,73 @@ class CommandParser(ArgumentParser):
 def add_network_arguments(parser: ArgumentParser) -> None:
     """The options that choose a network and where it runs."""
     add = parser.add_argument
-    add("--checkpoint", type=str, help="weights: a released file, a file or run folder of ours, or a URL")
+    add(
+        "--checkpoint",
+        type=str,
+        help="weights: a released file, a file or run folder of ours, an exported file, or a URL",
+    )
     add("--model", type=str, help="name of the network; without a checkpoint, its released weights are downloaded")
     add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
     add("--batch_size", type=int, default=32, help="images in a step (default: 32)")
     add("--workers", type=int, default=0, help="processes that read images (default: 0, the main one)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
+    add("--runtime", type=str, choices=list(FORMATS), metavar="RUNTIME",
+        help=f"what runs an exported file: {', '.join(FORMATS)} (default: what it was written for)")  # fmt: skip
+
+
+def open_exported(options: Any) -> ExportedNetwork | ExportedDetector | None:
+    """The exported file that the options name as the checkpoint; None if that is no exported file.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+        ConfigError: If an option is given that is not for exported files, or the runtime is missing.
+    """
+    if not options.checkpoint or not is_exported(options.checkpoint):
+        if options.runtime is not None:
+            raise ConfigError("--runtime is for files that `transxnet export` wrote; give one as --checkpoint")
+        return None
+    if options.model is not None:
+        raise ConfigError(f"{options.checkpoint} says itself which network it holds; leave --model out")
+    if options.device not in ("auto", "cpu"):
+        raise ConfigError("exported files run on the processor here; leave --device out")
+    options.device = "cpu"
+    runtime = load_exported(options.checkpoint, options.runtime)
+    task = runtime.description.task
+    if task == "features":
+        raise ConfigError(f"{options.checkpoint} gives feature maps, no answers; transxnet.load_exported runs it")
+    if task == "detection":
+        _no_image_size(options)
+        return ExportedDetector(runtime)
+    network = ExportedNetwork(runtime)
+    if task == "segmentation":
+        _no_image_size(options)
+    elif options.image_size is not None:
+        network.pretrained_cfg["input_size"] = _square(options.image_size, network.pretrained_cfg["input_size"][0])
+    return network
+
+
+def _no_image_size(options: Any) -> None:
+    if options.image_size is not None:
+        raise ConfigError(f"{options.checkpoint} says itself how large images are; leave --image-size out")
+
+
+def _square(side: int, channels: int) -> tuple[int, int, int]:
+    """What timm takes for the size of square images; raises ConfigError if it is too small."""
+    if side < 32:
+        raise ConfigError(f"--image-size must be at least 32, not {side}")
+    return channels, side, side
+
+
+def open_network(options: Any) -> Any:
+    """What the options ask for: a network, or an exported file that is called in the same way.
+
+    Detectors and segmenters have a ``head_description``, classifiers have none.
+
+    Raises:
+        CheckpointError: If it cannot be had.
+        ConfigError: If nothing was asked for, or options do not go together.
+    """
+    return open_exported(options) or open_dense(options) or create_network(options)
 
 
 def open_dense(options: Any) -> DenseNetwork | None:
@@ -125,10 +190,7 @@ def create_network(options: Any) -> TransXNet:
     else:
         raise ConfigError("give --checkpoint (a file or a run folder), or --model for its released weights")
     if options.image_size is not None:
-        if options.image_size < 32:
-            raise ConfigError(f"--image-size must be at least 32, not {options.image_size}")
-        described = vars(model)["pretrained_cfg"]
-        described["input_size"] = (model.in_chans, options.image_size, options.image_size)
+        vars(model)["pretrained_cfg"]["input_size"] = _square(options.image_size, model.in_chans)
     return model
 
 

@@ -16,9 +16,8 @@ from transxnet.cli.parsing import (
     CommandParser,
     add_network_arguments,
     choose_device,
-    create_network,
     image_progress,
-    open_dense,
+    open_network,
     table_console,
 )
 from transxnet.data.images import expand
@@ -34,6 +33,7 @@ _EXAMPLES = """\
   transxnet predict cat.jpg dog.png --checkpoint transx-t.pth.tar
   transxnet predict photos 'more/*.jpg' --checkpoint runs/first --out answers.csv
   transxnet predict photos --checkpoint runs/first --top 1 --json
+  transxnet predict photos --checkpoint first.onnx --runtime openvino
   transxnet predict photos --checkpoint maskrcnn_tiny.pth --out answers
 """
 
@@ -57,13 +57,13 @@ def run(arguments: Sequence[str]) -> int:
     if not 0 <= options.min_score <= 1:
         raise ConfigError(f"--min-score lies between 0 and 1, not {options.min_score}")
     paths = expand(options.images)
-    if dense := open_dense(options):
+    model = open_network(options)
+    if hasattr(model, "head_description"):
         from transxnet.cli.dense import predict as predict_dense  # with their libraries
 
-        return predict_dense(dense, paths, options)
+        return predict_dense(model, paths, options)
     if options.out and Path(options.out).suffix not in (".json", ".csv"):
         raise ConfigError(f"--out ends in .json or .csv, not {options.out}")
-    model = create_network(options)
     with image_progress() as progress:
         task = progress.add_task("predicting", total=len(paths))
         predictions = predict(

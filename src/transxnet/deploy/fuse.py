@@ -59,8 +59,8 @@ def fuse(
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
-            (``grouped``), or as a sum of shifted products (``shifted``), which ONNX and OpenVINO take
-            with any batch.
+            (``grouped``); as a sum of shifted products (``shifted``), or the same in fewer
+            operations (``products``), which ONNX and OpenVINO take with any batch.
         dynamic_size: Pool and resize without asking for the map's size, as an export for many
             sizes needs it.
         channels_last: Keep the weights with the channels last in memory.

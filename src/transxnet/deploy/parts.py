@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transxnet.layers.osra import attend
 from transxnet.layers.position_bias import Bias
 
-IDConvForm = Literal["grouped", "shifted"]
+IDConvForm = Literal["grouped", "shifted", "products"]
 
 
 class FusedBlock(nn.Module):
@@ -103,6 +103,8 @@ class FusedIDConv(nn.Module):
         bank: (G, C, K * K + 1): the kernels and, last, the biases.
         form: ``grouped``: one convolution with a group for each channel of each image.
             ``shifted``: K * K shifted products, for runtimes without convolutions of computed weights.
+            ``products``: the same with K shifts of rows, a product of matrices and K shifts of columns:
+            a seventh of the operations, of which a runtime plans and copies each.
         dynamic_size: Pool by products with matrices made from the map's size, which can be exported
             for all sizes, in place of ``adaptive_avg_pool2d``, which cannot.
     """
@@ -124,7 +126,7 @@ class FusedIDConv(nn.Module):
         pool = pooled_by_products if self.dynamic_size else pooled_adaptively
         pooled = pool(x, self.kernel_size)  # (B, C, K * K + 1)
         mixed = self._mix(self.scores(F.gelu(self.squeeze(pooled.unsqueeze(3)))))  # (B, C, K * K + 1)
-        return convolve_grouped(x, mixed) if self.form == "grouped" else convolve_shifted(x, mixed)
+        return _CONVOLVE[self.form](x, mixed)
 
     def _mix(self, scores: Tensor) -> Tensor:
         """Shapes: (B, G * C, K * K + 1, 1), or (B, C, K * K + 1, 1) with two groups, to (B, C, K * K + 1)."""
@@ -183,6 +185,23 @@ def convolve_shifted(x: Tensor, mixed: Tensor) -> Tensor:
         row, column = divmod(place, size)
         y = torch.addcmul(y, padded[:, :, row : row + height, column : column + width], weights[place])
     return y
+
+
+def convolve_products(x: Tensor, mixed: Tensor) -> Tensor:
+    """:func:`convolve_grouped` with all rows of a kernel in one product of matrices for each channel."""
+    batch, channels, height, width = x.shape
+    size = round((mixed.shape[2] - 1) ** 0.5)
+    padded = F.pad(x, [size // 2] * 4)
+    bands = torch.stack([padded[:, :, row : row + height] for row in range(size)], dim=2)  # (B, C, K, H, W + K - 1)
+    kernel = mixed[:, :, :-1].reshape(batch, channels, size, size).transpose(2, 3)  # (B, C, columns, rows)
+    columns = (kernel @ bands.flatten(3)).reshape(batch, channels, size, height, width + size - 1)
+    y = mixed[:, :, -1, None, None]
+    for column in range(size):
+        y = y + columns[:, :, column, :, column : column + width]
+    return y
+
+
+_CONVOLVE = {"grouped": convolve_grouped, "shifted": convolve_shifted, "products": convolve_products}
 
 
 class FusedOSRA(nn.Module):

@@ -152,7 +152,8 @@ class PositionBias(nn.Module):
         return grid[0] * grid[1], keys[0] * keys[1]
 
     def _key_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
-        return -(-grid[0] // self.reduction), -(-grid[1] // self.reduction)
+        # Not -(-x // s): in ONNX and OpenVINO integers are divided towards zero.
+        return (grid[0] + self.reduction - 1) // self.reduction, (grid[1] + self.reduction - 1) // self.reduction
 
     def extra_repr(self) -> str:
         return f"heads={self.table.shape[1]}, grid={self.grid}, reduction={self.reduction}, resize={self.resize!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,23 @@ from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, Stride
 from transxnet.dense.detection.transform import DetectionTransform, Target
 from transxnet.dense.head import Described
 from transxnet.dense.pyramid import PyramidBackbone
+
+ANSWERS: dict[str, Any] = {
+    "score_thresh": 0.05,
+    "nms_thresh": 0.5,
+    "detections_per_img": 100,
+    "topk_candidates": 1000,
+}
+"""How boxes become answers, in torchvision's words."""
+
+
+def stride_anchors(strides: Sequence[int]) -> StrideAnchors:
+    """Three sizes and three ratios for each place of each level.
+
+    Args:
+        strides: Of the pyramid's levels.
+    """
+    return StrideAnchors(strides, scales=[4 * 2 ** (octave / 3) for octave in range(3)])
 
 
 class RetinaNet(Described, TorchvisionRetinaNet):
@@ -39,12 +56,12 @@ class RetinaNet(Described, TorchvisionRetinaNet):
         transform: DetectionTransform | None = None,
         norm_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
-        anchors = StrideAnchors(backbone.strides, scales=[4 * 2 ** (octave / 3) for octave in range(3)])
+        anchors = stride_anchors(backbone.strides)
         count = anchors.num_anchors_per_location()[0]
         head = RetinaNetHead(backbone.out_channels, count, num_classes, norm_layer=norm_layer)
         super().__init__(
             backbone, num_classes, anchor_generator=anchors, head=head, proposal_matcher=BestMatcher(0.5, 0.4, 0.0),
-            score_thresh=0.05, nms_thresh=0.5, detections_per_img=100, topk_candidates=1000,
+            **ANSWERS,
         )  # fmt: skip
         self.box_coder = ClampedBoxCoder((1.0, 1.0, 1.0, 1.0))
         self.transform = transform or DetectionTransform()

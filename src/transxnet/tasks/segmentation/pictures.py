@@ -26,7 +26,7 @@ def classes_in(model: SemanticFPN, image: Image.Image) -> Tensor:
     head = model.head_description
     ready = evaluation_image(V.pil_to_tensor(image), head.long, head.short)
     with torch.inference_mode():
-        device = next(model.parameters()).device
+        device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
         return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
 
 

@@ -1,0 +1,151 @@
+"""``transxnet export``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.cli.parsing import CommandParser, table_console
+from transxnet.dense.backbone import create_backbone
+from transxnet.dense.create import holds_dense, load_dense
+from transxnet.deploy.description import FORMATS, PRECISIONS
+from transxnet.deploy.export import Exported, ExportError, check_choices, export
+from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
+from transxnet.errors import ConfigError
+from transxnet.registry import create_model, full_name, load_model
+
+_ABOUT = """\
+Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width
+from 32 x 32. The file is compared with the network at five sizes; if it differs, the exit status
+is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it.
+The libraries are installed with pip install 'transxnet[export]'."""
+_EXAMPLES = """\
+  transxnet export transx-t.pth.tar --format onnx --out tiny.onnx
+  transxnet export runs/first --format openvino --precision bfloat16 --out first.xml
+  transxnet export runs/first --format onnx --precision int8 --calibration photos --out first.onnx
+  transxnet export transx-t.pth.tar --features --format onnx --out maps.onnx
+"""
+_BAR = "deviation is relative to the output's largest value"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, export, compare and print; returns 1 if the file differs from the network."""
+    options = _parser().parse(arguments)
+    check_choices(Path(options.out), options.format, options.precision, options.opset)
+    model = _open(options)
+    console = Console(stderr=True)
+    try:
+        with console.status("reading") as status:
+            exported = export(
+                model,
+                options.out,
+                format=options.format,
+                precision=options.precision,
+                opset=options.opset,
+                calibration=options.calibration,
+                calibration_images=options.calibration_images,
+                check=not options.no_check,
+                advance=status.update,
+            )
+    except ExportError as error:
+        _tell(error.exported, options.json)
+        sys.stderr.write(f"transxnet export: {error}\n")
+        return 1
+    _tell(exported, options.json)
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser("export", _ABOUT, _EXAMPLES)
+    parser.usage = "transxnet export MODEL --format FORMAT --out FILE [options]"
+    add = parser.add_argument
+    add("model", type=str, metavar="MODEL", help="a checkpoint (a released file, a file or run folder of ours, a URL), "
+        "or a name, for its released weights")  # fmt: skip
+    add("--format", type=str, required=True, choices=list(FORMATS), metavar="FORMAT",
+        help="onnx, openvino, torch (torch.export) or aot (AOTInductor: compiled for this machine)")  # fmt: skip
+    add("--out", type=str, required=True, help="the file to write: .onnx, .xml (openvino) or .pt2 (torch, aot)")
+    add("--precision", type=str, default="float32", choices=list(PRECISIONS), metavar="PRECISION",
+        help=f"{', '.join(PRECISIONS)} (default: float32)")  # fmt: skip
+    add("--calibration", type=str, help='for int8: a folder of your images, or "digits"; with a folder for each class '
+        "the accuracy before and after is told")  # fmt: skip
+    add("--calibration_images", type=int, default=128, help="images that the ranges are found with (default: 128)")
+    add("--features", action="store_true", help="of a classifier: the maps of its stages in place of the scores")
+    add("--opset", type=int, default=DEFAULT_OPSET,
+        help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")  # fmt: skip
+    add("--no_check", action="store_true", help="do not compare the file with the network")
+    add("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _open(options: Any) -> nn.Module:
+    """The network that is asked for, in evaluation mode."""
+    name = options.model
+    path = Path(name).expanduser()
+    if not path.exists() and "://" not in name and not path.suffix and "/" not in name:
+        full_name(name)  # raises ConfigError if there is none
+        if options.features:
+            raise ConfigError("--features wants a checkpoint; a name has released weights of a classifier")
+        return create_model(name, pretrained=True).eval()
+    read = read_checkpoint(name)
+    if holds_dense(read):
+        if options.features:
+            raise ConfigError(f"{name} holds a whole detector or segmenter; --features is for classifiers")
+        return load_dense(read).eval()
+    classifier = load_model(name).eval()
+    if not options.features:
+        return classifier
+    architecture = vars(classifier)["pretrained_cfg"]["architecture"]
+    backbone = create_backbone(architecture, checkpoint=name, out_indices=range(classifier.config.num_stages)).eval()
+    backbone.architecture = architecture
+    return backbone
+
+
+def _tell(exported: Exported, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(_as_dict(exported), indent=2) + "\n")
+        return
+    console = table_console()
+    if exported.checks:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("batch", "height", "width", "deviation", "bound"):
+            table.add_column(heading, justify="right")
+        table.add_column("")
+        for check in exported.checks:
+            verdict = "same" if check.passed else f"[bold red]differs[/] {check.error}"
+            table.add_row(
+                str(check.batch), str(check.height), str(check.width), f"{check.deviation:.1e}", f"{check.bound:.0e}",
+                verdict,
+            )  # fmt: skip
+        console.print(table)
+        console.print(_BAR, style="dim")
+    for line in exported.lines:
+        console.print(line, markup=False)
+    said = exported.description
+    opset = f", opset {said.opset}" if said.opset else ""
+    megabytes = sum(file.stat().st_size for file in exported.files) / 1e6
+    name = f"{said.architecture or 'network'}, {said.task}, {said.precision}{opset}, {megabytes:.1f} MB"
+    console.print(f"{'wrote' if exported.passed else 'kept'} {exported.path}: {name}", markup=False)
+
+
+def _as_dict(exported: Exported) -> dict[str, Any]:
+    return {
+        "file": str(exported.path),
+        "passed": exported.passed,
+        "task": exported.description.task,
+        "precision": exported.description.precision,
+        "checks": [
+            {**vars(check), "deviation": None if check.deviation != check.deviation else check.deviation,
+             "passed": check.passed}
+            for check in exported.checks
+        ],
+        "agreement": exported.agreement,
+        "accuracy": exported.accuracy and {"before": exported.accuracy[0], "after": exported.accuracy[1]},
+    }  # fmt: skip

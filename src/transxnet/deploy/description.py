@@ -1,0 +1,141 @@
+"""What an exported file says of the network in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from transxnet.checkpoints.writing import description as description_of
+from transxnet.dense.backbone import DenseBackbone
+from transxnet.dense.detection.retinanet import RetinaNet
+from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.model import TransXNet
+from transxnet.version import __version__
+
+Format = Literal["onnx", "openvino", "torch", "aot"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Task = Literal["classification", "features", "segmentation", "detection"]
+
+FORMAT_VERSION = 1
+"""Of what a file says of itself; another one is not read."""
+
+KEY = "transxnet"
+"""Where a file holds it, as JSON: ONNX's metadata, OpenVINO's rt_info, a file in PyTorch's archives."""
+
+SMALLEST = 32
+"""Sides of the smallest images in pixels."""
+
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an exported file says of itself.
+
+    Attributes:
+        task: "classification" (scores), "features" (a map for each stage), "segmentation" (scores of
+            every pixel) or "detection" (scores and box codes of every anchor).
+        architecture: The network's registered name.
+        format: "onnx", "openvino", "torch" or "aot".
+        precision: "float32", "float16", "bfloat16" or "int8".
+        outputs: Names of the outputs, in order.
+        num_classes: Classes; 0 for features.
+        class_names: Their names; empty if they are not known.
+        preprocessing: ``mean``, ``std``, and for classifiers ``input_size``, ``interpolation``,
+            ``crop_pct`` and ``crop_mode``, as timm has them.
+        head: Of a segmenter or detector, the fields of :class:`~transxnet.dense.head.Head`.
+        strides: Input pixels for each step of each map, of features or of a detector's pyramid.
+        opset: ONNX's version of the operators; 0 for other formats.
+        version: Of this package.
+        format_version: Of this description.
+    """
+
+    task: Task
+    architecture: str
+    format: Format
+    precision: Precision
+    outputs: tuple[str, ...]
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    strides: tuple[int, ...] = ()
+    opset: int = 0
+    version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The inverse of :meth:`from_json`."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | None, path: Path) -> Description:
+        """What a file says.
+
+        Raises:
+            CheckpointError: If it says nothing, or what another version would.
+        """
+        if not text:
+            raise CheckpointError(f"{path} was not written by `transxnet export`: it does not say what it holds")
+        try:
+            values: dict[str, Any] = json.loads(text)
+            version = values["format_version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{path} was exported by transxnet {values.get('version')} (format {version}); this is transxnet "
+                    f"{__version__}, which reads format {FORMAT_VERSION}: export the network again"
+                )
+            lists = {name: tuple(values[name]) for name in ("outputs", "class_names", "strides")}
+            return cls(**{**values, **lists})
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path}: its description of the network cannot be read ({error})") from error
+
+
+def describe(model: nn.Module, format: Format, precision: Precision, opset: int = 0) -> Description:  # noqa: A002
+    """What a file is to say of a network.
+
+    Raises:
+        ConfigError: If the network is none that can be exported.
+    """
+    normal = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
+    if isinstance(model, DenseBackbone):
+        outputs = tuple(f"stage{index + 1}" for index in model.out_indices)
+        architecture = getattr(model, "architecture", "")
+        return Description(
+            "features",
+            architecture,
+            format,
+            precision,
+            outputs,
+            preprocessing=normal,
+            strides=model.strides,
+            opset=opset,
+        )
+    if isinstance(model, TransXNet):
+        said = json.loads(description_of(model))
+        cfg = said["pretrained_cfg"]
+        kept = {name: cfg[name] for name in _PREPROCESSING if name in cfg}
+        return Description(
+            "classification", said["architecture"], format, precision, ("scores",), model.num_classes,
+            tuple(cfg.get("label_names", ())), normal | kept, opset=opset,
+        )  # fmt: skip
+    if isinstance(model, SemanticFPN | RetinaNet):
+        head = dataclasses.asdict(model.head_description)
+        task: Task = "segmentation" if isinstance(model, SemanticFPN) else "detection"
+        return Description(
+            task, model.architecture, format, precision, ("scores",) if task == "segmentation" else ("scores", "codes"),
+            head["num_classes"], tuple(head["label_names"]), normal, head,
+            model.backbone.strides if task == "detection" else (), opset,
+        )  # fmt: skip
+    raise ConfigError(
+        f"export takes classifiers, backbones, Semantic FPN and RetinaNet of this package, not {type(model).__name__}"
+    )
