@@ -26,9 +26,11 @@ def draw_comparison(comparison: Comparison) -> Figure:
         axes.set_yticks(range(len(contenders)), [one.name.removeprefix(prefix) for one in contenders])
         axes.invert_yaxis()
         recipe, seeds = comparison.recipe, comparison.seeds
-        axes.set_xlabel("held-out top-1 (%): runs, mean and deviation")
-        axes.set_title(
-            f"{recipe.data}, {recipe.total_epochs} epochs of {comparison.images[0]} images, {len(seeds)} seeds each"
+        # Of the figure, not of the axes: beside long names these are too narrow for them.
+        figure.supxlabel("held-out top-1 (%): runs, mean and deviation", fontsize="medium")
+        figure.suptitle(
+            f"{recipe.data}, {recipe.total_epochs} epochs of {comparison.images[0]} images, {len(seeds)} seeds each",
+            fontsize="medium",
         )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)
