@@ -1,0 +1,56 @@
+"""The networks of a comparison judged again, with batch normalisation's statistics measured anew.
+
+    python benchmarks/remeasured_statistics.py runs/table5 runs/table6
+
+A short run's running statistics, which are averaged over the weights that it passed through, are not yet
+those of its last weights. Here every network's are measured over the unvaried training images, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import update_bn
+
+import transxnet
+from transxnet.analysis.compare import Comparison, Contender, as_markdown, chance
+from transxnet.data.loading import LabelledImages, make_loader
+from transxnet.data.sources import open_data
+from transxnet.data.transforms import evaluation_transform
+from transxnet.tasks.classification.evaluate import evaluate, run_network
+from transxnet.tasks.classification.recipe import ClassificationRecipe
+
+
+def judged_again(name: str, weights: Path, data: Any) -> float:
+    model = transxnet.create_model(name, checkpoint=weights)
+    images = LabelledImages(data.train, evaluation_transform(vars(model)["pretrained_cfg"]))
+    update_bn([batch.images for batch in make_loader(images, 64)], model)
+    return evaluate(run_network(model, data.validation)).top1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of transxnet compare")
+    for folder in parser.parse_args().folders:
+        told = json.loads((folder / "comparison.json").read_text())
+        data, seeds = open_data(told["budget"]["data"]), told["seeds"]
+        contenders: list[Contender] = []
+        for network in told["networks"]:
+            name = network["name"]
+            files = [folder / name / f"seed{seed}" / "weights.safetensors" for seed in seeds]
+            scores = tuple(judged_again(name, file, data) for file in files)
+            contenders.append(Contender(name, scores, network["parameters"], tuple(network["seconds"])))
+        first, *others = contenders
+        others = [replace(one, p_value=chance(one.scores, first.scores)) for one in others]
+        images = (told["training_images"], told["validation_images"])
+        print(as_markdown(Comparison(ClassificationRecipe(), tuple(seeds), images, (first, *others))), flush=True)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
