@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _LEARNED = ("china.jpg", "astronaut.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "hubble_deep_field.jpg",
-            "brick.png", "camera.png", "ihc.png")  # fmt: skip
+            "brick.png", "camera.png", "ihc.png", "coins.png", "moon.png", "grass.png", "cell.png")  # fmt: skip
 _JUDGED = ("flower.jpg", "chelsea.png", "gravel.png", "retina.jpg")
 _STROKE = 0.42  # of full ink; a digit's mask is where it has more
 _EDGE = 0.14  # of full ink, on both sides: how soft a stroke's edge is
@@ -27,6 +27,7 @@ _SMALLEST, _LARGEST = 26 / 128, 64 / 128  # of a scene's shorter side
 _CONTRAST = 0.3  # in luma, from what is behind the digit
 _GLOW = 0.02  # of a scene's shorter side
 _TRIES = 30
+_MIXED = 0.6  # share of the varied backgrounds that are two photographs
 
 
 class Material(NamedTuple):
@@ -36,11 +37,14 @@ class Material(NamedTuple):
         photographs: (H, W, 3), uint8 each.
         digits: (n, 8, 8), from 0 to 1.
         classes: (n), the digit that each one is.
+        varied: Whether the photographs are turned, recoloured and mixed, so that few of them teach
+            what is no digit on others too.
     """
 
     photographs: list[npt.NDArray[np.uint8]]
     digits: Floats
     classes: npt.NDArray[np.int64]
+    varied: bool
 
 
 class Scene(NamedTuple):
@@ -65,9 +69,10 @@ def material() -> tuple[Material, Material]:
     """What to learn from and what to judge by; nothing is in both."""
     digits = open_data(DIGITS)
     parts = []
-    for source, names in ((digits.train, _LEARNED), (digits.validation, _JUDGED)):
+    for source, names, varied in ((digits.train, _LEARNED, True), (digits.validation, _JUDGED, False)):
         assert isinstance(source, DigitsSource)
-        parts.append(Material([_photograph(name) for name in names], source.pictures / 255, np.array(source.targets)))
+        photographs = [_photograph(name) for name in names]
+        parts.append(Material(photographs, source.pictures / 255, np.array(source.targets), varied))
     return parts[0], parts[1]
 
 
@@ -80,7 +85,7 @@ def _photograph(name: str) -> npt.NDArray[np.uint8]:
 
 
 def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, int], *, crowd: bool = False) -> Scene:
-    """Two to five digits on a piece of a photograph.
+    """Up to seven digits, as many as have room, on a piece of a photograph.
 
     Args:
         generator: Decides everything.
@@ -112,8 +117,31 @@ def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, in
 
 
 def _background(generator: np.random.Generator, stuff: Material, size: tuple[int, int]) -> Floats:
-    height, width = size
+    """A piece of a photograph, (H, W, 3) from 0 to 1."""
+    piece = _piece(generator, stuff, size)
+    if not stuff.varied:
+        return piece
+    piece = _recoloured(generator, piece)
+    if generator.random() < _MIXED:
+        other = _recoloured(generator, _piece(generator, stuff, size))
+        piece += _share(generator, stuff, size) * (other - piece)
+    return piece
+
+
+def _share(generator: np.random.Generator, stuff: Material, size: tuple[int, int]) -> Floats:
+    """How much of a second photograph is seen: some of it everywhere, or all of it where a third one is light."""
+    if generator.random() < 0.3:
+        return np.full((1, 1, 1), generator.uniform(0.2, 0.8))
+    light: Floats = _piece(generator, stuff, size).mean(axis=2, keepdims=True)
+    share: Floats = np.clip(10 * (light - np.quantile(light, generator.uniform(0.3, 0.7))) + 0.5, 0, 1)
+    return share
+
+
+def _piece(generator: np.random.Generator, stuff: Material, size: tuple[int, int]) -> Floats:
     photograph = stuff.photographs[int(generator.integers(len(stuff.photographs)))]
+    if stuff.varied:
+        photograph = np.rot90(photograph, int(generator.integers(4)))
+    height, width = size
     most = min(photograph.shape[0] / height, photograph.shape[1] / width)
     scale = most * generator.uniform(0.45, 1)
     tall, wide = int(height * scale), int(width * scale)
@@ -122,6 +150,15 @@ def _background(generator: np.random.Generator, stuff: Material, size: tuple[int
     if generator.random() < 0.5:
         piece = piece[:, ::-1]
     return np.asarray(Image.fromarray(piece).resize((width, height), Image.Resampling.LANCZOS)) / 255
+
+
+def _recoloured(generator: np.random.Generator, piece: Floats) -> Floats:
+    """Other colours: channels exchanged, each with a gamma and a range, perhaps inverted, of its own."""
+    piece = piece[..., generator.permutation(3)] ** np.exp(generator.uniform(-0.7, 0.7, 3))
+    middle, spread = generator.uniform(0.3, 0.7, 3), generator.uniform(0.1, 0.5, 3)
+    sign = generator.choice([-1, 1]) * np.where(generator.random(3) < 0.2, -1, 1)
+    changed: Floats = np.clip(middle + sign * spread * (2 * piece - 1), 0, 1)
+    return changed
 
 
 def _drawn(generator: np.random.Generator, digit: Floats, size: tuple[int, int]) -> Floats:
