@@ -41,3 +41,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, replacing the old one at once."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: transxnet/ in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transxnet"

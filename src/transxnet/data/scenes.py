@@ -7,7 +7,6 @@ the formats of COCO and of ADE20K into one folder, which both readers read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from transxnet.data.scene_painting import Material, Scene, material, painted
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.errors import ConfigError
-from transxnet.files import replacing, write_text
+from transxnet.files import cache_folder, replacing, write_text
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
@@ -49,11 +48,6 @@ class _Settings:
             raise ConfigError(f"scenes need images of both parts, not {self.train} and {self.validation}")
         if min(self.size) < 64:
             raise ConfigError(f"scenes are at least 64 pixels high and wide, not {self.size}")
-
-
-def cache_folder() -> Path:
-    """Where the scenes are kept: transxnet/ in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transxnet"
 
 
 def scenes_folder(

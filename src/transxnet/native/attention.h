@@ -1,0 +1,114 @@
+// Attention with a position bias, a few queries at a time: no map of all queries and keys is made.
+
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "products.h"
+#include "vectors.h"
+
+// Everything is float32. q, k, v and out have a pixel's channels side by side, those of a head after those of the
+// one before. The bias is a map (heads, queries, keys), or the product of rows (heads, queries, stored) and
+// columns (keys, stored).
+struct Attention {
+  int64_t images, queries, keys, heads, width;
+  const float* q;
+  int64_t q_pixel;
+  const float *k, *v;
+  int64_t kv_pixel;
+  float* out;
+  int64_t out_pixel;
+  const float* bias;
+  const float *rows, *columns;
+  int64_t stored;
+
+  int64_t inner() const { return width + stored; }
+  int64_t key_room() const { return panels_of(keys) * inner() * kPanel; }  // floats, of an image's head
+  int64_t value_room() const { return panels_of(width) * keys * kPanel; }
+  int64_t room() const { return images * heads * (key_room() + value_room()); }
+};
+
+// Keys, with the columns of the bias below them, and values as products.h stores matrices.
+inline void pack(const Attention& job, float* keys, float* values, int threads) {
+  std::fill(keys, keys + job.room(), 0.0f);
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (int64_t image = 0; image < job.images; ++image)
+    for (int64_t head = 0; head < job.heads; ++head) {
+      float* key = keys + (image * job.heads + head) * job.key_room();
+      float* value = values + (image * job.heads + head) * job.value_room();
+      for (int64_t index = 0; index < job.keys; ++index) {
+        const int64_t from = (image * job.keys + index) * job.kv_pixel + head * job.width;
+        float* to = key + index / kPanel * job.inner() * kPanel + index % kPanel;
+        for (int64_t i = 0; i < job.width; ++i) {
+          to[i * kPanel] = job.k[from + i];
+          value[(i / kPanel * job.keys + index) * kPanel + i % kPanel] = job.v[from + i];
+        }
+        for (int64_t i = 0; i < job.stored; ++i) to[(job.width + i) * kPanel] = job.columns[index * job.stored + i];
+      }
+    }
+}
+
+inline void attend_rows(const Attention& job, const float* keys, const float* values, int64_t image, int64_t head,
+                        int64_t first, int64_t last) {
+  thread_local std::vector<float> buffer;
+  const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
+  buffer.resize(count * (room + job.inner() + 1));
+  float *scores = buffer.data(), *joined = scores + count * room, *factors = joined + count * job.inner();
+  const float* in = job.q + (image * job.queries + first) * job.q_pixel + head * job.width;
+  int64_t in_row = job.q_pixel;
+  if (job.stored) {
+    for (int64_t row = 0; row < count; ++row) {
+      float* to = joined + row * job.inner();
+      std::copy_n(in + row * in_row, job.width, to);
+      std::copy_n(job.rows + (head * job.queries + first + row) * job.stored, job.stored, to + job.width);
+    }
+    in = joined;
+    in_row = job.inner();
+  }
+  const float* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
+  product_rows(in, in_row, job.inner(), keys, job.keys, 0, count, 0, panels_of(job.keys),
+               [&](Vec value, int64_t row, int64_t column, int some) {
+                 if (bias) value += load_some(bias + row * job.keys + column, some);
+                 store_some(scores + row * room + column, value, some);
+               });
+  const int64_t whole = job.keys / kLanes * kLanes;
+  for (int64_t row = 0; row < count; ++row) {
+    float* score = scores + row * room;
+    std::fill(score + job.keys, score + room, -std::numeric_limits<float>::max());
+    Vec most = load(score);
+    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(load(score + i), most);
+    const float largest = largest_of(most);
+    Vec sum{};
+    for (int64_t i = 0; i < room; i += kLanes) {
+      const Vec power = exponential(load(score + i) - largest);
+      store(score + i, power);
+      if (i < whole) sum += power;
+    }
+    float total = sum_of(sum);
+    for (int64_t i = whole; i < job.keys; ++i) total += score[i];
+    factors[row] = 1.0f / total;
+  }
+  float* out = job.out + (image * job.queries + first) * job.out_pixel + head * job.width;
+  product_rows(scores, room, job.keys, values, job.width, 0, count, 0, panels_of(job.width),
+               [&](Vec value, int64_t row, int64_t column, int some) {
+                 store_some(out + row * job.out_pixel + column, value * factors[row], some);
+               });
+}
+
+// `space` has room() floats.
+inline void attend(const Attention& job, float* space, int threads) {
+  float *keys = space, *values = space + job.images * job.heads * job.key_room();
+  pack(job, keys, values, threads);
+  const int64_t fitting = 65536 / (job.keys + 1) / 14 * 14;  // rows whose scores stay in the cache
+  const int64_t step = std::clamp<int64_t>(fitting, 14, 56);
+  const int64_t blocks = (job.queries + step - 1) / step;
+#pragma omp parallel for collapse(3) schedule(dynamic) num_threads(threads)
+  for (int64_t image = 0; image < job.images; ++image)
+    for (int64_t head = 0; head < job.heads; ++head)
+      for (int64_t block = 0; block < blocks; ++block)
+        attend_rows(job, keys + (image * job.heads + head) * job.key_room(),
+                    values + (image * job.heads + head) * job.value_room(), image, head, block * step,
+                    std::min(job.queries, (block + 1) * step));
+}

@@ -1,0 +1,268 @@
+"""A fused block on kernels of our own."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transxnet.deploy.folding import Affine
+from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSRA, FusedSTE, Pointwise, SplitScales
+from transxnet.errors import ConfigError
+from transxnet.layers import DMixer
+from transxnet.layers.position_bias import Bias, FactoredBias
+from transxnet.native import layouts
+from transxnet.native.build import library
+
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""What a block's maps can be stored as; what is inside a block is float32."""
+
+KERNEL_SIZES = (1, 3, 5, 7)
+"""Sizes of depthwise kernels with stride 1 that there is code for."""
+
+PANEL = 32  # columns of a packed matrix's panel, as in products.h
+
+
+@functools.cache
+def _functions() -> tuple[Callable[..., int], dict[torch.dtype, Callable[..., None]]]:
+    """The memory that a block needs, and the block, by what maps are stored as."""
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    room = library().block_room
+    room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, number), ctypes.c_int64
+    blocks = {}
+    for dtype, suffix in TYPES.items():
+        block = library()[f"block_{suffix}"]
+        block.argtypes, block.restype = (*[pointer] * 7, number), None
+        blocks[dtype] = block
+    return room, blocks
+
+
+class Workspace:
+    """Memory for what a block is done with when it ends; every thread has its own, which stays for the next block."""
+
+    def __init__(self) -> None:
+        self._memory = threading.local()
+
+    def floats(self, count: int) -> Tensor:
+        """At least so many, float32; what is in them is chance."""
+        kept: Tensor | None = getattr(self._memory, "kept", None)
+        if kept is None or len(kept) < count:
+            self._memory.kept = None  # before the larger one is made
+            kept = self._memory.kept = torch.empty(count)
+        return kept
+
+    def __deepcopy__(self, memo: Any) -> Workspace:
+        return Workspace()
+
+    def __reduce__(self) -> Any:
+        return Workspace, ()
+
+
+class NativeBlock(nn.Module):
+    """A block of DPE, D-Mixer and MS-FFN in one call, for maps on a CPU.
+
+    Its constants are in float32 whatever the network is converted to. The sums are in float32 too:
+    bfloat16 is only what the block's input and output are stored as.
+
+    Args:
+        block: The fused block, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
+        workspace: Shared by the blocks of a network.
+    """
+
+    def __init__(self, block: FusedBlock, workspace: Workspace) -> None:
+        super().__init__()
+        self.workspace = workspace
+        self._constants: dict[str, Tensor] = {}
+        self._plan: layouts.Block | None = None
+        self._take(block)
+        self.eval()
+
+    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W), channels last in memory.
+
+        Raises:
+            ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
+        """
+        _check(x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(x)
+        between = torch.empty_like(x)
+        plan = self._laid_out()
+        batch, channels, height, width = x.shape
+        shape = (ctypes.c_int64 * 4)(batch, height, width, channels)
+        threads = torch.get_num_threads()
+        bias, kept = _bias(position_bias)
+        room, blocks = _functions()
+        memory = self.workspace.floats(room(ctypes.byref(plan), shape, bias.stored, threads))
+        blocks[x.dtype](
+            ctypes.byref(plan), shape, x.data_ptr(), between.data_ptr(), out.data_ptr(), ctypes.byref(bias),
+            memory.data_ptr(), threads,
+        )  # fmt: skip
+        del kept  # until here the bias has to be in memory
+        return out
+
+    def _take(self, block: FusedBlock) -> None:
+        mixer = cast(Any, block.token_mixer)
+        ffn = cast(Any, block.ffn)
+        idconv, osra, ste = mixer.local_operator, mixer.attention, mixer.enhancer
+        affine, scales = ffn.multi_scale
+        self._channels, self._local, self._heads = sum(mixer.channels), mixer.channels[0], osra.heads
+        self._kernel_size, self._groups = idconv.kernel_size, len(idconv.bank)
+        self._eps = (cast(Any, block.norm1).eps, cast(Any, block.norm2).eps)
+        self._scale_channels = list(scales.channels)
+        self._filter("position", block.dpe)
+        self._keep("norm1", cast(Tensor, block.norm1.weight), cast(Tensor, block.norm1.bias))
+        self._matrix("attention_squeeze", idconv.squeeze)
+        self._matrix("attention_scores", idconv.scores)
+        self._keep("bank", idconv.bank.transpose(1, 2))
+        self._matrix("q", osra.q)
+        self._matrix("kv", osra.kv)
+        self._reduction = (0, 1)
+        if not isinstance(osra.osr, nn.Identity):
+            spread, _, after = osra.osr
+            self._reduction = (spread.kernel_size[0], spread.stride[0])
+            self._filter("reduction", spread)
+            self._keep("reduced", after.scale, after.shift)
+        self._filter("refinement", osra.lr)
+        self._filter("neighbours", ste.local)
+        self._matrix("squeeze", ste.squeeze)
+        self._matrix("restore", ste.expand)
+        self._keep("identity", ste.identity)
+        self._keep("norm2", cast(Tensor, block.norm2.weight), cast(Tensor, block.norm2.bias))
+        self._matrix("expand", ffn.expand)
+        self._matrix("project", ffn.project)
+        self._keep("before", affine.scale, affine.shift)
+        for index, (conv, width) in enumerate(zip(scales.scales, scales.channels, strict=True)):
+            if isinstance(conv, nn.Conv2d):
+                self._filter(f"scale{index}", conv)
+            else:  # all of it is in the affine map
+                self._keep(f"scale{index}", torch.ones(1, width), torch.zeros(width))
+
+    def _keep(self, name: str, *values: Tensor) -> None:
+        for index, value in enumerate(values):
+            self._constants[f"{name}.{index}"] = value.detach().float().contiguous().clone()
+
+    def _filter(self, name: str, conv: Any) -> None:
+        self._keep(name, conv.weight.flatten(1).T, conv.bias)  # (K * K, C)
+
+    def _matrix(self, name: str, conv: Any) -> None:
+        self._keep(name, packed(conv.weight.flatten(1)), conv.bias)
+
+    def _laid_out(self) -> layouts.Block:
+        """The structure of the constants' addresses, made again where they have been copied."""
+        if self._plan is None:
+            at = {name: value.data_ptr() for name, value in self._constants.items()}
+            sizes = {name: round(len(value) ** 0.5) for name, value in self._constants.items()}
+            matrices = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
+            filters = ("position", "refinement", "neighbours")
+            count = len(self._scale_channels)
+            scales = [f"scale{index}" for index in range(count)]
+            size, stride = self._reduction
+            pointers = [at.get(name) for name in ("reduction.0", "reduction.1", "reduced.0", "reduced.1")]
+            self._plan = layouts.Block(
+                channels=self._channels, local=self._local, heads=self._heads, groups=self._groups,
+                kernel_size=self._kernel_size, scales=count,
+                norm1=layouts.Norm(at["norm1.0"], at["norm1.1"], self._eps[0]),
+                norm2=layouts.Norm(at["norm2.0"], at["norm2.1"], self._eps[1]),
+                bank=at["bank.0"], identity=at["identity.0"], before_scale=at["before.0"], before_shift=at["before.1"],
+                reduction=layouts.Reduction(size, stride, *pointers),
+                scale=(layouts.Filter * layouts.MOST_SCALES)(
+                    *(layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in scales)
+                ),
+                scale_channels=(ctypes.c_int64 * layouts.MOST_SCALES)(*self._scale_channels),
+                **{name: layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in filters},
+                **{name: self._laid_out_matrix(name) for name in matrices},
+            )  # fmt: skip
+        return self._plan
+
+    def _laid_out_matrix(self, name: str) -> layouts.Matrix:
+        weight, bias = self._constants[f"{name}.0"], self._constants[f"{name}.1"]
+        return layouts.Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], len(bias))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    @staticmethod
+    def takes(block: FusedBlock) -> bool:
+        """Whether all of a block is known here."""
+        mixer, ffn = block.token_mixer, block.ffn
+        if type(mixer) is not DMixer or type(ffn) is not FusedMSFFN:
+            return False
+        idconv, osra, ste = mixer.local_operator, mixer.attention, mixer.enhancer
+        if type(idconv) is not FusedIDConv or type(osra) is not FusedOSRA or type(ste) is not FusedSTE:
+            return False
+        affine, scales = cast(Any, ffn.multi_scale)
+        known = type(affine) is Affine and type(scales) is SplitScales
+        osr = cast(Any, osra.osr)
+        return (
+            known
+            and len(scales.scales) <= layouts.MOST_SCALES
+            and all(type(one) is nn.Identity or is_depthwise(one) for one in scales.scales)
+            and idconv.kernel_size in KERNEL_SIZES
+            and all(is_depthwise(conv) for conv in (block.dpe, osra.lr, ste.local))
+            and (isinstance(osr, nn.Identity) or type(osr[-1]) is Affine)
+            and all(type(part) is Pointwise for part in (osra.q, osra.kv, ste.squeeze, ste.expand))
+            and all(_is_group_norm(norm) for norm in (block.norm1, block.norm2))
+        )
+
+
+def is_depthwise(conv: Any) -> bool:
+    """Whether it is a depthwise convolution with stride 1, padded to keep the map's size, that there is code for."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.groups == conv.in_channels == conv.out_channels
+        and conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.kernel_size[0] in KERNEL_SIZES
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding == (conv.kernel_size[0] // 2,) * 2
+        and conv.padding_mode == "zeros"
+    )
+
+
+def _is_group_norm(norm: Any) -> bool:
+    return type(norm) is nn.GroupNorm and norm.num_groups == 1 and norm.affine
+
+
+def packed(weight: Tensor) -> Tensor:
+    """A matrix (C', C) as products.h takes it: (C' / 32 or more, C, 32), float32."""
+    rows, columns = weight.shape
+    filled = F.pad(weight.detach().float(), (0, 0, 0, -rows % PANEL))
+    return filled.reshape(-1, PANEL, columns).transpose(1, 2).contiguous()
+
+
+def _bias(position_bias: Bias) -> tuple[layouts.Bias, tuple[Tensor, ...]]:
+    """As the kernels take it, and what has to stay in memory for it."""
+    if isinstance(position_bias, FactoredBias):
+        rows, columns = (part.detach().float().contiguous() for part in position_bias)
+        return layouts.Bias(None, rows.data_ptr(), columns.data_ptr(), columns.shape[1]), (rows, columns)
+    whole = position_bias.detach().float().contiguous()
+    return layouts.Bias(whole.data_ptr(), None, None, 0), (whole,)
+
+
+def _check(x: Tensor) -> None:
+    if x.device.type != "cpu" or x.dtype not in TYPES:
+        raise ConfigError(
+            f"a network fused with native kernels takes float32 or bfloat16 maps on a CPU, not {x.dtype} on {x.device}"
+        )
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ConfigError("a network fused with native kernels gives no gradients; use the network it was made from")
+
+
+def make_native(module: nn.Module, workspace: Workspace | None = None) -> None:
+    """Put native blocks in the place of the fused ones below a module, where all of a block is known."""
+    space = workspace or Workspace()
+    for name, child in module.named_children():
+        if type(child) is FusedBlock:
+            if NativeBlock.takes(child):
+                setattr(module, name, NativeBlock(child, space))
+        else:
+            make_native(child, space)

@@ -1,0 +1,161 @@
+// Depthwise convolutions.
+
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "norms.h"
+#include "vectors.h"
+
+// One with stride 1 and as much padding as keeps the map's size.
+//
+// kernel: (images or 1, size * size, channels), bias: (images or 1, channels), both float32.
+// scale, shift: an affine map of each channel before the convolution, which the padding does not see, or null.
+// ring: the input's rows are kept at their number modulo this; as many as the map has, if all are there.
+template <class In, class Out>
+struct Depthwise {
+  Map map;
+  const In* in;
+  int64_t in_pixel, in_image;  // elements from one pixel, or image, to the next
+  Out* out;
+  int64_t out_pixel, out_image;
+  int64_t first_out;  // row of the map that is at the output's beginning
+  const float* kernel;
+  int64_t kernel_pixel, kernel_image;  // an image's step is 0 where all share the kernel
+  const float* bias;
+  int64_t bias_image;
+  const float *scale, *shift;
+  bool activate;
+  int64_t ring;
+};
+
+template <int kSize, int kTile, class In, class Out>
+inline void depthwise_tile(const Depthwise<In, Out>& job, const float* const* lines, int64_t column,
+                           const float* weights, Vec bias, Out* out, int count) {
+  Vec sums[kTile];
+#pragma GCC unroll 14
+  for (int i = 0; i < kTile; ++i) sums[i] = bias;
+  for (int row = 0; row < kSize; ++row) {
+    const float* line = lines[row] + column * kLanes;
+#pragma GCC unroll 7
+    for (int place = 0; place < kSize; ++place) {
+      const Vec weight = load(weights + (row * kSize + place) * kLanes);
+#pragma GCC unroll 14
+      for (int i = 0; i < kTile; ++i) sums[i] += weight * load(line + (i + place) * kLanes);
+    }
+  }
+  Vec values[kTile];  // as in product_tile()
+#pragma GCC unroll 14
+  for (int i = 0; i < kTile; ++i) values[i] = sums[i];
+  asm volatile("" ::: "memory");
+  for (int i = 0; i < kTile; ++i) {
+    const Vec value = job.activate ? gelu(values[i]) : values[i];
+    store_some(out + (column + i) * job.out_pixel, value, count);
+  }
+}
+
+// Rows `first` to `last` of sixteen channels of an image.
+template <int kSize, class In, class Out>
+void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channel, int64_t first, int64_t last) {
+  constexpr int kPad = kSize / 2;
+  const int64_t width = job.map.columns + 2 * kPad;
+  const int count = lanes(job.map.channels - channel);
+  thread_local std::vector<float> buffer;
+  buffer.resize((kSize * width + kSize * kSize) * kLanes);
+  std::fill(buffer.begin(), buffer.begin() + kSize * width * kLanes, 0.0f);  // the margins stay 0
+  float* weights = buffer.data() + kSize * width * kLanes;
+  for (int place = 0; place < kSize * kSize; ++place)
+    store(weights + place * kLanes,
+          load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
+  const Vec bias = load_some(job.bias + image * job.bias_image + channel, count);
+  const Vec scale = job.scale ? load_some(job.scale + channel, count) : Vec{};
+  const Vec shift = job.scale ? load_some(job.shift + channel, count) : Vec{};
+
+  auto fetch = [&](int64_t row) {  // the row into its place among kSize
+    float* line = buffer.data() + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
+    if (row < 0 || row >= job.map.rows) {
+      std::fill(line, line + job.map.columns * kLanes, 0.0f);
+      return;
+    }
+    const In* from = job.in + image * job.in_image + (row % job.ring) * job.map.columns * job.in_pixel + channel;
+    for (int64_t column = 0; column < job.map.columns; ++column) {
+      Vec value = load_some(from + column * job.in_pixel, count);
+      if (job.scale) value = value * scale + shift;
+      store(line + column * kLanes, value);
+    }
+  };
+  for (int64_t row = first - kPad; row < first + kPad; ++row) fetch(row);
+  for (int64_t row = first; row < last; ++row) {
+    fetch(row + kPad);
+    const float* lines[kSize];
+    for (int i = 0; i < kSize; ++i) lines[i] = buffer.data() + ((row - kPad + i + kSize) % kSize) * width * kLanes;
+    Out* out = job.out + image * job.out_image + (row - job.first_out) * job.map.columns * job.out_pixel + channel;
+    int64_t column = 0;
+    auto tile = [&](auto columns) {
+      constexpr int kTile = decltype(columns)::value;
+      for (; column + kTile <= job.map.columns; column += kTile)
+        depthwise_tile<kSize, kTile>(job, lines, column, weights, bias, out, count);
+    };
+    tile(std::integral_constant<int, 14>{});
+    tile(std::integral_constant<int, 7>{});
+    tile(std::integral_constant<int, 3>{});
+    tile(std::integral_constant<int, 1>{});
+  }
+}
+
+template <class In, class Out>
+void depthwise_rows(const Depthwise<In, Out>& job, int size, int64_t image, int64_t channel, int64_t first,
+                    int64_t last) {
+  switch (size) {
+    case 1: return depthwise_rows<1>(job, image, channel, first, last);
+    case 3: return depthwise_rows<3>(job, image, channel, first, last);
+    case 5: return depthwise_rows<5>(job, image, channel, first, last);
+    case 7: return depthwise_rows<7>(job, image, channel, first, last);
+  }
+}
+
+template <class In, class Out>
+void depthwise(const Depthwise<In, Out>& job, int size, int threads) {
+  const int64_t blocks = (job.map.channels + kLanes - 1) / kLanes;
+  // Bands of rows, so that all threads have work; a band fetches its neighbours' edges again.
+  const int64_t wanted = std::max<int64_t>(1, 4 * threads / std::max<int64_t>(1, blocks * job.map.images));
+  const int64_t bands = std::min(wanted, std::max<int64_t>(1, job.map.rows / (2 * size)));
+#pragma omp parallel for collapse(3) schedule(dynamic) num_threads(threads)
+  for (int64_t image = 0; image < job.map.images; ++image)
+    for (int64_t band = 0; band < bands; ++band)
+      for (int64_t block = 0; block < blocks; ++block)
+        depthwise_rows(job, size, image, block * kLanes, job.map.rows * band / bands,
+                       job.map.rows * (band + 1) / bands);
+}
+
+// One of any size and stride, padded by half its size, with GELU and an affine map after it. The places are few.
+//
+// kernel: (size * size, channels), the others (channels).
+struct Reduction {
+  int64_t size, stride;
+  const float *kernel, *bias, *scale, *shift;
+};
+
+inline int64_t reduced(int64_t length, int64_t stride) { return (length + stride - 1) / stride; }
+
+inline void reduce(const Map& map, const float* in, int64_t in_pixel, const Reduction& job, float* out, int threads) {
+  const int64_t rows = reduced(map.rows, job.stride), columns = reduced(map.columns, job.stride), pad = job.size / 2;
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+  for (int64_t image = 0; image < map.images; ++image)
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t column = 0; column < columns; ++column)
+        for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
+          const int count = lanes(map.channels - channel);
+          const int64_t top = row * job.stride - pad, left = column * job.stride - pad;
+          Vec sum = load_some(job.bias + channel, count);
+          for (int64_t y = std::max<int64_t>(0, -top); y < std::min(job.size, map.rows - top); ++y) {
+            const float* from = in + (image * map.pixels() + (top + y) * map.columns + left) * in_pixel + channel;
+            const float* weights = job.kernel + y * job.size * map.channels + channel;
+            for (int64_t x = std::max<int64_t>(0, -left); x < std::min(job.size, map.columns - left); ++x)
+              sum += load_some(from + x * in_pixel, count) * load_some(weights + x * map.channels, count);
+          }
+          sum = gelu(sum) * load_some(job.scale + channel, count) + load_some(job.shift + channel, count);
+          store_some(out + ((image * rows + row) * columns + column) * map.channels + channel, sum, count);
+        }
+}

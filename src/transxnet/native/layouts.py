@@ -1,0 +1,59 @@
+"""The structures of block.h."""
+
+from __future__ import annotations
+
+import ctypes
+
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+
+MOST_SCALES = 8
+"""Scales that MS-FFN may have."""
+
+
+class Matrix(ctypes.Structure):
+    """Packed weight and bias."""
+
+    _fields_ = [("weight", _POINTER), ("bias", _POINTER), ("inner", _NUMBER), ("columns", _NUMBER)]
+
+
+class Filter(ctypes.Structure):
+    """A depthwise convolution."""
+
+    _fields_ = [("kernel", _POINTER), ("bias", _POINTER), ("size", _NUMBER)]
+
+
+class Norm(ctypes.Structure):
+    """A normalisation over an image."""
+
+    _fields_ = [("weight", _POINTER), ("bias", _POINTER), ("epsilon", ctypes.c_float)]
+
+
+class Reduction(ctypes.Structure):
+    """OSR."""
+
+    _fields_ = [
+        ("size", _NUMBER), ("stride", _NUMBER),
+        ("kernel", _POINTER), ("bias", _POINTER), ("scale", _POINTER), ("shift", _POINTER),
+    ]  # fmt: skip
+
+
+class Block(ctypes.Structure):
+    """What a block is made of."""
+
+    _fields_ = [
+        ("channels", _NUMBER), ("local", _NUMBER), ("heads", _NUMBER), ("groups", _NUMBER),
+        ("kernel_size", _NUMBER), ("scales", _NUMBER),
+        ("position", Filter), ("norm1", Norm),
+        ("attention_squeeze", Matrix), ("attention_scores", Matrix), ("bank", _POINTER),
+        ("q", Matrix), ("kv", Matrix), ("reduction", Reduction), ("refinement", Filter), ("neighbours", Filter),
+        ("squeeze", Matrix), ("restore", Matrix), ("identity", _POINTER),
+        ("norm2", Norm), ("expand", Matrix), ("project", Matrix),
+        ("before_scale", _POINTER), ("before_shift", _POINTER),
+        ("scale", Filter * MOST_SCALES), ("scale_channels", _NUMBER * MOST_SCALES),
+    ]  # fmt: skip
+
+
+class Bias(ctypes.Structure):
+    """A position bias: whole, or in factors."""
+
+    _fields_ = [("map", _POINTER), ("rows", _POINTER), ("columns", _POINTER), ("stored", _NUMBER)]
