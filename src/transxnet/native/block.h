@@ -65,7 +65,7 @@ class Space {
 };
 
 struct Rooms {
-  float *means, *factors, *normed, *mixed, *pooled, *hidden, *scores, *kernels, *q, *reduced, *refined, *kv, *packed,
+  float *x, *means, *factors, *normed, *mixed, *pooled, *hidden, *scores, *kernels, *q, *reduced, *refined, *kv, *packed,
       *squeezed, *expanded, *scaled;
 };
 
@@ -112,6 +112,7 @@ inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool
   const int64_t stride = block.reduction.size ? block.reduction.stride : 1;
   const int64_t keys = images * reduced(map.rows, stride) * reduced(map.columns, stride);
   Rooms rooms{};
+  rooms.x = space.take(pixels * block.channels);  // bfloat16 takes half of it
   rooms.means = space.take(images);
   rooms.factors = space.take(images);
   rooms.normed = space.take(pixels * block.channels);
@@ -297,15 +298,14 @@ void feed_forward(const Block& block, const Map& map, const T* x, T* out, const 
           threads);
 }
 
-// in to out, both (images, rows, columns, channels); between has room for one more such map.
+// in to out, both (images, rows, columns, channels), which may be the same.
 template <class T>
-void run(const Block& block, const Map& map, const T* in, T* between, T* out, const Bias& bias, float* memory,
-         int threads) {
+void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bias, float* memory, int threads) {
   const Bands bands(block, map, threads);
   Space space(memory);
   const Rooms rooms = rooms_of(block, map, bias, bands.count > 0, space);
   const int64_t pixels = map.images * map.pixels(), channels = map.channels, step = map.pixels() * channels;
-  T* x = bands.count ? between : out;
+  T* x = reinterpret_cast<T*>(rooms.x);
   const Depthwise<T, T> position{map, in, channels, step, x, channels, step, 0, block.position.kernel, channels, 0,
                                  block.position.bias, 0, nullptr, nullptr, false, map.rows};
   depthwise(position, static_cast<int>(block.position.size), threads);

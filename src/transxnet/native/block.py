@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -17,6 +17,7 @@ from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSR
 from transxnet.errors import ConfigError
 from transxnet.layers import DMixer
 from transxnet.layers.position_bias import Bias, FactoredBias
+from transxnet.model import Stage
 from transxnet.native import layouts
 from transxnet.native.build import library
 
@@ -35,11 +36,11 @@ def _functions() -> tuple[Callable[..., int], dict[torch.dtype, Callable[..., No
     number, pointer = ctypes.c_int, ctypes.c_void_p
     room = library().block_room
     room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, number), ctypes.c_int64
-    blocks = {}
+    blocks: dict[torch.dtype, Any] = {}
     for dtype, suffix in TYPES.items():
-        block = library()[f"block_{suffix}"]
-        block.argtypes, block.restype = (*[pointer] * 7, number), None
-        blocks[dtype] = block
+        blocks[dtype] = library()[f"blocks_{suffix}"]
+        blocks[dtype].argtypes = (pointer, number, *[pointer] * 5, number)
+        blocks[dtype].restype = None
     return room, blocks
 
 
@@ -64,23 +65,18 @@ class Workspace:
         return Workspace, ()
 
 
-class NativeBlock(nn.Module):
-    """A block of DPE, D-Mixer and MS-FFN in one call, for maps on a CPU.
-
-    Its constants are in float32 whatever the network is converted to. The sums are in float32 too:
-    bfloat16 is only what the block's input and output are stored as.
+class NativeBlocks(nn.Module):
+    """Blocks of one stage in one call, for maps on a CPU.
 
     Args:
-        block: The fused block, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
-        workspace: Shared by the blocks of a network.
+        blocks: The fused blocks, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
+        workspace: Shared by the stages of a network.
     """
 
-    def __init__(self, block: FusedBlock, workspace: Workspace) -> None:
+    def __init__(self, blocks: Sequence[FusedBlock], workspace: Workspace) -> None:
         super().__init__()
         self.workspace = workspace
-        self._constants: dict[str, Tensor] = {}
-        self._plan: layouts.Block | None = None
-        self._take(block)
+        self.blocks = nn.ModuleList(NativeBlock(block) for block in blocks)
         self.eval()
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
@@ -92,20 +88,37 @@ class NativeBlock(nn.Module):
         _check(x)
         x = x.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
-        between = torch.empty_like(x)
-        plan = self._laid_out()
         batch, channels, height, width = x.shape
-        shape = (ctypes.c_int64 * 4)(batch, height, width, channels)
-        threads = torch.get_num_threads()
+        if not batch:
+            return out
+        shape, threads = (ctypes.c_int64 * 4)(batch, height, width, channels), torch.get_num_threads()
         bias, kept = _bias(position_bias)
-        room, blocks = _functions()
-        memory = self.workspace.floats(room(ctypes.byref(plan), shape, bias.stored, threads))
-        blocks[x.dtype](
-            ctypes.byref(plan), shape, x.data_ptr(), between.data_ptr(), out.data_ptr(), ctypes.byref(bias),
-            memory.data_ptr(), threads,
-        )  # fmt: skip
+        plans = [cast(NativeBlock, block).laid_out() for block in self.blocks]
+        room, run = _functions()
+        memory = self.workspace.floats(max(room(ctypes.byref(plan), shape, bias.stored, threads) for plan in plans))
+        addresses = (ctypes.c_void_p * len(plans))(*map(ctypes.addressof, plans))
+        run[x.dtype](
+            addresses, len(plans), shape, x.data_ptr(), out.data_ptr(), ctypes.byref(bias), memory.data_ptr(), threads
+        )
         del kept  # until here the bias has to be in memory
         return out
+
+
+class NativeBlock(nn.Module):
+    """The constants of a block of DPE, D-Mixer and MS-FFN as the kernels take them.
+
+    They are in float32 whatever the network is converted to. The sums are in float32 too: bfloat16
+    is only what maps between blocks are stored as.
+
+    Args:
+        block: The fused block.
+    """
+
+    def __init__(self, block: FusedBlock) -> None:
+        super().__init__()
+        self._constants: dict[str, Tensor] = {}
+        self._plan: layouts.Block | None = None
+        self._take(block)
 
     def _take(self, block: FusedBlock) -> None:
         mixer = cast(Any, block.token_mixer)
@@ -154,7 +167,7 @@ class NativeBlock(nn.Module):
     def _matrix(self, name: str, conv: Any) -> None:
         self._keep(name, packed(conv.weight.flatten(1)), conv.bias)
 
-    def _laid_out(self) -> layouts.Block:
+    def laid_out(self) -> layouts.Block:
         """The structure of the constants' addresses, made again where they have been copied."""
         if self._plan is None:
             at = {name: value.data_ptr() for name, value in self._constants.items()}
@@ -258,11 +271,8 @@ def _check(x: Tensor) -> None:
 
 
 def make_native(module: nn.Module, workspace: Workspace | None = None) -> None:
-    """Put native blocks in the place of the fused ones below a module, where all of a block is known."""
+    """Put native blocks in the place of the fused ones of every stage below a module whose blocks are all known."""
     space = workspace or Workspace()
-    for name, child in module.named_children():
-        if type(child) is FusedBlock:
-            if NativeBlock.takes(child):
-                setattr(module, name, NativeBlock(child, space))
-        else:
-            make_native(child, space)
+    for child in module.modules():
+        if isinstance(child, Stage) and all(type(one) is FusedBlock and NativeBlock.takes(one) for one in child.blocks):
+            child.blocks = nn.ModuleList([NativeBlocks([cast(FusedBlock, one) for one in child.blocks], space)])

@@ -5,27 +5,29 @@
 #include <cstdint>
 #include <cstring>
 
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+
 constexpr int kLanes = 16;
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t UIntVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t HalfVec __attribute__((vector_size(32), aligned(2), may_alias));
 
-inline Vec all(float v) {  // not Vec{} + v, which is an addition: of -0 it is 0
+ALWAYS_INLINE Vec all(float v) {  // not Vec{} + v, which is an addition: of -0 it is 0
   return Vec{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v};
 }
 
-inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
+ALWAYS_INLINE Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+ALWAYS_INLINE void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
 
 // bfloat16 is the upper half of float32; a store rounds to the nearest, ties to even.
-inline Vec load(const uint16_t* from) {
+ALWAYS_INLINE Vec load(const uint16_t* from) {
   const UIntVec bits = __builtin_convertvector(*reinterpret_cast<const HalfVec*>(from), UIntVec) << 16;
   Vec value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }
-inline void store(uint16_t* to, Vec value) {
+ALWAYS_INLINE void store(uint16_t* to, Vec value) {
   UIntVec bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const UIntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -35,38 +37,38 @@ inline void store(uint16_t* to, Vec value) {
 
 // The first `count` of the sixteen.
 template <class T>
-inline Vec load_some(const T* from, int count) {
+ALWAYS_INLINE Vec load_some(const T* from, int count) {
   if (count == kLanes) return load(from);
   T few[kLanes] = {};
   for (int i = 0; i < count; ++i) few[i] = from[i];
   return load(few);
 }
 template <class T>
-inline void store_some(T* to, Vec value, int count) {
+ALWAYS_INLINE void store_some(T* to, Vec value, int count) {
   if (count == kLanes) return store(to, value);
   T few[kLanes];
   store(few, value);
   for (int i = 0; i < count; ++i) to[i] = few[i];
 }
 
-inline int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
+ALWAYS_INLINE int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
 
-inline Vec chosen(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-inline Vec larger(Vec a, Vec b) { return chosen(a > b, a, b); }
+ALWAYS_INLINE Vec chosen(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
+ALWAYS_INLINE Vec larger(Vec a, Vec b) { return chosen(a > b, a, b); }
 
-inline float sum_of(Vec value) {
+ALWAYS_INLINE float sum_of(Vec value) {
   float total = 0;
   for (int i = 0; i < kLanes; ++i) total += value[i];
   return total;
 }
-inline float largest_of(Vec value) {
+ALWAYS_INLINE float largest_of(Vec value) {
   float most = value[0];
   for (int i = 1; i < kLanes; ++i) most = value[i] > most ? value[i] : most;
   return most;
 }
 
 // Of x <= 0; below -80 it is that of -80, 2e-35: smaller products are slow. Within 2 units of the last place.
-inline Vec exponential(Vec x) {
+ALWAYS_INLINE Vec exponential(Vec x) {
   x = larger(x, all(-80.0f));
   const Vec magic = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number
   const Vec whole = (x * 1.44269504088896341f + magic) - magic;
@@ -85,13 +87,13 @@ inline Vec exponential(Vec x) {
   return sum;
 }
 
-inline Vec sigmoid(Vec x) {
+ALWAYS_INLINE Vec sigmoid(Vec x) {
   const Vec power = exponential(chosen(x < 0.0f, x, -x));
   return chosen(x < 0.0f, power, all(1.0f)) / (1.0f + power);
 }
 
 // Abramowitz and Stegun, 7.1.26: within 1.5e-7 of the error function.
-inline Vec gelu(Vec x) {
+ALWAYS_INLINE Vec gelu(Vec x) {
   const Vec scaled = x * 0.70710678118654752f;
   const Vec size = chosen(scaled < 0.0f, -scaled, scaled);
   const Vec t = 1.0f / (1.0f + 0.3275911f * size);
