@@ -30,8 +30,25 @@ struct Attention {
   int64_t room() const { return images * heads * (key_room() + value_room()); }
 };
 
+// The stored keys that the keys of a panel take their bias from: a resized bias's columns are mostly 0.
+struct Range {
+  int64_t first, count;
+};
+
+inline std::vector<Range> ranges_of(const Attention& job) {
+  std::vector<Range> ranges(panels_of(job.keys), Range{0, 0});
+  for (int64_t panel = 0; job.stored && panel < panels_of(job.keys); ++panel) {
+    int64_t low = job.stored, high = 0;
+    for (int64_t key = panel * kPanel; key < std::min(job.keys, (panel + 1) * kPanel); ++key)
+      for (int64_t i = 0; i < job.stored; ++i)
+        if (job.columns[key * job.stored + i] != 0.0f) low = std::min(low, i), high = std::max(high, i + 1);
+    if (low < high) ranges[panel] = {low, high - low};
+  }
+  return ranges;
+}
+
 // Keys, with the columns of the bias below them, and values as products.h stores matrices.
-inline void pack(const Attention& job, float* keys, float* values, int threads) {
+inline void pack(const Attention& job, const std::vector<Range>& ranges, float* keys, float* values, int threads) {
   std::fill(keys, keys + job.room(), 0.0f);
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (int64_t image = 0; image < job.images; ++image)
@@ -45,12 +62,15 @@ inline void pack(const Attention& job, float* keys, float* values, int threads) 
           to[i * kPanel] = job.k[from + i];
           value[(i / kPanel * job.keys + index) * kPanel + i % kPanel] = job.v[from + i];
         }
-        for (int64_t i = 0; i < job.stored; ++i) to[(job.width + i) * kPanel] = job.columns[index * job.stored + i];
+        const Range range = ranges[index / kPanel];
+        for (int64_t i = 0; i < range.count; ++i)
+          to[(job.width + i) * kPanel] = job.columns[index * job.stored + range.first + i];
       }
     }
 }
 
-inline void attend_rows(const Attention& job, const float* keys, const float* values, int64_t image, int64_t head,
+inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const float* keys,
+                        const float* values, int64_t image, int64_t head,
                         int64_t first, int64_t last) {
   thread_local std::vector<float> buffer;
   const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
@@ -68,11 +88,18 @@ inline void attend_rows(const Attention& job, const float* keys, const float* va
     in_row = job.inner();
   }
   const float* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
-  product_rows(in, in_row, job.inner(), keys, job.keys, 0, count, 0, panels_of(job.keys),
-               [&](Vec value, int64_t row, int64_t column, int some) {
-                 if (bias) value += load_some(bias + row * job.keys + column, some);
-                 store_some(scores + row * room + column, value, some);
-               });
+  for (int64_t panel = 0; panel < panels_of(job.keys); ++panel) {
+    const float* weights = keys + panel * job.inner() * kPanel;
+    const Inner length{job.width, ranges[panel].first, ranges[panel].count};
+    const auto finish = [&](Vec value, int64_t row, int64_t column, int some) {
+      if (bias) value += load_some(bias + row * job.keys + column, some);
+      store_some(scores + row * room + column, value, some);
+    };
+    if (job.keys - panel * kPanel > kLanes)
+      product_panel<2>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
+    else
+      product_panel<1>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
+  }
   const int64_t whole = job.keys / kLanes * kLanes;
   for (int64_t row = 0; row < count; ++row) {
     float* score = scores + row * room;
@@ -100,7 +127,8 @@ inline void attend_rows(const Attention& job, const float* keys, const float* va
 // `space` has room() floats.
 inline void attend(const Attention& job, float* space, int threads) {
   float *keys = space, *values = space + job.images * job.heads * job.key_room();
-  pack(job, keys, values, threads);
+  const std::vector<Range> ranges = ranges_of(job);
+  pack(job, ranges, keys, values, threads);
   const int64_t fitting = 65536 / (job.keys + 1) / 14 * 14;  // rows whose scores stay in the cache
   const int64_t step = std::clamp<int64_t>(fitting, 14, 56);
   const int64_t blocks = (job.queries + step - 1) / step;
@@ -108,7 +136,7 @@ inline void attend(const Attention& job, float* space, int threads) {
   for (int64_t image = 0; image < job.images; ++image)
     for (int64_t head = 0; head < job.heads; ++head)
       for (int64_t block = 0; block < blocks; ++block)
-        attend_rows(job, keys + (image * job.heads + head) * job.key_room(),
+        attend_rows(job, ranges, keys + (image * job.heads + head) * job.key_room(),
                     values + (image * job.heads + head) * job.value_room(), image, head, block * step,
                     std::min(job.queries, (block + 1) * step));
 }

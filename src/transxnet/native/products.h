@@ -14,26 +14,35 @@ constexpr int kPanel = 2 * kLanes;
 
 inline int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
+// Summands of a row: the first `inner` numbers of it, and `extra` more after a gap.
+struct Inner {
+  int64_t inner, gap = 0, extra = 0;
+};
+
 // Calls finish(value, row, column, count) for each sixteen sums of kRows rows and kVectors * 16 columns.
 template <int kRows, int kVectors, class Finish>
-inline void product_tile(const float* in, int64_t in_row, int64_t inner, const float* weight, int64_t columns,
+inline void product_tile(const float* in, int64_t in_row, Inner length, const float* weight, int64_t columns,
                          int64_t row, int64_t column, const Finish& finish) {
   Vec sums[kRows][kVectors];
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) sums[i][j] = Vec{};
-  for (int64_t k = 0; k < inner; ++k) {
-    Vec weights[kVectors];
+  const auto add = [&](const float* from, const float* weight_rows, int64_t count) ALWAYS_INLINE_LAMBDA {
+    for (int64_t k = 0; k < count; ++k) {
+      Vec weights[kVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) weights[j] = load(weight + k * kPanel + j * kLanes);
+      for (int j = 0; j < kVectors; ++j) weights[j] = load(weight_rows + k * kPanel + j * kLanes);
 #pragma GCC unroll 14
-    for (int i = 0; i < kRows; ++i) {
-      const Vec value = all(in[i * in_row + k]);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec value = all(from[i * in_row + k]);
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) sums[i][j] += value * weights[j];
+        for (int j = 0; j < kVectors; ++j) sums[i][j] += value * weights[j];
+      }
     }
-  }
+  };
+  add(in, weight, length.inner);
+  if (length.extra) add(in + length.inner + length.gap, weight + length.inner * kPanel, length.extra);
   Vec values[kVectors][kRows];  // in memory: the loop below is long and would keep the sums out of registers
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i)
@@ -51,7 +60,7 @@ inline void product_tile(const float* in, int64_t in_row, int64_t inner, const f
 }
 
 template <int kVectors, class Finish>
-inline void product_panel(const float* in, int64_t in_row, int64_t inner, const float* weight, int64_t columns,
+inline void product_panel(const float* in, int64_t in_row, Inner inner, const float* weight, int64_t columns,
                           int64_t first, int64_t last, int64_t column, const Finish& finish) {
   int64_t row = first;
   auto tile = [&](auto rows) {
@@ -73,9 +82,9 @@ inline void product_rows(const float* in, int64_t in_row, int64_t inner, const f
     const float* weights = weight + panel * inner * kPanel;
     const int64_t column = panel * kPanel;
     if (columns - column > kLanes)
-      product_panel<2>(in, in_row, inner, weights, columns, first, last, column, finish);
+      product_panel<2>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
     else
-      product_panel<1>(in, in_row, inner, weights, columns, first, last, column, finish);
+      product_panel<1>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
+#define ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr int kLanes = 16;
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
