@@ -14,14 +14,14 @@ from rich.table import Table
 
 from transxnet.cli.parsing import choose_device, image_progress, table_console
 from transxnet.data.coco import open_coco
-from transxnet.data.scenes import cache_folder, scenes_folder
+from transxnet.data.scenes import scenes_folder
 from transxnet.data.segmentation import open_segmentation
 from transxnet.data.sources import SCENES
 from transxnet.dense.create import Detector
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
-from transxnet.files import replacing, write_text
+from transxnet.files import cache_folder, replacing, write_text
 from transxnet.tasks.dense import known_classes
 from transxnet.tasks.detection.evaluate import SCORES, Precision, as_results
 from transxnet.tasks.detection.evaluate import evaluate as evaluate_detector

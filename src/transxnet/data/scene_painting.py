@@ -27,7 +27,8 @@ _SMALLEST, _LARGEST = 26 / 128, 64 / 128  # of a scene's shorter side
 _CONTRAST = 0.3  # in luma, from what is behind the digit
 _GLOW = 0.02  # of a scene's shorter side
 _TRIES = 30
-_MIXED = 0.6  # share of the varied backgrounds that are two photographs
+_PLAIN = 0.4  # share of the varied backgrounds that are a photograph as it is, but for turning
+_MIXED = 0.5  # share of the others that are two photographs
 
 
 class Material(NamedTuple):
@@ -119,7 +120,7 @@ def painted(generator: np.random.Generator, stuff: Material, size: tuple[int, in
 def _background(generator: np.random.Generator, stuff: Material, size: tuple[int, int]) -> Floats:
     """A piece of a photograph, (H, W, 3) from 0 to 1."""
     piece = _piece(generator, stuff, size)
-    if not stuff.varied:
+    if not stuff.varied or generator.random() < _PLAIN:
         return piece
     piece = _recoloured(generator, piece)
     if generator.random() < _MIXED:
@@ -155,7 +156,7 @@ def _piece(generator: np.random.Generator, stuff: Material, size: tuple[int, int
 def _recoloured(generator: np.random.Generator, piece: Floats) -> Floats:
     """Other colours: channels exchanged, each with a gamma and a range, perhaps inverted, of its own."""
     piece = piece[..., generator.permutation(3)] ** np.exp(generator.uniform(-0.7, 0.7, 3))
-    middle, spread = generator.uniform(0.3, 0.7, 3), generator.uniform(0.1, 0.5, 3)
+    middle, spread = generator.uniform(0.3, 0.7, 3), generator.uniform(0.2, 0.7, 3)
     sign = generator.choice([-1, 1]) * np.where(generator.random(3) < 0.2, -1, 1)
     changed: Floats = np.clip(middle + sign * spread * (2 * piece - 1), 0, 1)
     return changed

@@ -31,7 +31,7 @@ CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
 BACKGROUND = 1  # label of the background; digit d has d + 2, and 0 is not labelled
 
 _TRAINING, _VALIDATION = TRAIN[1], VALIDATION[1]
-_VERSION = 3
+_VERSION = 4
 _MARKER = "scenes.json"
 
 
@@ -53,7 +53,7 @@ class _Settings:
 def scenes_folder(
     root: Path,
     *,
-    train: int = 1200,
+    train: int = 3600,
     validation: int = 120,
     size: tuple[int, int] = (128, 160),
     seed: int = 0,
@@ -79,7 +79,7 @@ def scenes_folder(
 def write_scenes(
     folder: Path,
     *,
-    train: int = 1200,
+    train: int = 3600,
     validation: int = 120,
     size: tuple[int, int] = (128, 160),
     seed: int = 0,

@@ -12,13 +12,14 @@ from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
 from transxnet.data.coco import CocoSource, InstanceData, open_coco
 from transxnet.data.loading import BadImages, ResumableLoader, make_loader
-from transxnet.data.scenes import cache_folder, scenes_folder
+from transxnet.data.scenes import scenes_folder
 from transxnet.data.sources import SCENES
 from transxnet.dense.create import Detector, create_dense
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
+from transxnet.files import cache_folder
 from transxnet.tasks.dense import known_classes, label_names_of, tell_findings
 from transxnet.tasks.detection.evaluate import Evaluation, evaluate
 from transxnet.tasks.detection.images import EvaluationImages, TrainingImages, collate

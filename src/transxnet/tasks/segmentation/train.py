@@ -11,13 +11,14 @@ from rich.console import Console
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
 from transxnet.data.loading import BadImages, ResumableLoader, make_loader
-from transxnet.data.scenes import cache_folder, scenes_folder
+from transxnet.data.scenes import scenes_folder
 from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
 from transxnet.data.sources import SCENES
 from transxnet.dense.create import create_dense
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
+from transxnet.files import cache_folder
 from transxnet.tasks.dense import label_names_of, tell_findings
 from transxnet.tasks.segmentation.evaluate import Evaluation, evaluate
 from transxnet.tasks.segmentation.images import EvaluationImages, TrainingImages, collate
