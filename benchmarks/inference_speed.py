@@ -43,6 +43,10 @@ def bfloat16(model: nn.Module) -> Run:
     return lambda x: model(x.to(torch.bfloat16))
 
 
+def channels_last(model: nn.Module) -> Any:
+    return model.to(memory_format=torch.channels_last)
+
+
 def fused(**settings: Any) -> Callable[[Any], Any]:
     return lambda model: transxnet.fuse(model, **settings)
 
@@ -60,6 +64,8 @@ FORMS: dict[str, Callable[[Any], Run]] = {
     "last-linear": fused(**LAST),
     "last-linear-single": fused(**LAST, depthwise="single"),
     "last-linear-mixed": fused(**LAST, depthwise=["split", "single", "single", "single"]),
+    "native": lambda model: channels_last(transxnet.fuse(model, native=True)),
+    "native-bfloat16": lambda model: bfloat16(channels_last(transxnet.fuse(model, native=True))),
     "autocast": lambda model: autocast(transxnet.fuse(model)),
     "last-linear-autocast": lambda model: autocast(transxnet.fuse(model, **LAST)),
     "bfloat16": lambda model: bfloat16(transxnet.fuse(model)),

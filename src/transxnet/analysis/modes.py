@@ -58,6 +58,15 @@ def fused_channels_last(model: nn.Module, example: Tensor) -> Run:
     return channels_last(fuse(model, channels_last=True, pointwise="linear"), example)
 
 
+def native(model: nn.Module, example: Tensor) -> Run:
+    """With stages on a CPU by kernels of our own, float32.
+
+    Raises:
+        ConfigError: If there is nothing of this package in the network, or no C++ compiler.
+    """
+    return channels_last(fuse(model, native=True), example)
+
+
 def onnx(model: nn.Module, example: Tensor) -> Run:
     """Our networks exported to ONNX and run by ONNX Runtime, batches as arrays that PyTorch shares.
 
@@ -86,6 +95,7 @@ MODES: dict[str, Mode] = {
     "compiled": compiled,
     "fused": fused,
     "fused_channels_last": fused_channels_last,
+    "native": native,
     "onnx": onnx,
     "openvino": openvino,
 }

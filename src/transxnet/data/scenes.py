@@ -24,7 +24,7 @@ from transxnet.data.scene_painting import Material, Scene, material, painted
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.errors import ConfigError
-from transxnet.files import cache_folder, replacing, write_text
+from transxnet.files import replacing, write_text
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's

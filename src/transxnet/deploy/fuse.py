@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transxnet.deploy.folding import Affine, Kernel, affine_of, constant, exact, fixed_conv
+from transxnet.deploy.native.blocks import NativeBlocks, make_native
 from transxnet.deploy.parts import (
     BesideIdentity,
     FusedBlock,
@@ -43,6 +44,7 @@ def fuse(
     idconv: IDConvForm = "grouped",
     dynamic_size: bool = False,
     channels_last: bool = False,
+    native: bool = False,
 ) -> Network:
     """A network for inference that computes what ``model`` computes in evaluation mode, to rounding.
 
@@ -64,15 +66,25 @@ def fuse(
         dynamic_size: Pool and resize without asking for the map's size, as an export for many
             sizes needs it.
         channels_last: Keep the weights with the channels last in memory.
+        native: Compute stages on a CPU by kernels of our own, which the first use compiles in
+            some seconds with the machine's C++ compiler, in float32 or, converted with
+            ``.to(torch.bfloat16)``, between blocks in bfloat16. The choices above are made by it.
+            Stages with blocks that are not all known are computed by PyTorch.
 
     Returns:
         A new network of the same class in evaluation mode. Its attribute ``left`` names the parts
         that were not known and are as they were.
 
     Raises:
-        ConfigError: If the model has nothing of this package in it, is fused already, or a choice
-            is unknown.
+        ConfigError: If the model has nothing of this package in it, is fused already, a choice is
+            unknown, or there is no compiler for native kernels.
     """
+    if native:
+        if (depthwise, pointwise, idconv, dynamic_size) != ("split", "conv", "grouped", False):
+            raise ConfigError("native kernels leave no choice of depthwise, pointwise, idconv or dynamic_size")
+        fused = fuse(model, pointwise="linear", channels_last=True)
+        make_native(fused)
+        return fused
     forms = _checked(model, depthwise, pointwise, idconv)
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     fusing = _Fusing(forms, pointwise, idconv, dynamic_size, channels_last)
@@ -96,7 +108,7 @@ def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequenc
     if not isinstance(model, nn.Module):
         raise ConfigError(f"fuse takes a network, not {type(model).__name__}")
     kinds = [type(module) for module in model.modules()]
-    if FusedBlock in kinds:
+    if FusedBlock in kinds or NativeBlocks in kinds:
         raise ConfigError("the network is fused already; fuse the one that it was made from")
     if Block not in kinds[1:]:
         raise ConfigError(f"fuse takes a network of this package; {type(model).__name__} has no block of one in it")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.deploy.description import SMALLEST
 from transxnet.deploy.fuse import fuse
-from transxnet.deploy.parts import FusedBlock
 from transxnet.errors import ConfigError
 
 
@@ -80,7 +79,7 @@ def check_model(model: nn.Module) -> None:
     """Raise ConfigError if a network is in training mode or fused already."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"export takes a network, not {type(model).__name__}")
-    if any(isinstance(module, FusedBlock) for module in model.modules()):
+    if hasattr(model, "left"):  # of fuse
         raise ConfigError("the network is fused already; export the one that it was made from")
     if model.training:
         raise ConfigError("the network is in training mode; call .eval() before the export")

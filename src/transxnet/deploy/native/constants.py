@@ -1,11 +1,8 @@
-"""A fused block on kernels of our own."""
+"""A fused block's constants as the kernels take them."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import threading
-from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -13,95 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.deploy.folding import Affine
+from transxnet.deploy.native import layouts
 from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSRA, FusedSTE, Pointwise, SplitScales
-from transxnet.errors import ConfigError
 from transxnet.layers import DMixer
-from transxnet.layers.position_bias import Bias, FactoredBias
-from transxnet.model import Stage
-from transxnet.native import layouts
-from transxnet.native.build import library
-
-TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""What a block's maps can be stored as; what is inside a block is float32."""
 
 KERNEL_SIZES = (1, 3, 5, 7)
 """Sizes of depthwise kernels with stride 1 that there is code for."""
 
-PANEL = 32  # columns of a packed matrix's panel, as in products.h
-
-
-@functools.cache
-def _functions() -> tuple[Callable[..., int], dict[torch.dtype, Callable[..., None]]]:
-    """The memory that a block needs, and the block, by what maps are stored as."""
-    number, pointer = ctypes.c_int, ctypes.c_void_p
-    room = library().block_room
-    room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, number), ctypes.c_int64
-    blocks: dict[torch.dtype, Any] = {}
-    for dtype, suffix in TYPES.items():
-        blocks[dtype] = library()[f"blocks_{suffix}"]
-        blocks[dtype].argtypes = (pointer, number, *[pointer] * 5, number)
-        blocks[dtype].restype = None
-    return room, blocks
-
-
-class Workspace:
-    """Memory for what a block is done with when it ends; every thread has its own, which stays for the next block."""
-
-    def __init__(self) -> None:
-        self._memory = threading.local()
-
-    def floats(self, count: int) -> Tensor:
-        """At least so many, float32; what is in them is chance."""
-        kept: Tensor | None = getattr(self._memory, "kept", None)
-        if kept is None or len(kept) < count:
-            self._memory.kept = None  # before the larger one is made
-            kept = self._memory.kept = torch.empty(count)
-        return kept
-
-    def __deepcopy__(self, memo: Any) -> Workspace:
-        return Workspace()
-
-    def __reduce__(self) -> Any:
-        return Workspace, ()
-
-
-class NativeBlocks(nn.Module):
-    """Blocks of one stage in one call, for maps on a CPU.
-
-    Args:
-        blocks: The fused blocks, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
-        workspace: Shared by the stages of a network.
-    """
-
-    def __init__(self, blocks: Sequence[FusedBlock], workspace: Workspace) -> None:
-        super().__init__()
-        self.workspace = workspace
-        self.blocks = nn.ModuleList(NativeBlock(block) for block in blocks)
-        self.eval()
-
-    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
-        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W), channels last in memory.
-
-        Raises:
-            ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
-        """
-        _check(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        out = torch.empty_like(x)
-        batch, channels, height, width = x.shape
-        if not batch:
-            return out
-        shape, threads = (ctypes.c_int64 * 4)(batch, height, width, channels), torch.get_num_threads()
-        bias, kept = _bias(position_bias)
-        plans = [cast(NativeBlock, block).laid_out() for block in self.blocks]
-        room, run = _functions()
-        memory = self.workspace.floats(max(room(ctypes.byref(plan), shape, bias.stored, threads) for plan in plans))
-        addresses = (ctypes.c_void_p * len(plans))(*map(ctypes.addressof, plans))
-        run[x.dtype](
-            addresses, len(plans), shape, x.data_ptr(), out.data_ptr(), ctypes.byref(bias), memory.data_ptr(), threads
-        )
-        del kept  # until here the bias has to be in memory
-        return out
+_PANEL = 32  # columns of a packed matrix's panel, as in products.h
 
 
 class NativeBlock(nn.Module):
@@ -248,31 +164,5 @@ def _is_group_norm(norm: Any) -> bool:
 def packed(weight: Tensor) -> Tensor:
     """A matrix (C', C) as products.h takes it: (C' / 32 or more, C, 32), float32."""
     rows, columns = weight.shape
-    filled = F.pad(weight.detach().float(), (0, 0, 0, -rows % PANEL))
-    return filled.reshape(-1, PANEL, columns).transpose(1, 2).contiguous()
-
-
-def _bias(position_bias: Bias) -> tuple[layouts.Bias, tuple[Tensor, ...]]:
-    """As the kernels take it, and what has to stay in memory for it."""
-    if isinstance(position_bias, FactoredBias):
-        rows, columns = (part.detach().float().contiguous() for part in position_bias)
-        return layouts.Bias(None, rows.data_ptr(), columns.data_ptr(), columns.shape[1]), (rows, columns)
-    whole = position_bias.detach().float().contiguous()
-    return layouts.Bias(whole.data_ptr(), None, None, 0), (whole,)
-
-
-def _check(x: Tensor) -> None:
-    if x.device.type != "cpu" or x.dtype not in TYPES:
-        raise ConfigError(
-            f"a network fused with native kernels takes float32 or bfloat16 maps on a CPU, not {x.dtype} on {x.device}"
-        )
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise ConfigError("a network fused with native kernels gives no gradients; use the network it was made from")
-
-
-def make_native(module: nn.Module, workspace: Workspace | None = None) -> None:
-    """Put native blocks in the place of the fused ones of every stage below a module whose blocks are all known."""
-    space = workspace or Workspace()
-    for child in module.modules():
-        if isinstance(child, Stage) and all(type(one) is FusedBlock and NativeBlock.takes(one) for one in child.blocks):
-            child.blocks = nn.ModuleList([NativeBlocks([cast(FusedBlock, one) for one in child.blocks], space)])
+    filled = F.pad(weight.detach().float(), (0, 0, 0, -rows % _PANEL))
+    return filled.reshape(-1, _PANEL, columns).transpose(1, 2).contiguous()

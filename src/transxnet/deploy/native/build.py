@@ -27,7 +27,7 @@ def library() -> ctypes.CDLL:
     Raises:
         ConfigError: If there is no compiler, or it cannot compile them.
     """
-    with as_file(files("transxnet.native")) as folder:
+    with as_file(files("transxnet.deploy.native")) as folder:
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
         compiler = _compiler()
         parts = [compiler.encode(), *map(str.encode, _FLAGS), _processor(), *(path.read_bytes() for path in sources)]

@@ -1,0 +1,73 @@
+// What Python calls. Maps are (image, row, column, channel); sums are in float32 whatever a block's maps are stored as.
+
+#include <type_traits>
+
+#include "block.h"
+#include "feed_forward.h"
+#include "mixer.h"
+
+namespace {
+
+// in to out, both (images, rows, columns, channels), which may be the same.
+template <class T>
+void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bias, float* memory, int threads) {
+  const Bands bands(block, map, threads);
+  Space space(memory);
+  const Rooms rooms = rooms_of(block, map, bias, bands.count > 0, space);
+  const int64_t pixels = map.images * map.pixels(), channels = map.channels, step = map.pixels() * channels;
+  T* x = reinterpret_cast<T*>(rooms.x);
+  const Depthwise<T, T> position{map, in, channels, step, x, channels, step, 0, block.position.kernel, channels, 0,
+                                 block.position.bias, 0, nullptr, nullptr, false, map.rows};
+  depthwise(position, static_cast<int>(block.position.size), threads);
+  statistics(map, x, block.norm1.epsilon, rooms.means, rooms.factors, threads);
+  const Normalised<T> normalised{map, x, rooms.means, rooms.factors, block.norm1.weight, block.norm1.bias};
+#pragma omp parallel for num_threads(threads)
+  for (int64_t row = 0; row < pixels; row += 64)
+    normalised(row, std::min(pixels, row + 64), rooms.normed + row * channels, channels);
+  dynamic_convolution(block, map, rooms, threads);
+  reduced_attention(block, map, bias, rooms, threads);
+  depthwise_of(map, rooms.mixed, channels, rooms.normed, channels, block.neighbours, true, threads);
+  product_to(pixels, block.squeeze, Rows<float>{rooms.normed, channels, channels}, rooms.squeezed, true, threads);
+  const int64_t squeezed = block.squeeze.columns;
+  product(pixels, squeezed, channels, block.restore.weight, Rows<float>{rooms.squeezed, squeezed, squeezed},
+          [&](Vec value, int64_t row, int64_t column, int count) {
+            const int64_t place = row * channels + column;
+            value += load_some(block.restore.bias + column, count) + load_some(x + place, count);
+            value += load_some(rooms.mixed + place, count) * load_some(block.identity + column, count);
+            store_some(x + place, value, count);
+          },
+          threads);
+  feed_forward(block, map, x, out, rooms, bands, threads);
+}
+
+template <class T>
+void run_all(const Block* const* blocks, int count, const int64_t* shape, const T* in, T* out, const Bias& bias,
+             float* memory, int threads) {
+  const Map map{shape[0], shape[1], shape[2], shape[3]};
+  for (int i = 0; i < count; ++i) run<T>(*blocks[i], map, i ? out : in, out, bias, memory, threads);
+}
+
+}  // namespace
+
+extern "C" {
+
+// The floats of memory that a block needs.
+int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {
+  const Map map{shape[0], shape[1], shape[2], shape[3]};
+  Space space(nullptr);
+  rooms_of(*block, map, Bias{nullptr, nullptr, nullptr, stored}, Bands(*block, map, threads).count > 0, space);
+  return space.used();
+}
+
+// Blocks one after the other, of one shape.
+void blocks_float32(const Block* const* blocks, int count, const int64_t* shape, const float* in, float* out,
+                    const Bias* bias, float* memory, int threads) {
+  run_all<float>(blocks, count, shape, in, out, *bias, memory, threads);
+}
+
+void blocks_bfloat16(const Block* const* blocks, int count, const int64_t* shape, const uint16_t* in, uint16_t* out,
+                     const Bias* bias, float* memory, int threads) {
+  run_all<uint16_t>(blocks, count, shape, in, out, *bias, memory, threads);
+}
+
+}  // extern "C"
