@@ -9,6 +9,7 @@ and AdamW's step. The forms:
 - literal: the released arithmetic operation by operation, contiguous memory, float32.
 - plain: the package's network in contiguous memory.
 - ours: the package's network with the channels last, as `transxnet train` does it.
+- native: ours, with depthwise convolutions by the package's kernels (`--native-kernels true`).
 - autocast: ours under bfloat16 mixed precision (`--precision bf16-mixed`).
 """
 
@@ -28,11 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import transxnet
+from transxnet.training.native import use_native_kernels
 
 sys.path.insert(0, str(Path(__file__).parent))
 from literal import Literal
 
-FORMS = ("literal", "plain", "ours", "autocast")
+FORMS = ("literal", "plain", "ours", "native", "autocast")
 
 
 def network(form: str, options: argparse.Namespace) -> nn.Module:
@@ -41,8 +43,10 @@ def network(form: str, options: argparse.Namespace) -> nn.Module:
     model: nn.Module = create(options.model)
     if form == "literal":
         model = Literal(model).requires_grad_(True)  # type: ignore[arg-type]
-    if form in ("ours", "autocast"):
+    if form not in ("literal", "plain"):
         model = model.to(memory_format=torch.channels_last)
+    if form == "native":
+        use_native_kernels(model)
     return model.train()
 
 
@@ -55,7 +59,7 @@ def loss_of(outputs: Any, labels: Tensor) -> Tensor:
 def step_of(form: str, options: argparse.Namespace) -> Callable[[Tensor, Tensor], None]:
     model = network(form, options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    layout = torch.channels_last if form in ("ours", "autocast") else torch.contiguous_format
+    layout = torch.channels_last if form not in ("literal", "plain") else torch.contiguous_format
     cast = torch.autocast("cpu", torch.bfloat16) if form == "autocast" else nullcontext()
 
     def step(images: Tensor, labels: Tensor) -> None:

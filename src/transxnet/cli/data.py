@@ -210,7 +210,7 @@ def _scenes(arguments: Sequence[str]) -> int:
     parser = CommandParser("data scenes", _ABOUT_SCENES, _EXAMPLES_SCENES)
     parser.usage = "transxnet data scenes OUT [options]"
     parser.add_argument("out", type=str, help="the folder to write to")
-    parser.add_argument("--train", type=int, default=3600, help="images to learn from (default: 3600)")
+    parser.add_argument("--train", type=int, default=4800, help="images to learn from (default: 4800)")
     parser.add_argument("--val", type=int, default=120, help="images to judge by (default: 120)")
     parser.add_argument("--height", type=int, default=128, help="of a lying image in pixels (default: 128)")
     parser.add_argument("--width", type=int, default=160, help="of a lying image in pixels (default: 160)")

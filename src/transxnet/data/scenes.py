@@ -53,7 +53,7 @@ class _Settings:
 def scenes_folder(
     root: Path,
     *,
-    train: int = 3600,
+    train: int = 4800,
     validation: int = 120,
     size: tuple[int, int] = (128, 160),
     seed: int = 0,
@@ -79,7 +79,7 @@ def scenes_folder(
 def write_scenes(
     folder: Path,
     *,
-    train: int = 3600,
+    train: int = 4800,
     validation: int = 120,
     size: tuple[int, int] = (128, 160),
     seed: int = 0,

@@ -65,7 +65,11 @@ class IDConv(nn.Module):
         kernel = self._mix(self.pool(x), self.weight)  # (B, C, K, K)
         # The attention's batch norm sees the pooled map first and the mean second, one batch each.
         bias = self._mix(x.mean((2, 3), keepdim=True), self.bias[:, :, None, None])  # (B, C, 1, 1)
-        return convolve_each(x, kernel, bias.flatten(1))
+        return self.convolve(x, kernel, bias.flatten(1))
+
+    def convolve(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        """As :func:`convolve_each`."""
+        return convolve_each(x, kernel, bias)
 
     def _mix(self, pooled: Tensor, bank: Tensor) -> Tensor:
         """Shapes: pooled (B, C, k, k), bank (G, C, k, k); returns (B, C, k, k)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from torch import nn
 
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.loading import ResumableLoader
+from transxnet.errors import ConfigError
 from transxnet.model import Block, Stage
 from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
 from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer
 from transxnet.training.finite import FiniteSteps
+from transxnet.training.native import use_native_kernels
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.stopping import StopOnSignal
@@ -200,6 +203,9 @@ def peak_memory() -> int:
 
 
 def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
+    if recipe.native_kernels and not recipe.compile:
+        with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
+            use_native_kernels(model)
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):

@@ -11,11 +11,9 @@ from torch.nn import functional as F
 
 from transxnet.deploy.folding import Affine
 from transxnet.deploy.native import layouts
+from transxnet.deploy.native.convolution import KERNEL_SIZES
 from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSRA, FusedSTE, Pointwise, SplitScales
 from transxnet.layers import DMixer
-
-KERNEL_SIZES = (1, 3, 5, 7)
-"""Sizes of depthwise kernels with stride 1 that there is code for."""
 
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
 

@@ -4,6 +4,7 @@
 
 #include "block.h"
 #include "feed_forward.h"
+#include "gradients.h"
 #include "mixer.h"
 
 namespace {
@@ -68,6 +69,23 @@ void blocks_float32(const Block* const* blocks, int count, const int64_t* shape,
 void blocks_bfloat16(const Block* const* blocks, int count, const int64_t* shape, const uint16_t* in, uint16_t* out,
                      const Bias* bias, float* memory, int threads) {
   run_all<uint16_t>(blocks, count, shape, in, out, *bias, memory, threads);
+}
+
+// For training: a depthwise convolution, as Depthwise says.
+void depthwise_float32(const int64_t* shape, const float* in, int64_t in_pixel, int64_t in_image, float* out,
+                       int64_t out_pixel, int64_t out_image, const float* kernel, int64_t kernel_image,
+                       const float* bias, int64_t bias_image, int size, int threads) {
+  const Map map{shape[0], shape[1], shape[2], shape[3]};
+  const Depthwise<float, float> job{map, in, in_pixel, in_image, out, out_pixel, out_image, 0, kernel, map.channels,
+                                    kernel_image, bias, bias_image, nullptr, nullptr, false, map.rows};
+  depthwise(job, size, threads);
+}
+
+void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_pixel, int64_t in_image,
+                             const float* gradient, int64_t gradient_pixel, int64_t gradient_image, float* kernel,
+                             float* bias, int size, int threads) {
+  const Map map{shape[0], shape[1], shape[2], shape[3]};
+  kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
 }
 
 }  // extern "C"
