@@ -20,39 +20,37 @@ KERNEL_SIZES = (1, 3, 5, 7)
 def takes(x: Tensor) -> bool:
     """Whether there is code for a map, and nothing that only records operations is looking on."""
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    return plain and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return plain and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def depthwise(x: Tensor, kernels: Sequence[Tensor], biases: Sequence[Tensor], *, identity: bool = False) -> Tensor:
+def depthwise(x: Tensor, kernels: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Depthwise convolutions, each on its share of the channels, with stride 1 and padded to keep the map's size.
 
     Args:
         x: (B, C, H, W), float32 on a CPU.
         kernels: (1, C', K, K), or (B, C', K, K): every image its own. The C' add up to C.
         biases: (1, C'), or (B, C') as the kernel.
-        identity: Whether the input is added to the result.
 
     Returns:
         (B, C, H, W), channels last in memory.
     """
     parameters = [part for pair in zip(kernels, biases, strict=True) for part in pair]
-    return _Depthwise.apply(x, identity, *parameters)  # type: ignore[no-any-return, no-untyped-call]
+    return _Depthwise.apply(x, *parameters)  # type: ignore[no-any-return]
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, identity: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
         kernels, biases = parameters[::2], parameters[1::2]
         for part, place, kernel, bias in zip(*_shares((x, out), kernels), kernels, biases, strict=True):
-            _convolve(part, _laid(_with_identity(kernel) if identity else kernel), bias.contiguous(), place)
+            _convolve(part, _laid(kernel), bias.contiguous(), place)
         ctx.save_for_backward(x, *kernels)
-        ctx.identity = identity
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, *kernels = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
@@ -62,13 +60,12 @@ class _Depthwise(torch.autograd.Function):
         parts = zip(*_shares((x, gradient), kernels), places, kernels, strict=True)
         for index, (part, wanted, place, kernel) in enumerate(parts):
             if place is not None:
-                turned = (_with_identity(kernel) if ctx.identity else kernel).flip((2, 3))
-                _convolve(wanted, _laid(turned), kernel.new_zeros(kernel.shape[:2]), place)
-            if any(ctx.needs_input_grad[2 + 2 * index : 4 + 2 * index]):
+                _convolve(wanted, _laid(kernel.flip((2, 3))), kernel.new_zeros(kernel.shape[:2]), place)
+            if any(ctx.needs_input_grad[1 + 2 * index : 3 + 2 * index]):
                 gradients += _kernel_gradient(part, wanted, kernel)
             else:
                 gradients += [None, None]
-        return back, None, *gradients
+        return back, *gradients
 
 
 def _shares(maps: Sequence[Tensor], kernels: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
@@ -79,13 +76,6 @@ def _shares(maps: Sequence[Tensor], kernels: Sequence[Tensor]) -> list[tuple[Ten
 def _laid(kernel: Tensor) -> Tensor:
     """(n, C, K, K) to (n, K * K, C)."""
     return kernel.flatten(2).transpose(1, 2).contiguous()
-
-
-def _with_identity(kernel: Tensor) -> Tensor:
-    middle = kernel.shape[-1] // 2
-    kernel = kernel.clone()
-    kernel[..., middle, middle] += 1
-    return kernel
 
 
 @functools.cache
