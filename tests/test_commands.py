@@ -128,6 +128,18 @@ def test_prediction_goes_on_past_unreadable_images_and_exits_with_1(
     assert sum(Path(name).parent.name == answer for name, answer in answers.items()) >= 20
 
 
+def test_a_fused_network_predicts_the_same(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("predict", trained / "photos", "--checkpoint", trained / "run", "--json", "--device", "cpu")
+    answers = []
+    for options in ((), ("--fuse",)):
+        assert run(*command, *options) == 0
+        answers.append([row["answers"] for row in json.loads(capsys.readouterr().out)])
+    for plain, fused in zip(*answers, strict=True):
+        assert [one["class"] for one in fused] == [one["class"] for one in plain]
+        for one, other in zip(fused, plain, strict=True):
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+
+
 def test_training_goes_on_past_a_few_unreadable_images_and_names_them(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

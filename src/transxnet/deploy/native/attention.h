@@ -72,10 +72,10 @@ inline void pack(const Attention& job, const std::vector<Range>& ranges, float* 
 inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const float* keys,
                         const float* values, int64_t image, int64_t head,
                         int64_t first, int64_t last) {
-  thread_local std::vector<float> buffer;
+  thread_local Scratch scratch;
   const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
-  buffer.resize(count * (room + job.inner() + 1));
-  float *scores = buffer.data(), *joined = scores + count * room, *factors = joined + count * job.inner();
+  float* scores = scratch.floats(count * (room + job.inner() + 1));
+  float *joined = scores + count * room, *factors = joined + count * job.inner();
   const float* in = job.q + (image * job.queries + first) * job.q_pixel + head * job.width;
   int64_t in_row = job.q_pixel;
   if (job.stored) {

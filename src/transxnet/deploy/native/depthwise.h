@@ -61,10 +61,10 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   constexpr int kPad = kSize / 2;
   const int64_t width = job.map.columns + 2 * kPad;
   const int count = lanes(job.map.channels - channel);
-  thread_local std::vector<float> buffer;
-  buffer.resize((kSize * width + kSize * kSize) * kLanes);
-  std::fill(buffer.begin(), buffer.begin() + kSize * width * kLanes, 0.0f);  // the margins stay 0
-  float* weights = buffer.data() + kSize * width * kLanes;
+  thread_local Scratch scratch;
+  float* buffer = scratch.floats((kSize * width + kSize * kSize) * kLanes);
+  std::fill_n(buffer, kSize * width * kLanes, 0.0f);  // the margins stay 0
+  float* weights = buffer + kSize * width * kLanes;
   for (int place = 0; place < kSize * kSize; ++place)
     store(weights + place * kLanes,
           load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
@@ -73,7 +73,7 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   const Vec shift = job.scale ? load_some(job.shift + channel, count) : Vec{};
 
   auto fetch = [&](int64_t row) {  // the row into its place among kSize
-    float* line = buffer.data() + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
+    float* line = buffer + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
     if (row < 0 || row >= job.map.rows) {
       std::fill(line, line + job.map.columns * kLanes, 0.0f);
       return;
@@ -89,7 +89,7 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   for (int64_t row = first; row < last; ++row) {
     fetch(row + kPad);
     const float* lines[kSize];
-    for (int i = 0; i < kSize; ++i) lines[i] = buffer.data() + ((row - kPad + i + kSize) % kSize) * width * kLanes;
+    for (int i = 0; i < kSize; ++i) lines[i] = buffer + ((row - kPad + i + kSize) % kSize) * width * kLanes;
     Out* out = job.out + image * job.out_image + (row - job.first_out) * job.map.columns * job.out_pixel + channel;
     int64_t column = 0;
     auto tile = [&](auto columns) {

@@ -9,11 +9,11 @@
 template <class T>
 void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& normalised, const T* x, T* out,
                        const Bands& bands, int64_t image, int64_t top, int64_t bottom) {
-  thread_local std::vector<float> buffer;
+  thread_local Scratch scratch;
   const int64_t width = block.expand.columns, columns = map.columns, ring = bands.ring();
-  buffer.resize((ring + bands.rows) * columns * width + bands.rows * columns * map.channels);
-  float *expanded = buffer.data(), *scaled = expanded + ring * columns * width;
-  float* normed = scaled + bands.rows * columns * width;
+  float* expanded = scratch.floats((ring + bands.rows) * columns * width + bands.rows * columns * map.channels);
+  float *scaled = expanded + ring * columns * width,
+        *normed = scaled + bands.rows * columns * width;
   int64_t ready = std::max<int64_t>(0, top - bands.halo);
   for (int64_t first = top; first < bottom; first += bands.rows) {
     const int64_t last = std::min(bottom, first + bands.rows), needed = std::min(map.rows, last + bands.halo);

@@ -24,14 +24,14 @@ void kernel_gradient(const KernelGradient& job, int64_t image, int64_t channel) 
   constexpr int kPad = kSize / 2;
   const int64_t columns = job.map.columns, width = columns + 2 * kPad;
   const int count = lanes(job.map.channels - channel);
-  thread_local std::vector<float> buffer;
-  buffer.resize((kSize * width + columns) * kLanes);
-  std::fill(buffer.begin(), buffer.end(), 0.0f);  // the margins stay 0
-  float* gradients = buffer.data() + kSize * width * kLanes;
+  thread_local Scratch scratch;
+  float* buffer = scratch.floats((kSize * width + columns) * kLanes);
+  std::fill_n(buffer, kSize * width * kLanes, 0.0f);  // the margins stay 0
+  float* gradients = buffer + kSize * width * kLanes;
   Vec sums[kSize * kSize] = {}, bias{};
 
   const auto fetch = [&](int64_t row) {
-    float* line = buffer.data() + ((row + kSize) % kSize * width + kPad) * kLanes;
+    float* line = buffer + ((row + kSize) % kSize * width + kPad) * kLanes;
     if (row >= job.map.rows) return std::fill(line, line + columns * kLanes, 0.0f);
     const float* from = job.in + image * job.in_image + row * columns * job.in_pixel + channel;
     for (int64_t column = 0; column < columns; ++column)
@@ -47,7 +47,7 @@ void kernel_gradient(const KernelGradient& job, int64_t image, int64_t channel) 
       bias += value;
     }
     for (int y = 0; y < kSize; ++y) {
-      const float* line = buffer.data() + (row - kPad + y + kSize) % kSize * width * kLanes;
+      const float* line = buffer + (row - kPad + y + kSize) % kSize * width * kLanes;
       Vec some[kSize];
 #pragma GCC unroll 7
       for (int x = 0; x < kSize; ++x) some[x] = Vec{};

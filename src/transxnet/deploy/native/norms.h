@@ -85,11 +85,11 @@ struct Normalised {
     }
   }
 
-  const float* operator()(int64_t first, int64_t last, std::vector<float>& buffer, int64_t& step) const {
+  const float* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
     step = map.channels;
-    buffer.resize((last - first) * step);
-    (*this)(first, last, buffer.data(), step);
-    return buffer.data();
+    float* buffer = scratch.floats((last - first) * step);
+    (*this)(first, last, buffer, step);
+    return buffer;
   }
 };
 

@@ -88,8 +88,8 @@ inline void product_rows(const float* in, int64_t in_row, int64_t inner, const f
   }
 }
 
-// All rows, shared among threads. rows_of(first, last, buffer, step) returns where those rows are, in float32, perhaps
-// in the buffer, and sets the elements from one to the next.
+// All rows, shared among threads. rows_of(first, last, scratch, step) returns where those rows are, in float32, perhaps
+// in the scratch memory, and sets the elements from one to the next.
 template <class Rows, class Finish>
 void product(int64_t rows, int64_t inner, int64_t columns, const float* weight, const Rows& rows_of,
              const Finish& finish, int threads) {
@@ -100,10 +100,10 @@ void product(int64_t rows, int64_t inner, int64_t columns, const float* weight, 
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
   for (int64_t share = 0; share < shares; ++share)
     for (int64_t block = 0; block < blocks; ++block) {
-      thread_local std::vector<float> buffer;
+      thread_local Scratch scratch;
       const int64_t first = block * step, last = std::min(rows, first + step);
       int64_t in_row;
-      const float* in = rows_of(first, last, buffer, in_row);
+      const float* in = rows_of(first, last, scratch, in_row);
       product_rows(in, in_row, inner, weight, columns, first, last, panels * share / shares,
                    panels * (share + 1) / shares, finish);
     }
@@ -115,18 +115,18 @@ struct Rows {
   const T* in;
   int64_t pixel, channels;
 
-  const float* operator()(int64_t first, int64_t last, std::vector<float>& buffer, int64_t& step) const {
+  const float* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
     const T* from = in + first * pixel;
     if constexpr (std::is_same_v<T, float>) {
       step = pixel;
       return from;
     } else {
       step = (channels + kLanes - 1) / kLanes * kLanes;
-      buffer.resize((last - first) * step);
+      float* buffer = scratch.floats((last - first) * step);
       for (int64_t row = 0; row < last - first; ++row)
         for (int64_t channel = 0; channel < channels; channel += kLanes)
-          store(buffer.data() + row * step + channel, load_some(from + row * pixel + channel, lanes(channels - channel)));
-      return buffer.data();
+          store(buffer + row * step + channel, load_some(from + row * pixel + channel, lanes(channels - channel)));
+      return buffer;
     }
   }
 };
