@@ -1,10 +1,11 @@
-"""Time and memory of the backbone from 224 to 2048 pixels, with three ways to give attention its position bias.
+"""Time and memory of the backbone from 224 to 2048 pixels, with several ways to give attention its position bias.
 
     python benchmarks/high_resolution.py --sizes 224 512 800x1280 1024 2048 --train
 
 - literal: the released arithmetic, the bias resized and attention written out in every block.
 - whole: the bias resized once a stage and given to attention.
 - ours: as the package does; large biases stay in factors.
+- native: fused, with the package's kernels (not in training).
 
 Each is measured in a process of its own, so that memory is its own; a form that needs more than `--limit`
 is stopped by the system and reported so. Resident memory is its peak less what it was before the first pass.
@@ -29,7 +30,7 @@ from transxnet.layers import position_bias
 sys.path.insert(0, str(Path(__file__).parent))
 from literal import Literal
 
-FORMS = ("literal", "whole", "ours")
+FORMS = ("literal", "whole", "ours", "native")
 
 
 def resident_mb(kind: str) -> float:
@@ -45,6 +46,8 @@ def network(options: argparse.Namespace) -> torch.nn.Module:
         torch.nn.init.normal_(stage.position_bias.table)
     if options.form == "literal":
         return Literal(model).requires_grad_(options.train).train(options.train)
+    if options.form == "native":
+        return transxnet.fuse(model, native=True)
     if options.form == "whole":
         position_bias.LARGEST_MAP = position_bias.LARGEST_SCORES = sys.maxsize
     return model.train(options.train)
@@ -112,9 +115,10 @@ def main() -> None:
         f"{'training' if options.train else 'evaluation'}, median of {options.passes} passes, peak memory growth; "
         f"transxnet {transxnet.__version__}, torch {torch.__version__}\n"
     )
-    print("| pixels |" + "".join(f" {form} | |" for form in FORMS) + "\n|---|" + "---:|---:|" * len(FORMS))
+    forms = [form for form in FORMS if form != "native" or not options.train]
+    print("| pixels |" + "".join(f" {form} | |" for form in forms) + "\n|---|" + "---:|---:|" * len(forms))
     for size in options.sizes:
-        cells = [in_own_process(form, size, options) for form in FORMS]
+        cells = [in_own_process(form, size, options) for form in forms]
         print(f"| {size[0]} × {size[1]} | " + " | ".join(cells) + " |", flush=True)
 
 

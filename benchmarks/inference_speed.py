@@ -20,6 +20,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import transxnet
 
@@ -64,6 +65,7 @@ FORMS: dict[str, Callable[[Any], Run]] = {
     "last-linear": fused(**LAST),
     "last-linear-single": fused(**LAST, depthwise="single"),
     "last-linear-mixed": fused(**LAST, depthwise=["split", "single", "single", "single"]),
+    "last-packed": fused(channels_last=True, pointwise="packed", depthwise="single"),
     "native": lambda model: channels_last(transxnet.fuse(model, native=True)),
     "native-bfloat16": lambda model: bfloat16(channels_last(transxnet.fuse(model, native=True))),
     "autocast": lambda model: autocast(transxnet.fuse(model)),
@@ -102,6 +104,20 @@ def time_in_turns(runs: dict[str, Run], x: Tensor, rounds: int, warm_up: int) ->
     return times
 
 
+def product_rate(size: int = 2048) -> float:
+    """GFLOP/s of PyTorch's product of two square matrices, float32."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    times = time_in_turns({"product": lambda x: x @ other}, one, 10, 3)["product"]
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def operations(model: nn.Module, x: Tensor) -> float:
+    """GFLOP of a pass, counted in products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() / 1e9
+
+
 def deviation(output: Any, expected: Any) -> float:
     """The largest difference, as a share of the largest value."""
     pairs = zip(output, expected, strict=True) if isinstance(expected, list) else [(output, expected)]
@@ -116,17 +132,22 @@ def table(batch: int, size: tuple[int, int], options: argparse.Namespace) -> Non
     differences = {name: deviation(run(x), expected) for name, run in runs.items()}
     runs |= {name: peer(name, size, options) for name in (PEERS if options.peers else ())}
     times = time_in_turns(runs, x, options.rounds, options.warm_up)
+    rate, work = product_rate(), operations(model, x)
     base = statistics.median(times[options.forms[0]])
     what = "backbone" if options.task == "dense" else "classifier"
     print(f"\n{options.model} as a {what}, batch {batch}, {size[0]} × {size[1]}\n")
-    print(f"| form | median | 10th–90th percentile | times as fast as {options.forms[0]} | deviation |")
-    print("|---|---:|---:|---:|---:|")
+    print(f"{work:.1f} GFLOP a pass; a product of matrices of 2048 × 2048: {rate:.0f} GFLOP/s\n")
+    print(f"| form | median | 10th–90th percentile | times as fast as {options.forms[0]} | deviation | of the rate |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, values in times.items():
         ordered = sorted(1000 * value for value in values)
         low, high = ordered[len(ordered) // 10], ordered[-1 - len(ordered) // 10]
         differs = f"{differences[name]:.0e}" if name in differences else ""
         middle = statistics.median(values)
-        print(f"| {name} | {1000 * middle:.1f} ms | {low:.1f}–{high:.1f} ms | {base / middle:.2f} | {differs} |")
+        share = f"{work / middle / rate:.0%}" if name in differences else ""
+        print(
+            f"| {name} | {1000 * middle:.1f} ms | {low:.1f}–{high:.1f} ms | {base / middle:.2f} | {differs} | {share} |"
+        )
     sys.stdout.flush()
 
 

@@ -215,7 +215,7 @@ def _colour(generator: np.random.Generator, behind: Floats) -> Floats:
 def _halo(mask: Mask) -> Floats:
     """How much of a light or dark glow lies around a digit, (H, W), so that it stands out from details too."""
     glow = Image.fromarray(mask).convert("L").filter(ImageFilter.GaussianBlur(min(mask.shape) * _GLOW))
-    return np.minimum(np.asarray(glow) / 255 * 1.2, 0.6)
+    return np.minimum(np.asarray(glow) / 255 * 1.6, 0.8)
 
 
 def _luma(colour: Floats) -> float:

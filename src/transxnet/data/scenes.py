@@ -31,7 +31,7 @@ CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
 BACKGROUND = 1  # label of the background; digit d has d + 2, and 0 is not labelled
 
 _TRAINING, _VALIDATION = TRAIN[1], VALIDATION[1]
-_VERSION = 4
+_VERSION = 5
 _MARKER = "scenes.json"
 
 

@@ -22,6 +22,7 @@ from transxnet.deploy.parts import (
     FusedOSRA,
     FusedSTE,
     IDConvForm,
+    PackedPointwise,
     Pointwise,
     Scaled,
     SplitScales,
@@ -33,7 +34,7 @@ from transxnet.model import Block, PatchEmbed, Stage
 
 Network = TypeVar("Network", bound=nn.Module)
 DepthwiseForm = Literal["split", "single"]
-PointwiseForm = Literal["conv", "linear"]
+PointwiseForm = Literal["conv", "linear", "packed"]
 
 
 def fuse(
@@ -59,7 +60,8 @@ def fuse(
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each.
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
-            which PyTorch computes without copies where the channels are last.
+            which PyTorch computes without copies where the channels are last; or as those that
+            oneDNN lays out for itself, with GELU in them (``packed``, for CPUs).
         idconv: IDConv as one convolution with a group for each channel of each image
             (``grouped``); as a sum of shifted products (``shifted``), or the same in fewer
             operations (``products``), which ONNX and OpenVINO take with any batch.
@@ -102,6 +104,8 @@ def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequenc
         ("pointwise", (pointwise,), PointwiseForm),
         ("idconv", (idconv,), IDConvForm),
     ):
+        if name == "pointwise" and pointwise == "packed" and not torch.backends.mkldnn.is_available():
+            raise ConfigError("pointwise='packed' needs PyTorch with oneDNN; take linear")
         for value in values:
             if value not in get_args(choices):
                 raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
@@ -193,8 +197,12 @@ class _Fusing:
         self.inside(part, path + ".")
         return part if scale is None or isinstance(scale, nn.Identity) else Scaled(part, scale)
 
-    def pointwise_of(self, kernel: Kernel) -> nn.Module:
-        return kernel.to_conv() if self.pointwise == "conv" else Pointwise(kernel.to_conv())
+    def pointwise_of(self, kernel: Kernel, *, gelu: bool = False) -> nn.Module:
+        conv = kernel.to_conv()
+        if self.pointwise == "packed":
+            return PackedPointwise(conv, gelu=gelu)
+        product = conv if self.pointwise == "conv" else Pointwise(conv)
+        return nn.Sequential(product, nn.GELU()) if gelu else product
 
     def enhancer(self, ste: Any, scale: nn.Module, path: str) -> nn.Module:
         if not _is(ste, STE):
@@ -206,7 +214,7 @@ class _Fusing:
         kernel = Kernel(expand).after(*affine_of(second)).then(*affine_of(third)).then(weight, bias)
         return FusedSTE(
             Kernel(local).to_conv(),
-            self.pointwise_of(Kernel(squeeze).after(*affine_of(first))),
+            self.pointwise_of(Kernel(squeeze).after(*affine_of(first)), gelu=True),
             self.pointwise_of(kernel),
             constant(weight[:, None, None], expand.weight),
         )
@@ -261,7 +269,7 @@ class _Fusing:
         else:
             affine, multi_scale = affine_of(before), _single(convs)
         multi_scale = nn.Sequential(Affine(*affine, project.weight, self.channels_last), multi_scale)
-        return FusedMSFFN(self.pointwise_of(Kernel(expand)), multi_scale, self.pointwise_of(kernel))
+        return FusedMSFFN(self.pointwise_of(Kernel(expand), gelu=True), multi_scale, self.pointwise_of(kernel))
 
 
 def _is(part: Any, kind: type) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class FusedSTE(nn.Module):
 
     Args:
         local: Depthwise convolution.
-        squeeze: Holds the batch normalisation before it.
+        squeeze: Holds the batch normalisation before it; GELU follows in it.
         expand: Holds the ones before and after it, and the branch's scale and shift.
         identity: Weight of the identity, (C, 1, 1).
     """
@@ -89,7 +89,7 @@ class FusedSTE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        y = F.gelu(self.squeeze(F.gelu(self.local(x))))
+        y = self.squeeze(F.gelu(self.local(x)))
         return torch.addcmul(self.expand(y), x, self.identity)
 
 
@@ -242,7 +242,7 @@ class FusedMSFFN(nn.Module):
     shift would be seen outside the map, where the padding has none. It stays, first in ``multi_scale``.
 
     Args:
-        expand: 1x1 convolution to E * C.
+        expand: 1x1 convolution to E * C, and GELU.
         multi_scale: The affine map, the depthwise convolutions and the identity beside them.
         project: 1x1 convolution back, with the batch normalisations beside it and the branch's scale.
     """
@@ -255,7 +255,7 @@ class FusedMSFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        x = self.multi_scale(F.gelu(self.expand(x)))  # (B, E * C, H, W)
+        x = self.multi_scale(self.expand(x))  # (B, E * C, H, W)
         return self.project(F.gelu(x))  # type: ignore[no-any-return]
 
 
@@ -293,3 +293,36 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H, W)."""
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class PackedPointwise(Pointwise):
+    """The same by oneDNN, with the matrix as it likes it and GELU while the products are in its registers.
+
+    Args:
+        conv: A dense 1x1 convolution with a bias; its weights are taken.
+        gelu: Whether GELU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, gelu: bool) -> None:
+        super().__init__(conv)
+        self.gelu = gelu
+        self._packed: Tensor | None = None  # made when it is first used; it cannot be copied or saved
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', H, W)."""
+        if x.device.type != "cpu" or x.requires_grad or x.dtype not in (torch.float32, torch.bfloat16):
+            return F.gelu(super().forward(x)) if self.gelu else super().forward(x)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+        follows = ("gelu", [], "none") if self.gelu else ("none", [], "")
+        rows = x.permute(0, 2, 3, 1)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, self._packed, self.bias, *follows)
+        return y.permute(0, 3, 1, 2)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._packed = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}

@@ -58,11 +58,11 @@ class NativeBlock(nn.Module):
             self._keep("reduced", after.scale, after.shift)
         self._filter("refinement", osra.lr)
         self._filter("neighbours", ste.local)
-        self._matrix("squeeze", ste.squeeze)
+        self._matrix("squeeze", ste.squeeze[0])
         self._matrix("restore", ste.expand)
         self._keep("identity", ste.identity)
         self._keep("norm2", cast(Tensor, block.norm2.weight), cast(Tensor, block.norm2.bias))
-        self._matrix("expand", ffn.expand)
+        self._matrix("expand", ffn.expand[0])
         self._matrix("project", ffn.project)
         self._keep("before", affine.scale, affine.shift)
         for index, (conv, width) in enumerate(zip(scales.scales, scales.channels, strict=True)):
@@ -137,7 +137,7 @@ class NativeBlock(nn.Module):
             and idconv.kernel_size in KERNEL_SIZES
             and all(is_depthwise(conv) for conv in (block.dpe, osra.lr, ste.local))
             and (isinstance(osr, nn.Identity) or type(osr[-1]) is Affine)
-            and all(type(part) is Pointwise for part in (osra.q, osra.kv, ste.squeeze, ste.expand))
+            and all(type(part) is Pointwise for part in (osra.q, osra.kv, ste.squeeze[0], ste.expand))
             and all(_is_group_norm(norm) for norm in (block.norm1, block.norm2))
         )
 
