@@ -314,7 +314,7 @@ class PackedPointwise(Pointwise):
             return F.gelu(super().forward(x)) if self.gelu else super().forward(x)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
-        follows = ("gelu", [], "none") if self.gelu else ("none", [], "")
+        follows: tuple[Any, ...] = ("gelu", [], "none") if self.gelu else ("none", [], "")
         rows = x.permute(0, 2, 3, 1)
         y: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, self._packed, self.bias, *follows)
         return y.permute(0, 3, 1, 2)

@@ -137,7 +137,7 @@ class NativeBlock(nn.Module):
             and idconv.kernel_size in KERNEL_SIZES
             and all(is_depthwise(conv) for conv in (block.dpe, osra.lr, ste.local))
             and (isinstance(osr, nn.Identity) or type(osr[-1]) is Affine)
-            and all(type(part) is Pointwise for part in (osra.q, osra.kv, ste.squeeze[0], ste.expand))
+            and all(type(part) is Pointwise for part in (osra.q, osra.kv, cast(Any, ste.squeeze)[0], ste.expand))
             and all(_is_group_norm(norm) for norm in (block.norm1, block.norm2))
         )
 
