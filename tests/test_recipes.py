@@ -22,7 +22,8 @@ from transxnet.tasks.classification.task import ClassificationTask
 RECIPES = Path(transxnet.__file__).parent / "recipes"
 # Fields whose default changes nothing.
 NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay",
-           "precision", "grad_checkpointing", "compile", "accelerator", "devices", "nodes", "strategy",
+           "precision", "grad_checkpointing", "compile", "native_kernels", "accelerator", "devices", "nodes",
+           "strategy",
            "checkpoint_minutes", "keep_checkpoints", "max_skipped", "wandb",
            "backbone_checkpoint", "backbone_settings", "milestones", "min_factor", "proposals", "regions"}  # fmt: skip
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
