@@ -197,7 +197,7 @@ def test_mistakes_are_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     fused = transxnet.fuse(model, native=True)
     with pytest.raises(ConfigError, match="gives no gradients; use the network it was made from"):
         fused(images(1, 3, 64, 64).requires_grad_())
-    with pytest.raises(ConfigError, match="takes float32 or bfloat16 maps on a CPU, not torch.float64"):
+    with pytest.raises(ConfigError, match="takes float32, bfloat16 or float16 maps on a CPU, not torch.float64"):
         transxnet.fuse(nano().double(), native=True)(images(1, 3, 64, 64).double())
     with pytest.raises(ConfigError, match="fused already"):
         transxnet.fuse(fused)

@@ -3,30 +3,29 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "products.h"
 #include "vectors.h"
 
-// Everything is float32. q, k, v and out have a pixel's channels side by side, those of a head after those of the
+// q, k, v and out have a pixel's channels side by side, those of a head after those of the
 // one before. The bias is a map (heads, queries, keys), or the product of rows (heads, queries, stored) and
 // columns (keys, stored).
 struct Attention {
   int64_t images, queries, keys, heads, width;
-  const float* q;
+  const Number* q;
   int64_t q_pixel;
-  const float *k, *v;
+  const Number *k, *v;
   int64_t kv_pixel;
-  float* out;
+  Number* out;
   int64_t out_pixel;
-  const float* bias;
-  const float *rows, *columns;
+  const Number* bias;
+  const Number *rows, *columns;
   int64_t stored;
 
-  int64_t inner() const { return width + stored; }
-  int64_t key_room() const { return panels_of(keys) * inner() * kPanel; }  // floats, of an image's head
-  int64_t value_room() const { return panels_of(width) * keys * kPanel; }
+  int64_t inner() const { return paired(width) + paired(stored); }
+  int64_t key_room() const { return panels_of(keys) * inner() * kPanel; }  // numbers, of an image's head
+  int64_t value_room() const { return panels_of(width) * paired(keys) * kPanel; }
   int64_t room() const { return images * heads * (key_room() + value_room()); }
 };
 
@@ -41,96 +40,105 @@ inline std::vector<Range> ranges_of(const Attention& job) {
     int64_t low = job.stored, high = 0;
     for (int64_t key = panel * kPanel; key < std::min(job.keys, (panel + 1) * kPanel); ++key)
       for (int64_t i = 0; i < job.stored; ++i)
-        if (job.columns[key * job.stored + i] != 0.0f) low = std::min(low, i), high = std::max(high, i + 1);
+        if (job.columns[key * job.stored + i] != Number(0)) low = std::min(low, i), high = std::max(high, i + 1);
     if (low < high) ranges[panel] = {low, high - low};
   }
   return ranges;
 }
 
+// Where a summand of a column lies below the first column of a packed panel.
+inline int64_t packed_at(int64_t index, int64_t column) {
+  return (index / kPair * kPanel + column) * kPair + index % kPair;
+}
+
 // Keys, with the columns of the bias below them, and values as products.h stores matrices.
-inline void pack(const Attention& job, const std::vector<Range>& ranges, float* keys, float* values, int threads) {
-  std::fill(keys, keys + job.room(), 0.0f);
+inline void pack(const Attention& job, const std::vector<Range>& ranges, Number* keys, Number* values, int threads) {
+  std::fill(keys, keys + job.room(), Number(0));
 #pragma omp parallel for collapse(2) num_threads(threads)
   for (int64_t image = 0; image < job.images; ++image)
     for (int64_t head = 0; head < job.heads; ++head) {
-      float* key = keys + (image * job.heads + head) * job.key_room();
-      float* value = values + (image * job.heads + head) * job.value_room();
+      Number* key = keys + (image * job.heads + head) * job.key_room();
+      Number* value = values + (image * job.heads + head) * job.value_room();
       for (int64_t index = 0; index < job.keys; ++index) {
         const int64_t from = (image * job.keys + index) * job.kv_pixel + head * job.width;
-        float* to = key + index / kPanel * job.inner() * kPanel + index % kPanel;
+        Number* to = key + index / kPanel * job.inner() * kPanel;
         for (int64_t i = 0; i < job.width; ++i) {
-          to[i * kPanel] = job.k[from + i];
-          value[(i / kPanel * job.keys + index) * kPanel + i % kPanel] = job.v[from + i];
+          to[packed_at(i, index % kPanel)] = job.k[from + i];
+          value[i / kPanel * paired(job.keys) * kPanel + packed_at(index, i % kPanel)] = job.v[from + i];
         }
         const Range range = ranges[index / kPanel];
         for (int64_t i = 0; i < range.count; ++i)
-          to[(job.width + i) * kPanel] = job.columns[index * job.stored + range.first + i];
+          to[packed_at(paired(job.width) + i, index % kPanel)] = job.columns[index * job.stored + range.first + i];
       }
     }
 }
 
-inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const float* keys,
-                        const float* values, int64_t image, int64_t head,
+constexpr int kQueries = 56;  // most of a task
+
+inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const Number* keys,
+                        const Number* values, int64_t image, int64_t head,
                         int64_t first, int64_t last) {
   thread_local Scratch scratch;
   const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
-  float* scores = scratch.floats(count * (room + job.inner() + 1));
-  float *joined = scores + count * room, *factors = joined + count * job.inner();
-  const float* in = job.q + (image * job.queries + first) * job.q_pixel + head * job.width;
+  const int64_t joined_row = job.width + job.stored;
+  Number* scores = scratch.numbers(count * (room + joined_row));
+  Number* joined = scores + count * room;
+  float factors[kQueries];
+  const Number* in = job.q + (image * job.queries + first) * job.q_pixel + head * job.width;
   int64_t in_row = job.q_pixel;
   if (job.stored) {
     for (int64_t row = 0; row < count; ++row) {
-      float* to = joined + row * job.inner();
+      Number* to = joined + row * joined_row;
       std::copy_n(in + row * in_row, job.width, to);
       std::copy_n(job.rows + (head * job.queries + first + row) * job.stored, job.stored, to + job.width);
     }
     in = joined;
-    in_row = job.inner();
+    in_row = joined_row;
   }
-  const float* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
+  const Number* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
   for (int64_t panel = 0; panel < panels_of(job.keys); ++panel) {
-    const float* weights = keys + panel * job.inner() * kPanel;
+    const Number* weights = keys + panel * job.inner() * kPanel;
     const Inner length{job.width, ranges[panel].first, ranges[panel].count};
     const auto finish = [&](Vec value, int64_t row, int64_t column, int some) {
       if (bias) value += load_some(bias + row * job.keys + column, some);
       store_some(scores + row * room + column, value, some);
     };
-    if (job.keys - panel * kPanel > kLanes)
+    if (job.keys - panel * kPanel > kFloats)
       product_panel<2>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
     else
       product_panel<1>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
   }
   const int64_t whole = job.keys / kLanes * kLanes;
   for (int64_t row = 0; row < count; ++row) {
-    float* score = scores + row * room;
-    std::fill(score + job.keys, score + room, -std::numeric_limits<float>::max());
-    Vec most = load(score);
-    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(load(score + i), most);
+    Number* score = scores + row * room;
+    std::fill(score + job.keys, score + room, Number(-60000.0f));
+    Floats most = to_floats(load(score));
+    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(to_floats(load(score + i)), most);
     const float largest = largest_of(most);
-    Vec sum{};
+    Floats sum{};
     for (int64_t i = 0; i < room; i += kLanes) {
-      const Vec power = exponential(load(score + i) - largest);
-      store(score + i, power);
+      const Floats power = exponential(to_floats(load(score + i)) - largest);
+      store(score + i, to_vec(power));
       if (i < whole) sum += power;
     }
     float total = sum_of(sum);
     for (int64_t i = whole; i < job.keys; ++i) total += score[i];
     factors[row] = 1.0f / total;
   }
-  float* out = job.out + (image * job.queries + first) * job.out_pixel + head * job.width;
+  Number* out = job.out + (image * job.queries + first) * job.out_pixel + head * job.width;
   product_rows(scores, room, job.keys, values, job.width, 0, count, 0, panels_of(job.width),
                [&](Vec value, int64_t row, int64_t column, int some) {
-                 store_some(out + row * job.out_pixel + column, value * factors[row], some);
+                 store_some(out + row * job.out_pixel + column, to_vec(to_floats(value) * factors[row]), some);
                });
 }
 
-// `space` has room() floats.
-inline void attend(const Attention& job, float* space, int threads) {
-  float *keys = space, *values = space + job.images * job.heads * job.key_room();
+// `space` has room() numbers.
+inline void attend(const Attention& job, Number* space, int threads) {
+  Number *keys = space, *values = space + job.images * job.heads * job.key_room();
   const std::vector<Range> ranges = ranges_of(job);
   pack(job, ranges, keys, values, threads);
-  const int64_t fitting = 65536 / (job.keys + 1) / 14 * 14;  // rows whose scores stay in the cache
-  const int64_t step = std::clamp<int64_t>(fitting, 14, 56);
+  const int64_t fitting = 65536 * kPair / (job.keys + 1) / 14 * 14;  // rows whose scores stay in the cache
+  const int64_t step = std::clamp<int64_t>(fitting, 14, kQueries);
   const int64_t blocks = (job.queries + step - 1) / step;
 #pragma omp parallel for collapse(3) schedule(dynamic) num_threads(threads)
   for (int64_t image = 0; image < job.images; ++image)

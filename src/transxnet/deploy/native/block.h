@@ -8,17 +8,17 @@
 #include "products.h"
 
 struct Matrix {  // as products.h stores it, and a bias
-  const float *weight, *bias;
+  const Number *weight, *bias;
   int64_t inner, columns;
 };
 
 struct Filter {  // a depthwise convolution: (size * size, channels) and (channels)
-  const float *kernel, *bias;
+  const Number *kernel, *bias;
   int64_t size;
 };
 
 struct Norm {
-  const float *weight, *bias;
+  const Number *weight, *bias;
   float epsilon;
 };
 
@@ -30,42 +30,43 @@ struct Block {
   Filter position;
   Norm norm1;
   Matrix attention_squeeze, attention_scores;
-  const float* bank;  // (groups, kernel_size ** 2 + 1, local), float32; the last place is the bias
+  const Number* bank;  // (groups, kernel_size ** 2 + 1, local), the last place is the bias
   Matrix q, kv;
   Reduction reduction;  // its size is 0 where keys are not reduced
   Filter refinement, neighbours;
   Matrix squeeze, restore;
-  const float* identity;
+  const Number* identity;
   Norm norm2;
   Matrix expand, project;
-  const float *before_scale, *before_shift;  // the affine map before the scales, of all hidden channels
+  const Number *before_scale, *before_shift;  // the affine map before the scales, of all hidden channels
   Filter scale[kScales];
   int64_t scale_channels[kScales];
 };
 
 struct Bias {
-  const float *map, *rows, *columns;
+  const Number *map, *rows, *columns;
   int64_t stored;
 };
 
 // Where a block keeps what it is done with at its end.
 class Space {
  public:
-  explicit Space(float* memory) : memory_(memory) {}
-  float* take(int64_t floats) {
-    float* here = memory_ ? memory_ + used_ : nullptr;
-    used_ += (floats + kLanes - 1) / kLanes * kLanes;
-    return here;
+  explicit Space(char* memory) : memory_(memory) {}
+  template <class T>
+  void take(T*& place, int64_t count) {
+    place = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
   }
   int64_t used() const { return used_; }
 
  private:
-  float* memory_;
+  char* memory_;
   int64_t used_ = 0;
 };
 
 struct Rooms {
-  float *x, *means, *factors, *normed, *mixed, *pooled, *hidden, *scores, *kernels, *q, *reduced, *refined, *kv, *packed,
+  float *x, *means, *factors;
+  Number *normed, *mixed, *pooled, *hidden, *scores, *kernels, *q, *reduced, *refined, *kv, *packed,
       *squeezed, *expanded, *scaled;
 };
 
@@ -87,7 +88,7 @@ struct Bands {
     int64_t pad = 0;
     for (int64_t i = 0; i < block.scales; ++i) pad = std::max(pad, block.scale[i].size / 2);
     halo = pad;
-    const int64_t row = map.columns * block.expand.columns;  // floats
+    const int64_t row = map.columns * block.expand.columns;  // numbers
     rows = std::max<int64_t>(1, (56 + map.columns - 1) / map.columns);
     const int64_t fitting = kCache / std::max<int64_t>(1, row);  // rows of both maps
     if (fitting > 2 * pad + 2 * rows) rows = std::min((fitting - 2 * pad) / 2, map.rows);
@@ -102,7 +103,7 @@ struct Bands {
   }
   int64_t ring() const { return rows + 2 * halo; }
 
-  static constexpr int64_t kCache = 320 * 1024;  // floats: of a processor's own cache
+  static constexpr int64_t kCache = kPair * 320 * 1024;  // numbers: of a processor's own cache
   int64_t halo;
 };
 
@@ -112,31 +113,31 @@ inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool
   const int64_t stride = block.reduction.size ? block.reduction.stride : 1;
   const int64_t keys = images * reduced(map.rows, stride) * reduced(map.columns, stride);
   Rooms rooms{};
-  rooms.x = space.take(pixels * block.channels);  // bfloat16 takes half of it
-  rooms.means = space.take(images);
-  rooms.factors = space.take(images);
-  rooms.normed = space.take(pixels * block.channels);
-  rooms.mixed = space.take(pixels * block.channels);
-  rooms.pooled = space.take(images * places * local);
-  rooms.hidden = space.take(images * places * block.attention_squeeze.columns);
-  rooms.scores = space.take(images * places * scores_of(block));
-  rooms.kernels = space.take(images * places * local);
-  rooms.q = space.take(pixels * distant);
-  rooms.reduced = space.take(keys * distant);
-  rooms.refined = space.take(keys * distant);
-  rooms.kv = space.take(keys * 2 * distant);
-  rooms.packed = space.take(attention_of(block, map, bias, rooms).room());
-  rooms.squeezed = space.take(pixels * block.squeeze.columns);
+  space.take(rooms.x, pixels * block.channels);  // as the maps between blocks are: perhaps half of it
+  space.take(rooms.means, images);
+  space.take(rooms.factors, images);
+  space.take(rooms.normed, pixels * block.channels);
+  space.take(rooms.mixed, pixels * block.channels);
+  space.take(rooms.pooled, images * places * local);
+  space.take(rooms.hidden, images * places * block.attention_squeeze.columns);
+  space.take(rooms.scores, images * places * scores_of(block));
+  space.take(rooms.kernels, images * places * local);
+  space.take(rooms.q, pixels * distant);
+  space.take(rooms.reduced, keys * distant);
+  space.take(rooms.refined, keys * distant);
+  space.take(rooms.kv, keys * 2 * distant);
+  space.take(rooms.packed, attention_of(block, map, bias, rooms).room());
+  space.take(rooms.squeezed, pixels * block.squeeze.columns);
   if (!bands) {
-    rooms.expanded = space.take(pixels * block.expand.columns);
-    rooms.scaled = space.take(pixels * block.expand.columns);
+    space.take(rooms.expanded, pixels * block.expand.columns);
+    space.take(rooms.scaled, pixels * block.expand.columns);
   }
   return rooms;
 }
 
 // gelu(matrix of the rows), or without.
 template <class Rows>
-void product_to(int64_t rows, const Matrix& matrix, const Rows& from, float* out, bool activate, int threads) {
+void product_to(int64_t rows, const Matrix& matrix, const Rows& from, Number* out, bool activate, int threads) {
   const auto finish = [&](bool active) {
     return [=](Vec value, int64_t row, int64_t column, int count) {
       value += load_some(matrix.bias + column, count);
@@ -149,9 +150,9 @@ void product_to(int64_t rows, const Matrix& matrix, const Rows& from, float* out
     product(rows, matrix.inner, matrix.columns, matrix.weight, from, finish(false), threads);
 }
 
-inline void depthwise_of(const Map& map, const float* in, int64_t in_pixel, float* out, int64_t out_pixel,
+inline void depthwise_of(const Map& map, const Number* in, int64_t in_pixel, Number* out, int64_t out_pixel,
                          const Filter& filter, bool activate, int threads) {
-  const Depthwise<float, float> job{map, in, in_pixel, map.pixels() * in_pixel, out, out_pixel,
+  const Depthwise<Number, Number> job{map, in, in_pixel, map.pixels() * in_pixel, out, out_pixel,
                                     map.pixels() * out_pixel, 0, filter.kernel, map.channels, 0, filter.bias, 0,
                                     nullptr, nullptr, activate, map.rows};
   depthwise(job, static_cast<int>(filter.size), threads);

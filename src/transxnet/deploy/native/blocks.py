@@ -12,28 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.deploy.native import layouts
-from transxnet.deploy.native.build import library
+from transxnet.deploy.native.build import has_float16, library
 from transxnet.deploy.native.constants import NativeBlock
 from transxnet.deploy.parts import FusedBlock
 from transxnet.errors import ConfigError
 from transxnet.layers.position_bias import Bias, FactoredBias, PositionBias
 from transxnet.model import Stage
 
-TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""What a block's maps can be stored as; what is inside a block is float32."""
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""What a block's maps can be stored as."""
 
 
 @functools.cache
-def _functions() -> tuple[Callable[..., int], dict[torch.dtype, Callable[..., None]]]:
-    """The memory that a block needs, and the block, by what maps are stored as."""
-    number, pointer = ctypes.c_int, ctypes.c_void_p
-    room = library().block_room
-    room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, number), ctypes.c_int64
-    blocks: dict[torch.dtype, Any] = {}
-    for dtype, suffix in TYPES.items():
-        blocks[dtype] = library()[f"blocks_{suffix}"]
-        blocks[dtype].argtypes = (pointer, number, *[pointer] * 5, number)
-        blocks[dtype].restype = None
+def _functions(number: torch.dtype, stored: torch.dtype) -> tuple[Callable[..., int], Callable[..., None]]:
+    """The memory that a block needs, and blocks, by what is computed in and what maps are stored as."""
+    kernels = library(number == torch.float16)
+    count, pointer = ctypes.c_int, ctypes.c_void_p
+    room, blocks = kernels.block_room, kernels[f"blocks_{TYPES[stored]}"]
+    room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, count), ctypes.c_int64
+    blocks.argtypes, blocks.restype = (pointer, count, *[pointer] * 5, count), None
     return room, blocks
 
 
@@ -43,12 +40,12 @@ class Workspace:
     def __init__(self) -> None:
         self._memory = threading.local()
 
-    def floats(self, count: int) -> Tensor:
-        """At least so many, float32; what is in them is chance."""
+    def bytes(self, count: int) -> Tensor:
+        """At least so many; what is in them is chance."""
         kept: Tensor | None = getattr(self._memory, "kept", None)
         if kept is None or len(kept) < count:
             self._memory.kept = None  # before the larger one is made
-            kept = self._memory.kept = torch.empty(count)
+            kept = self._memory.kept = torch.empty(count, dtype=torch.uint8)
         return kept
 
     def __deepcopy__(self, memo: Any) -> Workspace:
@@ -80,36 +77,48 @@ class NativeBlocks(nn.Module):
         """
         _check(x)
         x = x.contiguous(memory_format=torch.channels_last)
+        if not len(x):
+            return torch.empty_like(x)
+        if x.dtype != torch.float32 and self.in_float16:
+            out = self._run(x, position_bias, torch.float16)
+            if out.isfinite().all():
+                return out
+        return self._run(x, position_bias, torch.float32)
+
+    @functools.cached_property
+    def in_float16(self) -> bool:
+        """Whether maps of 16 bits are computed in float16, where what is larger than 65504 does not occur."""
+        return has_float16() and all(cast(NativeBlock, block).suits_float16() for block in self.blocks)
+
+    def _run(self, x: Tensor, position_bias: Bias, number: torch.dtype) -> Tensor:
+        """All blocks, computed in float32 or float16."""
         out = torch.empty_like(x)
         batch, channels, height, width = x.shape
-        if not batch:
-            return out
         shape, threads = (ctypes.c_int64 * 4)(batch, height, width, channels), torch.get_num_threads()
-        bias, kept = _bias(position_bias)
-        plans = [cast(NativeBlock, block).laid_out() for block in self.blocks]
-        room, run = _functions()
-        memory = self.workspace.floats(max(room(ctypes.byref(plan), shape, bias.stored, threads) for plan in plans))
+        bias, kept = _bias(position_bias, number)
+        plans = [cast(NativeBlock, block).laid_out(number) for block in self.blocks]
+        room, run = _functions(number, x.dtype)
+        memory = self.workspace.bytes(max(room(ctypes.byref(plan), shape, bias.stored, threads) for plan in plans))
         addresses = (ctypes.c_void_p * len(plans))(*map(ctypes.addressof, plans))
-        run[x.dtype](
-            addresses, len(plans), shape, x.data_ptr(), out.data_ptr(), ctypes.byref(bias), memory.data_ptr(), threads
-        )
+        run(addresses, len(plans), shape, x.data_ptr(), out.data_ptr(), ctypes.byref(bias), memory.data_ptr(), threads)
         del kept  # until here the bias has to be in memory
         return out
 
 
-def _bias(position_bias: Bias) -> tuple[layouts.Bias, tuple[Tensor, ...]]:
+def _bias(position_bias: Bias, number: torch.dtype) -> tuple[layouts.Bias, tuple[Tensor, ...]]:
     """As the kernels take it, and what has to stay in memory for it."""
     if isinstance(position_bias, FactoredBias):
-        rows, columns = (part.detach().float().contiguous() for part in position_bias)
+        rows, columns = (part.detach().to(number).contiguous() for part in position_bias)
         return layouts.Bias(None, rows.data_ptr(), columns.data_ptr(), columns.shape[1]), (rows, columns)
-    whole = position_bias.detach().float().contiguous()
+    whole = position_bias.detach().to(number).contiguous()
     return layouts.Bias(whole.data_ptr(), None, None, 0), (whole,)
 
 
 def _check(x: Tensor) -> None:
     if x.device.type != "cpu" or x.dtype not in TYPES:
         raise ConfigError(
-            f"a network fused with native kernels takes float32 or bfloat16 maps on a CPU, not {x.dtype} on {x.device}"
+            "a network fused with native kernels takes float32, bfloat16 or float16 maps on a CPU, not "
+            f"{x.dtype} on {x.device}"
         )
     if torch.is_grad_enabled() and x.requires_grad:
         raise ConfigError("a network fused with native kernels gives no gradients; use the network it was made from")

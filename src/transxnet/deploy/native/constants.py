@@ -16,13 +16,15 @@ from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSR
 from transxnet.layers import DMixer
 
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
+_MATRICES = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
+_RANGE = (2.0**-10, 2.0**10)  # of the largest constants that float16 is used for
 
 
 class NativeBlock(nn.Module):
     """The constants of a block of DPE, D-Mixer and MS-FFN as the kernels take them.
 
-    They are in float32 whatever the network is converted to. The sums are in float32 too: bfloat16
-    is only what maps between blocks are stored as.
+    They are kept in float32 whatever the network is converted to, since maps between blocks may be stored as
+    something that is not computed in; for kernels that compute in float16 there is a copy.
 
     Args:
         block: The fused block.
@@ -31,7 +33,7 @@ class NativeBlock(nn.Module):
     def __init__(self, block: FusedBlock) -> None:
         super().__init__()
         self._constants: dict[str, Tensor] = {}
-        self._plan: layouts.Block | None = None
+        self._plans: dict[torch.dtype, tuple[layouts.Block, dict[str, Tensor]]] = {}
         self._take(block)
 
     def _take(self, block: FusedBlock) -> None:
@@ -81,42 +83,64 @@ class NativeBlock(nn.Module):
     def _matrix(self, name: str, conv: Any) -> None:
         self._keep(name, packed(conv.weight.flatten(1)), conv.bias)
 
-    def laid_out(self) -> layouts.Block:
-        """The structure of the constants' addresses, made again where they have been copied."""
-        if self._plan is None:
-            at = {name: value.data_ptr() for name, value in self._constants.items()}
-            sizes = {name: round(len(value) ** 0.5) for name, value in self._constants.items()}
-            matrices = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
-            filters = ("position", "refinement", "neighbours")
-            count = len(self._scale_channels)
-            scales = [f"scale{index}" for index in range(count)]
-            size, stride = self._reduction
-            pointers = [at.get(name) for name in ("reduction.0", "reduction.1", "reduced.0", "reduced.1")]
-            self._plan = layouts.Block(
-                channels=self._channels, local=self._local, heads=self._heads, groups=self._groups,
-                kernel_size=self._kernel_size, scales=count,
-                norm1=layouts.Norm(at["norm1.0"], at["norm1.1"], self._eps[0]),
-                norm2=layouts.Norm(at["norm2.0"], at["norm2.1"], self._eps[1]),
-                bank=at["bank.0"], identity=at["identity.0"], before_scale=at["before.0"], before_shift=at["before.1"],
-                reduction=layouts.Reduction(size, stride, *pointers),
-                scale=(layouts.Filter * layouts.MOST_SCALES)(
-                    *(layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in scales)
-                ),
-                scale_channels=(ctypes.c_int64 * layouts.MOST_SCALES)(*self._scale_channels),
-                **{name: layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in filters},
-                **{name: self._laid_out_matrix(name) for name in matrices},
-            )  # fmt: skip
-        return self._plan
+    def laid_out(self, number: torch.dtype) -> layouts.Block:
+        """The structure of the constants' addresses, for kernels that compute in float32 or in float16.
 
-    def _laid_out_matrix(self, name: str) -> layouts.Matrix:
-        weight, bias = self._constants[f"{name}.0"], self._constants[f"{name}.1"]
-        return layouts.Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], len(bias))
+        It is made again where the constants have been copied.
+        """
+        if number not in self._plans:
+            constants = self._constants
+            if number == torch.float16:
+                constants = {name: _in_float16(value, name) for name, value in constants.items()}
+            self._plans[number] = (self._lay_out(constants), constants)
+        return self._plans[number][0]
+
+    def _lay_out(self, constants: dict[str, Tensor]) -> layouts.Block:
+        at = {name: value.data_ptr() for name, value in constants.items()}
+        sizes = {name: round(len(value) ** 0.5) for name, value in constants.items()}
+        filters = ("position", "refinement", "neighbours")
+        count = len(self._scale_channels)
+        scales = [f"scale{index}" for index in range(count)]
+        size, stride = self._reduction
+        pointers = [at.get(name) for name in ("reduction.0", "reduction.1", "reduced.0", "reduced.1")]
+
+        def matrix(name: str) -> layouts.Matrix:
+            inner, columns = self._constants[f"{name}.0"].shape[1], len(constants[f"{name}.1"])
+            return layouts.Matrix(at[f"{name}.0"], at[f"{name}.1"], inner, columns)
+
+        return layouts.Block(
+            channels=self._channels, local=self._local, heads=self._heads, groups=self._groups,
+            kernel_size=self._kernel_size, scales=count,
+            norm1=layouts.Norm(at["norm1.0"], at["norm1.1"], self._eps[0]),
+            norm2=layouts.Norm(at["norm2.0"], at["norm2.1"], self._eps[1]),
+            bank=at["bank.0"], identity=at["identity.0"], before_scale=at["before.0"], before_shift=at["before.1"],
+            reduction=layouts.Reduction(size, stride, *pointers),
+            scale=(layouts.Filter * layouts.MOST_SCALES)(
+                *(layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in scales)
+            ),
+            scale_channels=(ctypes.c_int64 * layouts.MOST_SCALES)(*self._scale_channels),
+            **{name: layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in filters},
+            **{name: matrix(name) for name in _MATRICES},
+        )  # fmt: skip
+
+    def suits_float16(self) -> bool:
+        """Whether float16 has digits for all constants: none is too large, and none vanishes that matters.
+
+        What a branch ends with may be as small as it likes, for it is added to something.
+        """
+        for name, value in self._constants.items():
+            largest = float(value.abs().max())
+            bias = name.endswith(".1") and name != "before.1"
+            small = bias or name.startswith(("restore", "identity", "project")) or largest == 0
+            if not (largest <= _RANGE[1] and (small or largest >= _RANGE[0])):
+                return False
+        return True
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plan": None}
+        return {**self.__dict__, "_plans": {}}
 
     @staticmethod
     def takes(block: FusedBlock) -> bool:
@@ -164,3 +188,11 @@ def packed(weight: Tensor) -> Tensor:
     rows, columns = weight.shape
     filled = F.pad(weight.detach().float(), (0, 0, 0, -rows % _PANEL))
     return filled.reshape(-1, _PANEL, columns).transpose(1, 2).contiguous()
+
+
+def _in_float16(value: Tensor, name: str) -> Tensor:
+    """A constant in float16; a packed matrix (P, C, 32) with two summands side by side: (P, C / 2 or more, 32, 2)."""
+    if name.endswith(".0") and name[:-2] in _MATRICES:
+        panels, inner, columns = value.shape
+        value = F.pad(value, (0, 0, 0, inner % 2)).reshape(panels, -1, 2, columns).transpose(2, 3)
+    return value.to(torch.float16).contiguous()

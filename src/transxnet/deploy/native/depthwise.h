@@ -10,7 +10,7 @@
 
 // One with stride 1 and as much padding as keeps the map's size.
 //
-// kernel: (images or 1, size * size, channels), bias: (images or 1, channels), both float32.
+// kernel: (images or 1, size * size, channels), bias: (images or 1, channels), both Number.
 // scale, shift: an affine map of each channel before the convolution, which the padding does not see, or null.
 // ring: the input's rows are kept at their number modulo this; as many as the map has, if all are there.
 template <class In, class Out>
@@ -21,23 +21,23 @@ struct Depthwise {
   Out* out;
   int64_t out_pixel, out_image;
   int64_t first_out;  // row of the map that is at the output's beginning
-  const float* kernel;
+  const Number* kernel;
   int64_t kernel_pixel, kernel_image;  // an image's step is 0 where all share the kernel
-  const float* bias;
+  const Number* bias;
   int64_t bias_image;
-  const float *scale, *shift;
+  const Number *scale, *shift;
   bool activate;
   int64_t ring;
 };
 
 template <int kSize, int kTile, class In, class Out>
-inline void depthwise_tile(const Depthwise<In, Out>& job, const float* const* lines, int64_t column,
-                           const float* weights, Vec bias, Out* out, int count) {
+inline void depthwise_tile(const Depthwise<In, Out>& job, const Number* const* lines, int64_t column,
+                           const Number* weights, Vec bias, Out* out, int count) {
   Vec sums[kTile];
 #pragma GCC unroll 14
   for (int i = 0; i < kTile; ++i) sums[i] = bias;
   for (int row = 0; row < kSize; ++row) {
-    const float* line = lines[row] + column * kLanes;
+    const Number* line = lines[row] + column * kLanes;
 #pragma GCC unroll 7
     for (int place = 0; place < kSize; ++place) {
       const Vec weight = load(weights + (row * kSize + place) * kLanes);
@@ -55,16 +55,16 @@ inline void depthwise_tile(const Depthwise<In, Out>& job, const float* const* li
   }
 }
 
-// Rows `first` to `last` of sixteen channels of an image.
+// Rows `first` to `last` of kLanes channels of an image.
 template <int kSize, class In, class Out>
 void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channel, int64_t first, int64_t last) {
   constexpr int kPad = kSize / 2;
   const int64_t width = job.map.columns + 2 * kPad;
   const int count = lanes(job.map.channels - channel);
   thread_local Scratch scratch;
-  float* buffer = scratch.floats((kSize * width + kSize * kSize) * kLanes);
-  std::fill_n(buffer, kSize * width * kLanes, 0.0f);  // the margins stay 0
-  float* weights = buffer + kSize * width * kLanes;
+  Number* buffer = scratch.numbers((kSize * width + kSize * kSize) * kLanes);
+  std::fill_n(buffer, kSize * width * kLanes, Number(0));  // the margins stay 0
+  Number* weights = buffer + kSize * width * kLanes;
   for (int place = 0; place < kSize * kSize; ++place)
     store(weights + place * kLanes,
           load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
@@ -73,9 +73,9 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   const Vec shift = job.scale ? load_some(job.shift + channel, count) : Vec{};
 
   auto fetch = [&](int64_t row) {  // the row into its place among kSize
-    float* line = buffer + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
+    Number* line = buffer + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
     if (row < 0 || row >= job.map.rows) {
-      std::fill(line, line + job.map.columns * kLanes, 0.0f);
+      std::fill(line, line + job.map.columns * kLanes, Number(0));
       return;
     }
     const In* from = job.in + image * job.in_image + (row % job.ring) * job.map.columns * job.in_pixel + channel;
@@ -88,7 +88,7 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   for (int64_t row = first - kPad; row < first + kPad; ++row) fetch(row);
   for (int64_t row = first; row < last; ++row) {
     fetch(row + kPad);
-    const float* lines[kSize];
+    const Number* lines[kSize];
     for (int i = 0; i < kSize; ++i) lines[i] = buffer + ((row - kPad + i + kSize) % kSize) * width * kLanes;
     Out* out = job.out + image * job.out_image + (row - job.first_out) * job.map.columns * job.out_pixel + channel;
     int64_t column = 0;
@@ -134,12 +134,12 @@ void depthwise(const Depthwise<In, Out>& job, int size, int threads) {
 // kernel: (size * size, channels), the others (channels).
 struct Reduction {
   int64_t size, stride;
-  const float *kernel, *bias, *scale, *shift;
+  const Number *kernel, *bias, *scale, *shift;
 };
 
 inline int64_t reduced(int64_t length, int64_t stride) { return (length + stride - 1) / stride; }
 
-inline void reduce(const Map& map, const float* in, int64_t in_pixel, const Reduction& job, float* out, int threads) {
+inline void reduce(const Map& map, const Number* in, int64_t in_pixel, const Reduction& job, Number* out, int threads) {
   const int64_t rows = reduced(map.rows, job.stride), columns = reduced(map.columns, job.stride), pad = job.size / 2;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
   for (int64_t image = 0; image < map.images; ++image)
@@ -150,8 +150,8 @@ inline void reduce(const Map& map, const float* in, int64_t in_pixel, const Redu
           const int64_t top = row * job.stride - pad, left = column * job.stride - pad;
           Vec sum = load_some(job.bias + channel, count);
           for (int64_t y = std::max<int64_t>(0, -top); y < std::min(job.size, map.rows - top); ++y) {
-            const float* from = in + (image * map.pixels() + (top + y) * map.columns + left) * in_pixel + channel;
-            const float* weights = job.kernel + y * job.size * map.channels + channel;
+            const Number* from = in + (image * map.pixels() + (top + y) * map.columns + left) * in_pixel + channel;
+            const Number* weights = job.kernel + y * job.size * map.channels + channel;
             for (int64_t x = std::max<int64_t>(0, -left); x < std::min(job.size, map.columns - left); ++x)
               sum += load_some(from + x * in_pixel, count) * load_some(weights + x * map.channels, count);
           }

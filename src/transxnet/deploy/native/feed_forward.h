@@ -11,8 +11,8 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
                        const Bands& bands, int64_t image, int64_t top, int64_t bottom) {
   thread_local Scratch scratch;
   const int64_t width = block.expand.columns, columns = map.columns, ring = bands.ring();
-  float* expanded = scratch.floats((ring + bands.rows) * columns * width + bands.rows * columns * map.channels);
-  float *scaled = expanded + ring * columns * width,
+  Number* expanded = scratch.numbers((ring + bands.rows) * columns * width + bands.rows * columns * map.channels);
+  Number *scaled = expanded + ring * columns * width,
         *normed = scaled + bands.rows * columns * width;
   int64_t ready = std::max<int64_t>(0, top - bands.halo);
   for (int64_t first = top; first < bottom; first += bands.rows) {
@@ -22,7 +22,7 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
       const int64_t end = std::min({needed, ready + bands.rows, ready + ring - ready % ring});
       const int64_t start = image * map.pixels() + ready * columns, count = (end - ready) * columns;
       normalised(start, start + count, normed, map.channels);
-      float* to = expanded + ready % ring * columns * width;
+      Number* to = expanded + ready % ring * columns * width;
       product_rows(normed, map.channels, map.channels, block.expand.weight, width, 0, count, 0, panels_of(width),
                    [&](Vec value, int64_t row, int64_t column, int some) {
                      value = gelu(value + load_some(block.expand.bias + column, some));
@@ -33,7 +33,7 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
     int64_t begin = 0;
     for (int64_t i = 0; i < block.scales; ++i) {
       const int64_t channels = block.scale_channels[i];
-      const Depthwise<float, float> job{{1, map.rows, columns, channels}, expanded + begin, width, 0, scaled + begin,
+      const Depthwise<Number, Number> job{{1, map.rows, columns, channels}, expanded + begin, width, 0, scaled + begin,
                                         width, 0, first, block.scale[i].kernel, channels, 0, block.scale[i].bias, 0,
                                         block.before_scale + begin, block.before_shift + begin, true, ring};
       for (int64_t channel = 0; channel < channels; channel += kLanes)
@@ -44,8 +44,8 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
     product_rows(scaled, width, width, block.project.weight, map.channels, 0, (last - first) * columns, 0,
                  panels_of(map.channels), [&](Vec value, int64_t row, int64_t column, int some) {
                    const int64_t place = start + row * map.channels + column;
-                   value += load_some(block.project.bias + column, some) + load_some(x + place, some);
-                   store_some(out + place, value, some);
+                   value += load_some(block.project.bias + column, some);
+                   store_floats_some(out + place, to_floats(value) + load_floats_some(x + place, some), some);
                  });
   }
 }
@@ -70,17 +70,17 @@ void feed_forward(const Block& block, const Map& map, const T* x, T* out, const 
   for (int64_t i = 0; i < block.scales; ++i) {
     Map part{map.images, map.rows, map.columns, block.scale_channels[i]};
     const int64_t step = map.pixels() * width;
-    const Depthwise<float, float> job{part, rooms.expanded + begin, width, step, rooms.scaled + begin, width, step, 0,
+    const Depthwise<Number, Number> job{part, rooms.expanded + begin, width, step, rooms.scaled + begin, width, step, 0,
                                       block.scale[i].kernel, part.channels, 0, block.scale[i].bias, 0,
                                       block.before_scale + begin, block.before_shift + begin, true, map.rows};
     depthwise(job, static_cast<int>(block.scale[i].size), threads);
     begin += part.channels;
   }
-  product(pixels, width, map.channels, block.project.weight, Rows<float>{rooms.scaled, width, width},
+  product(pixels, width, map.channels, block.project.weight, Rows{rooms.scaled, width},
           [&](Vec value, int64_t row, int64_t column, int count) {
             const int64_t place = row * map.channels + column;
-            value += load_some(block.project.bias + column, count) + load_some(x + place, count);
-            store_some(out + place, value, count);
+            value += load_some(block.project.bias + column, count);
+            store_floats_some(out + place, to_floats(value) + load_floats_some(x + place, count), count);
           },
           threads);
 }

@@ -25,7 +25,7 @@ void kernel_gradient(const KernelGradient& job, int64_t image, int64_t channel) 
   const int64_t columns = job.map.columns, width = columns + 2 * kPad;
   const int count = lanes(job.map.channels - channel);
   thread_local Scratch scratch;
-  float* buffer = scratch.floats((kSize * width + columns) * kLanes);
+  float* buffer = scratch.numbers((kSize * width + columns) * kLanes);
   std::fill_n(buffer, kSize * width * kLanes, 0.0f);  // the margins stay 0
   float* gradients = buffer + kSize * width * kLanes;
   Vec sums[kSize * kSize] = {}, bias{};

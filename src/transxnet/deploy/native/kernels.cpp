@@ -1,17 +1,20 @@
-// What Python calls. Maps are (image, row, column, channel); sums are in float32 whatever a block's maps are stored as.
+// What Python calls. Maps are (image, row, column, channel); what they are stored as is
+// not always what is computed in.
 
 #include <type_traits>
 
 #include "block.h"
 #include "feed_forward.h"
+#ifndef FLOAT16
 #include "gradients.h"
+#endif
 #include "mixer.h"
 
 namespace {
 
 // in to out, both (images, rows, columns, channels), which may be the same.
 template <class T>
-void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bias, float* memory, int threads) {
+void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bias, char* memory, int threads) {
   const Bands bands(block, map, threads);
   Space space(memory);
   const Rooms rooms = rooms_of(block, map, bias, bands.count > 0, space);
@@ -28,14 +31,14 @@ void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bi
   dynamic_convolution(block, map, rooms, threads);
   reduced_attention(block, map, bias, rooms, threads);
   depthwise_of(map, rooms.mixed, channels, rooms.normed, channels, block.neighbours, true, threads);
-  product_to(pixels, block.squeeze, Rows<float>{rooms.normed, channels, channels}, rooms.squeezed, true, threads);
+  product_to(pixels, block.squeeze, Rows{rooms.normed, channels}, rooms.squeezed, true, threads);
   const int64_t squeezed = block.squeeze.columns;
-  product(pixels, squeezed, channels, block.restore.weight, Rows<float>{rooms.squeezed, squeezed, squeezed},
+  product(pixels, squeezed, channels, block.restore.weight, Rows{rooms.squeezed, squeezed},
           [&](Vec value, int64_t row, int64_t column, int count) {
             const int64_t place = row * channels + column;
-            value += load_some(block.restore.bias + column, count) + load_some(x + place, count);
+            value += load_some(block.restore.bias + column, count);
             value += load_some(rooms.mixed + place, count) * load_some(block.identity + column, count);
-            store_some(x + place, value, count);
+            store_floats_some(x + place, to_floats(value) + load_floats_some(x + place, count), count);
           },
           threads);
   feed_forward(block, map, x, out, rooms, bands, threads);
@@ -43,7 +46,7 @@ void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bi
 
 template <class T>
 void run_all(const Block* const* blocks, int count, const int64_t* shape, const T* in, T* out, const Bias& bias,
-             float* memory, int threads) {
+             char* memory, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   for (int i = 0; i < count; ++i) run<T>(*blocks[i], map, i ? out : in, out, bias, memory, threads);
 }
@@ -52,7 +55,7 @@ void run_all(const Block* const* blocks, int count, const int64_t* shape, const 
 
 extern "C" {
 
-// The floats of memory that a block needs.
+// The bytes of memory that a block needs.
 int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   Space space(nullptr);
@@ -61,15 +64,18 @@ int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int
 }
 
 // Blocks one after the other, of one shape.
-void blocks_float32(const Block* const* blocks, int count, const int64_t* shape, const float* in, float* out,
-                    const Bias* bias, float* memory, int threads) {
-  run_all<float>(blocks, count, shape, in, out, *bias, memory, threads);
-}
-
-void blocks_bfloat16(const Block* const* blocks, int count, const int64_t* shape, const uint16_t* in, uint16_t* out,
-                     const Bias* bias, float* memory, int threads) {
-  run_all<uint16_t>(blocks, count, shape, in, out, *bias, memory, threads);
-}
+#define BLOCKS(T)                                                                                             \
+  void blocks_##T(const Block* const* blocks, int count, const int64_t* shape, const T* in, T* out,           \
+                  const Bias* bias, char* memory, int threads) {                                              \
+    run_all<T>(blocks, count, shape, in, out, *bias, memory, threads);                                        \
+  }
+BLOCKS(bfloat16)
+#ifdef __FLT16_MAX__
+BLOCKS(float16)
+#endif
+#ifndef FLOAT16
+typedef float float32;
+BLOCKS(float32)
 
 // For training: a depthwise convolution, as Depthwise says.
 void depthwise_float32(const int64_t* shape, const float* in, int64_t in_pixel, int64_t in_image, float* out,
@@ -87,5 +93,7 @@ void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_p
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
 }
+
+#endif
 
 }  // extern "C"

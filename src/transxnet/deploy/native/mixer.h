@@ -11,34 +11,35 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
   map.channels = channels;
   pool(map, rooms.normed, step, map.pixels() * step, rooms.pooled, static_cast<int>(block.kernel_size), threads);
   const int64_t rows = map.images * places, wide = scores_of(block);
-  product_to(rows, block.attention_squeeze, Rows<float>{rooms.pooled, channels, channels}, rooms.hidden, true, threads);
+  product_to(rows, block.attention_squeeze, Rows{rooms.pooled, channels}, rooms.hidden, true, threads);
   const int64_t squeezed = block.attention_squeeze.columns;
-  product_to(rows, block.attention_scores, Rows<float>{rooms.hidden, squeezed, squeezed}, rooms.scores, false, threads);
+  product_to(rows, block.attention_scores, Rows{rooms.hidden, squeezed}, rooms.scores, false, threads);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
       const int count = lanes(channels - channel);
-      const float* score = rooms.scores + row * wide + channel;
-      const float* bank = block.bank + row % places * channels + channel;
+      const Number* score = rooms.scores + row * wide + channel;
+      const Number* bank = block.bank + row % places * channels + channel;
       const int64_t group_step = places * channels;
-      Vec mixed{};
+      const auto floats_of = [count](const Number* from) { return to_floats(load_some(from, count)); };
+      Floats mixed{};
       if (block.groups == 2) {  // the softmax of two is the sigmoid of their difference
-        const Vec other = load_some(bank + group_step, count);
-        mixed = other + sigmoid(load_some(score, count)) * (load_some(bank, count) - other);
+        const Floats other = floats_of(bank + group_step);
+        mixed = other + sigmoid(floats_of(score)) * (floats_of(bank) - other);
       } else {
-        Vec most = load_some(score, count), sum{};
+        Floats most = floats_of(score), sum{};
         for (int64_t group = 1; group < block.groups; ++group)
-          most = larger(most, load_some(score + group * channels, count));
+          most = larger(most, floats_of(score + group * channels));
         for (int64_t group = 0; group < block.groups; ++group) {
-          const Vec power = exponential(load_some(score + group * channels, count) - most);
+          const Floats power = exponential(floats_of(score + group * channels) - most);
           sum += power;
-          mixed += power * load_some(bank + group * group_step, count);
+          mixed += power * floats_of(bank + group * group_step);
         }
-        mixed /= sum;
+        mixed = mixed / sum;
       }
-      store_some(rooms.kernels + row * channels + channel, mixed, count);
+      store_some(rooms.kernels + row * channels + channel, to_vec(mixed), count);
     }
-  const float* biases = rooms.kernels + (places - 1) * channels;
-  const Depthwise<float, float> job{map, rooms.normed, step, map.pixels() * step, rooms.mixed, step,
+  const Number* biases = rooms.kernels + (places - 1) * channels;
+  const Depthwise<Number, Number> job{map, rooms.normed, step, map.pixels() * step, rooms.mixed, step,
                                     map.pixels() * step, 0, rooms.kernels, channels, places * channels, biases,
                                     places * channels, nullptr, nullptr, false, map.rows};
   depthwise(job, static_cast<int>(block.kernel_size), threads);
@@ -47,10 +48,10 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
 // Equation 3.
 inline void reduced_attention(const Block& block, const Map& map, const Bias& bias, const Rooms& rooms, int threads) {
   const int64_t distant = block.channels - block.local, pixels = map.images * map.pixels();
-  const float* in = rooms.normed + block.local;
-  product_to(pixels, block.q, Rows<float>{in, block.channels, distant}, rooms.q, false, threads);
+  const Number* in = rooms.normed + block.local;
+  product_to(pixels, block.q, Rows{in, block.channels}, rooms.q, false, threads);
   Map few{map.images, map.rows, map.columns, distant};
-  const float* keys = in;
+  const Number* keys = in;
   int64_t key_pixel = block.channels;
   if (block.reduction.size) {
     reduce(few, in, block.channels, block.reduction, rooms.reduced, threads);
@@ -60,6 +61,6 @@ inline void reduced_attention(const Block& block, const Map& map, const Bias& bi
     key_pixel = distant;
   }
   depthwise_of(few, keys, key_pixel, rooms.refined, distant, block.refinement, false, threads);
-  product_to(few.images * few.pixels(), block.kv, Rows<float>{rooms.refined, distant, distant}, rooms.kv, false, threads);
+  product_to(few.images * few.pixels(), block.kv, Rows{rooms.refined, distant}, rooms.kv, false, threads);
   attend(attention_of(block, map, bias, rooms), rooms.packed, threads);
 }

@@ -8,6 +8,8 @@
 
 #include "vectors.h"
 
+ALWAYS_INLINE int floats(int64_t left) { return left < kFloats ? static_cast<int>(left) : kFloats; }
+
 struct Map {
   int64_t images, rows, columns, channels;
   int64_t pixels() const { return rows * columns; }
@@ -26,24 +28,24 @@ void statistics(const Map& map, const T* in, float epsilon, float* means_out, fl
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t first = piece * step, last = std::min(pixels, first + step);
       const T* from = in + (image * pixels + first) * channels;
-      const int64_t count = (last - first) * channels, fours = count / (4 * kLanes) * (4 * kLanes);
-      Vec sums[4] = {};
-      for (int64_t i = 0; i < fours; i += 4 * kLanes)
+      const int64_t count = (last - first) * channels, fours = count / (4 * kFloats) * (4 * kFloats);
+      FloatVec sums[4] = {};
+      for (int64_t i = 0; i < fours; i += 4 * kFloats)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) sums[j] += load(from + i + j * kLanes);
-      for (int64_t i = fours; i < count; i += kLanes) sums[0] += load_some(from + i, lanes(count - i));
+        for (int j = 0; j < 4; ++j) sums[j] += load_float(from + i + j * kFloats);
+      for (int64_t i = fours; i < count; i += kFloats) sums[0] += load_float_some(from + i, floats(count - i));
       const float mean = sum_of((sums[0] + sums[1]) + (sums[2] + sums[3])) / count;
-      Vec around[4] = {};
-      for (int64_t i = 0; i < fours; i += 4 * kLanes)
+      FloatVec around[4] = {};
+      for (int64_t i = 0; i < fours; i += 4 * kFloats)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
-          const Vec difference = load(from + i + j * kLanes) - mean;
+          const FloatVec difference = load_float(from + i + j * kFloats) - mean;
           around[j] += difference * difference;
         }
       double squared = sum_of((around[0] + around[1]) + (around[2] + around[3]));
-      for (int64_t i = fours; i < count; i += kLanes)
-        for (int j = 0; j < lanes(count - i); ++j) {
-          const float difference = load_some(from + i, lanes(count - i))[j] - mean;
+      for (int64_t i = fours; i < count; i += kFloats)
+        for (int j = 0; j < floats(count - i); ++j) {
+          const float difference = load_float_some(from + i, floats(count - i))[j] - mean;
           squared += static_cast<double>(difference) * difference;
         }
       means[image * pieces + piece] = mean;
@@ -68,26 +70,28 @@ template <class T>
 struct Normalised {
   Map map;
   const T* in;
-  const float *means, *factors, *weight, *bias;
+  const float *means, *factors;
+  const Number *weight, *bias;
 
   // Rows `first` to `last` of all images' pixels to `out`, `step` elements apart.
-  void operator()(int64_t first, int64_t last, float* out, int64_t step) const {
+  void operator()(int64_t first, int64_t last, Number* out, int64_t step) const {
     for (int64_t row = first; row < last; ++row) {
       const int64_t image = row / map.pixels();
       const float mean = means[image], factor = factors[image];
       const T* from = in + row * map.channels;
-      float* to = out + (row - first) * step;
+      Number* to = out + (row - first) * step;
       for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
         const int count = lanes(map.channels - channel);
-        const Vec value = (load_some(from + channel, count) - mean) * (load_some(weight + channel, count) * factor);
-        store_some(to + channel, value + load_some(bias + channel, count), count);
+        const Floats scale = to_floats(load_some(weight + channel, count)) * factor;
+        const Floats value = (load_floats_some(from + channel, count) - mean) * scale;
+        store_some(to + channel, to_vec(value + to_floats(load_some(bias + channel, count))), count);
       }
     }
   }
 
-  const float* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
+  const Number* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
     step = map.channels;
-    float* buffer = scratch.floats((last - first) * step);
+    Number* buffer = scratch.numbers((last - first) * step);
     (*this)(first, last, buffer, step);
     return buffer;
   }
@@ -95,33 +99,32 @@ struct Normalised {
 
 // The means of an image's size * size bins, as adaptive average pooling makes them, and last of all of it:
 // (images, size * size + 1, channels).
-template <class T>
-void pool(const Map& map, const T* in, int64_t in_pixel, int64_t in_image, float* out, int size, int threads) {
+inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_image, Number* out, int size, int threads) {
   const int64_t places = static_cast<int64_t>(size) * size + 1;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
   for (int64_t image = 0; image < map.images; ++image)
     for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
       const int count = lanes(map.channels - channel);
       auto mean = [&](int64_t top, int64_t bottom, int64_t left, int64_t right, int64_t place) {
-        Vec sum{};
+        Floats sum{};
         for (int64_t row = top; row < bottom; ++row) {
-          Vec line{};  // sums of a line first: a large map's single sum would lose digits
-          const T* from = in + image * in_image + (row * map.columns + left) * in_pixel + channel;
-          for (int64_t column = left; column < right; ++column, from += in_pixel) line += load_some(from, count);
+          Floats line{};  // sums of a line first: a large map's single sum would lose digits
+          const Number* from = in + image * in_image + (row * map.columns + left) * in_pixel + channel;
+          for (int64_t column = left; column < right; ++column, from += in_pixel) line += to_floats(load_some(from, count));
           sum += line;
         }
-        sum /= static_cast<float>((bottom - top) * (right - left));
-        store_some(out + (image * places + place) * map.channels + channel, sum, count);
+        sum = sum * (1.0f / static_cast<float>((bottom - top) * (right - left)));
+        store_some(out + (image * places + place) * map.channels + channel, to_vec(sum), count);
         return sum;
       };
-      Vec total{};
+      Floats total{};
       for (int64_t i = 0; i < size; ++i)
         for (int64_t j = 0; j < size; ++j)
           total += mean(i * map.rows / size, ((i + 1) * map.rows + size - 1) / size, j * map.columns / size,
                         ((j + 1) * map.columns + size - 1) / size, i * size + j);
       if (map.rows % size == 0 && map.columns % size == 0)  // the bins share out the map
-        store_some(out + (image * places + places - 1) * map.channels + channel, total / static_cast<float>(size * size),
-                   count);
+        store_some(out + (image * places + places - 1) * map.channels + channel,
+                   to_vec(total * (1.0f / static_cast<float>(size * size))), count);
       else
         mean(0, map.rows, 0, map.columns, places - 1);
     }

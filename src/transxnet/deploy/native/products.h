@@ -1,7 +1,8 @@
 // Products with a matrix, in registers from the first summand to what follows the last.
 //
-// A matrix (columns, inner) is stored in panels of kPanel columns: (columns / kPanel, inner, kPanel), the last
-// one filled up with zeros.
+// A matrix (columns, inner) is stored in panels of kPanel columns: (columns / kPanel, inner / kPair, kPanel, kPair), with
+// zeros where columns or summands are fewer. In float16 kPair is 2: a word of the input is spread over all columns, and
+// even and odd summands are added up apart.
 
 #pragma once
 
@@ -10,46 +11,93 @@
 
 #include "vectors.h"
 
-constexpr int kPanel = 2 * kLanes;
+constexpr int kPanel = 2 * kFloats;
+
+// Of float16 at most so many in a row.
+constexpr int64_t kSummands = 256;
 
 inline int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
+inline int64_t paired(int64_t inner) { return (inner + kPair - 1) / kPair * kPair; }
 
 // Summands of a row: the first `inner` numbers of it, and `extra` more after a gap.
 struct Inner {
   int64_t inner, gap = 0, extra = 0;
 };
 
-// Calls finish(value, row, column, count) for each sixteen sums of kRows rows and kVectors * 16 columns.
+// Sums of kRows rows and kVectors * 16 columns, as they are while summands are added.
+template <int kRows, int kVectors>
+struct Sums {
+  Vec at[kRows][kVectors];
+
+  ALWAYS_INLINE void clear() {
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) at[i][j] = Vec{};
+  }
+
+  // `last`: half a pair.
+  ALWAYS_INLINE void add(const Number* from, int64_t in_row, const Number* weight, bool last = false) {
+    Vec weights[kVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) weights[j] = load(weight + j * kLanes);
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; ++i) {
+      const Vec value = last ? spread_last(from + i * in_row) : spread(from + i * in_row);
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) at[i][j] += value * weights[j];
+    }
+  }
+};
+
+// Calls finish(value, row, column, count) for each kLanes sums of kRows rows and kVectors * 16 columns.
 template <int kRows, int kVectors, class Finish>
-inline void product_tile(const float* in, int64_t in_row, Inner length, const float* weight, int64_t columns,
+inline void product_tile(const Number* in, int64_t in_row, Inner length, const Number* weight, int64_t columns,
                          int64_t row, int64_t column, const Finish& finish) {
-  Vec sums[kRows][kVectors];
+  constexpr int kParts = kPair == 1 ? kVectors : 1;  // in float16 two become one
+  Vec values[kParts][kRows];  // in memory: the loop at the end is long and would keep the sums out of registers
+  Sums<kRows, kVectors> sums;
+  sums.clear();
+  const auto finished = [&](int i, int part) ALWAYS_INLINE_LAMBDA {
+    if constexpr (kPair == 1)
+      return sums.at[i][part];
+    else
+      return joined(sums.at[i][0], kVectors == 2 ? sums.at[i][1] : Vec{});
+  };
+  int64_t room = kSummands;
+  bool drained = false;
+  const auto drain = [&]() {  // so that none of many small summands is lost beside a large sum
 #pragma GCC unroll 14
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) sums[i][j] = Vec{};
-  const auto add = [&](const float* from, const float* weight_rows, int64_t count) ALWAYS_INLINE_LAMBDA {
-    for (int64_t k = 0; k < count; ++k) {
-      Vec weights[kVectors];
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) weights[j] = load(weight_rows + k * kPanel + j * kLanes);
-#pragma GCC unroll 14
-      for (int i = 0; i < kRows; ++i) {
-        const Vec value = all(from[i * in_row + k]);
-#pragma GCC unroll 2
-        for (int j = 0; j < kVectors; ++j) sums[i][j] += value * weights[j];
+    for (int i = 0; i < kRows; ++i) values[0][i] = drained ? values[0][i] + finished(i, 0) : finished(i, 0);
+    sums.clear();
+    drained = true;
+    room = kSummands;
+  };
+  const auto add = [&](const Number* from, const Number* weights, int64_t count) ALWAYS_INLINE_LAMBDA {
+    int64_t k = 0;
+    if constexpr (kPair == 1) {
+      for (; k < count; ++k) sums.add(from + k, in_row, weights + k * kPanel);
+    } else {
+      while (k + kPair <= count) {
+        const int64_t end = std::min(count, k + room) - kPair;
+        room -= end + kPair - k;
+        for (; k <= end; k += kPair) sums.add(from + k, in_row, weights + k * kPanel);
+        if (room < kPair) drain();
       }
+      if (k < count) sums.add(from + k, in_row, weights + k * kPanel, true);
     }
   };
   add(in, weight, length.inner);
-  if (length.extra) add(in + length.inner + length.gap, weight + length.inner * kPanel, length.extra);
-  Vec values[kVectors][kRows];  // in memory: the loop below is long and would keep the sums out of registers
+  if (length.extra) add(in + length.inner + length.gap, weight + paired(length.inner) * kPanel, length.extra);
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) values[j][i] = sums[i][j];
+    for (int j = 0; j < kParts; ++j) {
+      const Vec value = finished(i, j);
+      values[j][i] = kPair > 1 && drained ? values[j][i] + value : value;
+    }
   asm volatile("" ::: "memory");
-  for (int j = 0; j < kVectors; ++j) {
+  for (int j = 0; j < kParts; ++j) {
     const int64_t first = column + j * kLanes;
     const int count = lanes(columns - first);
     if (count == kLanes)
@@ -60,7 +108,7 @@ inline void product_tile(const float* in, int64_t in_row, Inner length, const fl
 }
 
 template <int kVectors, class Finish>
-inline void product_panel(const float* in, int64_t in_row, Inner inner, const float* weight, int64_t columns,
+inline void product_panel(const Number* in, int64_t in_row, Inner inner, const Number* weight, int64_t columns,
                           int64_t first, int64_t last, int64_t column, const Finish& finish) {
   int64_t row = first;
   auto tile = [&](auto rows) {
@@ -76,22 +124,22 @@ inline void product_panel(const float* in, int64_t in_row, Inner inner, const fl
 
 // The rows first to last, of which the first is at `in`, with some of the panels.
 template <class Finish>
-inline void product_rows(const float* in, int64_t in_row, int64_t inner, const float* weight, int64_t columns,
+inline void product_rows(const Number* in, int64_t in_row, int64_t inner, const Number* weight, int64_t columns,
                          int64_t first, int64_t last, int64_t first_panel, int64_t last_panel, const Finish& finish) {
   for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-    const float* weights = weight + panel * inner * kPanel;
+    const Number* weights = weight + panel * paired(inner) * kPanel;
     const int64_t column = panel * kPanel;
-    if (columns - column > kLanes)
+    if (columns - column > kFloats)
       product_panel<2>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
     else
       product_panel<1>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
   }
 }
 
-// All rows, shared among threads. rows_of(first, last, scratch, step) returns where those rows are, in float32, perhaps
-// in the scratch memory, and sets the elements from one to the next.
+// All rows, shared among threads. rows_of(first, last, scratch, step) returns where those rows are, perhaps in the
+// scratch memory, and sets the elements from one to the next.
 template <class Rows, class Finish>
-void product(int64_t rows, int64_t inner, int64_t columns, const float* weight, const Rows& rows_of,
+void product(int64_t rows, int64_t inner, int64_t columns, const Number* weight, const Rows& rows_of,
              const Finish& finish, int threads) {
   const int64_t panels = panels_of(columns);
   const int64_t step = 56;  // rows of a task: their inputs stay in the cache for all panels
@@ -103,30 +151,19 @@ void product(int64_t rows, int64_t inner, int64_t columns, const float* weight, 
       thread_local Scratch scratch;
       const int64_t first = block * step, last = std::min(rows, first + step);
       int64_t in_row;
-      const float* in = rows_of(first, last, scratch, in_row);
+      const Number* in = rows_of(first, last, scratch, in_row);
       product_rows(in, in_row, inner, weight, columns, first, last, panels * share / shares,
                    panels * (share + 1) / shares, finish);
     }
 }
 
 // Rows of a map as product() takes them.
-template <class T>
 struct Rows {
-  const T* in;
-  int64_t pixel, channels;
+  const Number* in;
+  int64_t pixel;
 
-  const float* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
-    const T* from = in + first * pixel;
-    if constexpr (std::is_same_v<T, float>) {
-      step = pixel;
-      return from;
-    } else {
-      step = (channels + kLanes - 1) / kLanes * kLanes;
-      float* buffer = scratch.floats((last - first) * step);
-      for (int64_t row = 0; row < last - first; ++row)
-        for (int64_t channel = 0; channel < channels; channel += kLanes)
-          store(buffer + row * step + channel, load_some(from + row * pixel + channel, lanes(channels - channel)));
-      return buffer;
-    }
+  const Number* operator()(int64_t first, int64_t, Scratch&, int64_t& step) const {
+    step = pixel;
+    return in + first * pixel;
   }
 };

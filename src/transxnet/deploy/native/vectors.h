@@ -1,4 +1,7 @@
-// Sixteen float32 numbers at a time, and what is computed of them. The compiler makes of them what the processor has.
+// Numbers side by side in a register, and what is computed of them. The compiler makes of them what the processor has.
+//
+// The kernels compute in Number: float32, or float16 where they are compiled with -DFLOAT16, which takes a processor
+// that adds and multiplies it. A Vec has 64 bytes of them; what needs more digits is done in Floats, as many in float32.
 
 #pragma once
 
@@ -6,77 +9,123 @@
 #include <cstring>
 #include <initializer_list>
 #include <vector>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
 #define ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
 
-constexpr int kLanes = 16;
-typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int kFloats = 16;
+typedef float FloatVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t UIntVec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t HalfVec __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint16_t HalfBits __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint16_t bfloat16;  // the upper half of float32
+#ifdef __FLT16_MAX__
+typedef _Float16 float16;
+#endif
 
-ALWAYS_INLINE Vec all(float v) {  // not Vec{} + v, which is an addition: of -0 it is 0
-  return Vec{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v};
+ALWAYS_INLINE FloatVec all_floats(float v) {  // not FloatVec{} + v, which is an addition: of -0 it is 0
+  return FloatVec{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v};
 }
 
-ALWAYS_INLINE Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-ALWAYS_INLINE void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
-
-// bfloat16 is the upper half of float32; a store rounds to the nearest, ties to even.
-ALWAYS_INLINE Vec load(const uint16_t* from) {
-  const UIntVec bits = __builtin_convertvector(*reinterpret_cast<const HalfVec*>(from), UIntVec) << 16;
-  Vec value;
-  std::memcpy(&value, &bits, sizeof(value));
+ALWAYS_INLINE FloatVec widened(HalfBits bits, bfloat16) {
+  const UIntVec upper = __builtin_convertvector(bits, UIntVec) << 16;
+  FloatVec value;
+  std::memcpy(&value, &upper, sizeof(value));
   return value;
 }
-ALWAYS_INLINE void store(uint16_t* to, Vec value) {
+ALWAYS_INLINE HalfBits narrowed(FloatVec value, bfloat16) {  // to the nearest, ties to even
   UIntVec bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const UIntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const UIntVec nan = reinterpret_cast<UIntVec>(value != value);
-  *reinterpret_cast<HalfVec*>(to) = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), HalfVec);
+  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), HalfBits);
 }
 
-// The first `count` of the sixteen.
+#ifdef __FLT16_MAX__
+typedef _Float16 HalfVec __attribute__((vector_size(32), aligned(2), may_alias));
+ALWAYS_INLINE FloatVec widened(HalfBits bits, float16) {
+#ifdef __AVX512BW__
+  return reinterpret_cast<FloatVec>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(bits)));
+#else
+  return __builtin_convertvector(reinterpret_cast<HalfVec>(bits), FloatVec);
+#endif
+}
+ALWAYS_INLINE HalfBits narrowed(FloatVec value, float16) {
+#ifdef __AVX512BW__
+  return reinterpret_cast<HalfBits>(_mm512_cvtps_ph(reinterpret_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+#else
+  return reinterpret_cast<HalfBits>(__builtin_convertvector(value, HalfVec));
+#endif
+}
+#endif
+
+ALWAYS_INLINE FloatVec load_float(const float* from) { return *reinterpret_cast<const FloatVec*>(from); }
+ALWAYS_INLINE void store_float(float* to, FloatVec value) { *reinterpret_cast<FloatVec*>(to) = value; }
 template <class T>
-ALWAYS_INLINE Vec load_some(const T* from, int count) {
-  if (count == kLanes) return load(from);
-  T few[kLanes] = {};
+ALWAYS_INLINE FloatVec load_float(const T* from) {
+  return widened(*reinterpret_cast<const HalfBits*>(from), T());
+}
+template <class T>
+ALWAYS_INLINE void store_float(T* to, FloatVec value) {
+  *reinterpret_cast<HalfBits*>(to) = narrowed(value, T());
+}
+
+// The first `count` of the sixteen, which may be none.
+template <class T>
+ALWAYS_INLINE FloatVec load_float_some(const T* from, int count) {
+  if (count == kFloats) return load_float(from);
+#ifdef __AVX512BW__
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (sizeof(T) == 4)
+    return reinterpret_cast<FloatVec>(_mm512_maskz_loadu_ps(mask, from));
+  else
+    return widened(reinterpret_cast<HalfBits>(_mm256_maskz_loadu_epi16(mask, from)), T());
+#else
+  T few[kFloats] = {};
   for (int i = 0; i < count; ++i) few[i] = from[i];
-  return load(few);
+  return load_float(few);
+#endif
 }
 template <class T>
-ALWAYS_INLINE void store_some(T* to, Vec value, int count) {
-  if (count == kLanes) return store(to, value);
-  T few[kLanes];
-  store(few, value);
+ALWAYS_INLINE void store_float_some(T* to, FloatVec value, int count) {
+  if (count == kFloats) return store_float(to, value);
+#ifdef __AVX512BW__
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, mask, reinterpret_cast<__m512>(value));
+  else
+    _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(narrowed(value, T())));
+#else
+  T few[kFloats];
+  store_float(few, value);
   for (int i = 0; i < count; ++i) to[i] = few[i];
+#endif
 }
 
-ALWAYS_INLINE int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
+ALWAYS_INLINE FloatVec chosen(IntVec mask, FloatVec yes, FloatVec no) { return mask ? yes : no; }
+ALWAYS_INLINE FloatVec larger(FloatVec a, FloatVec b) { return chosen(a > b, a, b); }
 
-ALWAYS_INLINE Vec chosen(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-ALWAYS_INLINE Vec larger(Vec a, Vec b) { return chosen(a > b, a, b); }
-
-ALWAYS_INLINE float sum_of(Vec value) {
+ALWAYS_INLINE float sum_of(FloatVec value) {
   float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += value[i];
+  for (int i = 0; i < kFloats; ++i) total += value[i];
   return total;
 }
-ALWAYS_INLINE float largest_of(Vec value) {
+ALWAYS_INLINE float largest_of(FloatVec value) {
   float most = value[0];
-  for (int i = 1; i < kLanes; ++i) most = value[i] > most ? value[i] : most;
+  for (int i = 1; i < kFloats; ++i) most = value[i] > most ? value[i] : most;
   return most;
 }
 
 // Of x <= 0; below -80 it is that of -80, 2e-35: smaller products are slow. Within 2 units of the last place.
-ALWAYS_INLINE Vec exponential(Vec x) {
-  x = larger(x, all(-80.0f));
-  const Vec magic = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number
-  const Vec whole = (x * 1.44269504088896341f + magic) - magic;
-  const Vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  Vec sum = all(1.9875691500e-4f);  // the coefficients are those of Cephes' expf
+ALWAYS_INLINE FloatVec exponential(FloatVec x) {
+  x = larger(x, all_floats(-80.0f));
+  const FloatVec magic = all_floats(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number
+  const FloatVec whole = (x * 1.44269504088896341f + magic) - magic;
+  const FloatVec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  FloatVec sum = all_floats(1.9875691500e-4f);  // the coefficients are those of Cephes' expf
   sum = sum * rest + 1.3981999507e-3f;
   sum = sum * rest + 8.3334519073e-3f;
   sum = sum * rest + 4.1665795894e-2f;
@@ -90,37 +139,31 @@ ALWAYS_INLINE Vec exponential(Vec x) {
   return sum;
 }
 
-ALWAYS_INLINE Vec sigmoid(Vec x) {
-  const Vec power = exponential(chosen(x < 0.0f, x, -x));
-  return chosen(x < 0.0f, power, all(1.0f)) / (1.0f + power);
+ALWAYS_INLINE FloatVec sigmoid(FloatVec x) {
+  const FloatVec power = exponential(chosen(x < 0.0f, x, -x));
+  return chosen(x < 0.0f, power, all_floats(1.0f)) / (1.0f + power);
 }
 
-// x / 2 * (1 + erf(x / sqrt(2))). The error function is z * p(z * z / 8 - 1) for |z| <= 4, within 4e-7, and 1 beyond:
-// a Chebyshev fit of erf(z) / z, since divisions and exponentials take several times as long as products.
-ALWAYS_INLINE Vec gelu(Vec x) {
-  Vec z = x * 0.70710678118654752f;
-  z = chosen(z > 4.0f, all(4.0f), chosen(z < -4.0f, all(-4.0f), z));
-  const Vec t = z * z * 0.125f - 1.0f;
-  Vec sum = all(0.0023159035481512547f);
-  for (const float coefficient :
-       {-0.005881794728338718f, 0.003931425046175718f, -0.0033934335224330425f, 0.014357052743434906f,
-        -0.026381583884358406f, 0.03344898670911789f, -0.0442446768283844f, 0.059684328734874725f,
-        -0.07502537220716476f, 0.09024757891893387f, -0.10768520832061768f, 0.13167263567447662f,
-        -0.17657683789730072f, 0.35353103280067444f})
-    sum = sum * t + coefficient;
-  const Vec half = 0.5f * x;
-  return half + half * (z * sum);
-}
+#ifdef FLOAT16
+#include "float16.h"
+#else
+#include "float32.h"
+#endif
 
-// Memory of a thread, aligned so that no sixteen numbers lie in two lines of the cache.
+constexpr int kLanes = sizeof(Vec) / sizeof(Number);
+constexpr int kPair = sizeof(float) / sizeof(Number);  // numbers of a word
+
+ALWAYS_INLINE int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
+
+// Memory of a thread, aligned so that no Vec lies in two lines of the cache.
 class Scratch {
  public:
-  float* floats(int64_t count) {
+  Number* numbers(int64_t count) {
     if (static_cast<int64_t>(kept_.size()) < count + kLanes) kept_.resize(count + kLanes);
     const auto address = reinterpret_cast<uintptr_t>(kept_.data());
-    return reinterpret_cast<float*>((address + 63) / 64 * 64);
+    return reinterpret_cast<Number*>((address + 63) / 64 * 64);
   }
 
  private:
-  std::vector<float> kept_;
+  std::vector<Number> kept_;
 };
