@@ -80,53 +80,46 @@ inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, 
                         int64_t first, int64_t last) {
   thread_local Scratch scratch;
   const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
-  const int64_t joined_row = job.width + job.stored;
-  Number* scores = scratch.numbers(count * (room + joined_row));
-  Number* joined = scores + count * room;
+  Number* scores = scratch.numbers(count * (room + filled(job.width)));
+  Number* q = scores + count * room;
   float factors[kQueries];
-  const Number* in = job.q + (image * job.queries + first) * job.q_pixel + head * job.width;
-  int64_t in_row = job.q_pixel;
-  if (job.stored) {
-    for (int64_t row = 0; row < count; ++row) {
-      Number* to = joined + row * joined_row;
-      std::copy_n(in + row * in_row, job.width, to);
-      std::copy_n(job.rows + (head * job.queries + first + row) * job.stored, job.stored, to + job.width);
-    }
-    in = joined;
-    in_row = joined_row;
-  }
+  const int64_t block = count * kLanes;
+  pack_rows(job.q + (image * job.queries + first) * job.q_pixel + head * job.width, job.q_pixel, count, job.width, q);
   const Number* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
   for (int64_t panel = 0; panel < panels_of(job.keys); ++panel) {
     const Number* weights = keys + panel * job.inner() * kPanel;
-    const Inner length{job.width, ranges[panel].first, ranges[panel].count};
-    const auto finish = [&](Vec value, int64_t row, int64_t column, int some) {
-      if (bias) value += load_some(bias + row * job.keys + column, some);
-      store_some(scores + row * room + column, value, some);
+    const auto finish = [=, keys = job.keys](Vec value, int64_t row, int64_t column, int some) {
+      if (bias) value += load_some(bias + row * keys + column, some);
+      store_some(scores + column / kLanes * block + row * kLanes, value, some);
     };
+    Extra more{nullptr, job.stored, ranges[panel].count};
+    if (more.count) more.at = job.rows + (head * job.queries + first) * job.stored + ranges[panel].first;
     if (job.keys - panel * kPanel > kFloats)
-      product_panel<2>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
+      product_panel<2>(Input{q, block}, more, job.width, weights, job.keys, 0, count, panel * kPanel, finish);
     else
-      product_panel<1>(in, in_row, length, weights, job.keys, 0, count, panel * kPanel, finish);
+      product_panel<1>(Input{q, block}, more, job.width, weights, job.keys, 0, count, panel * kPanel, finish);
   }
   const int64_t whole = job.keys / kLanes * kLanes;
   for (int64_t row = 0; row < count; ++row) {
-    Number* score = scores + row * room;
-    std::fill(score + job.keys, score + room, Number(-60000.0f));
+    Number* score = scores + row * kLanes;  // the next kLanes are `block` further
+    Number* end = score + job.keys / kLanes * block;
+    for (int64_t i = job.keys; i < room; ++i) end[i % kLanes] = Number(-60000.0f);
     Floats most = to_floats(load(score));
-    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(to_floats(load(score + i)), most);
+    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(to_floats(load(score + i / kLanes * block)), most);
     const float largest = largest_of(most);
     Floats sum{};
     for (int64_t i = 0; i < room; i += kLanes) {
-      const Floats power = exponential(to_floats(load(score + i)) - largest);
-      store(score + i, to_vec(power));
+      Number* at = score + i / kLanes * block;
+      const Floats power = exponential(to_floats(load(at)) - largest);
+      store(at, to_vec(power));
       if (i < whole) sum += power;
     }
     float total = sum_of(sum);
-    for (int64_t i = whole; i < job.keys; ++i) total += score[i];
+    for (int64_t i = whole; i < job.keys; ++i) total += end[i % kLanes];
     factors[row] = 1.0f / total;
   }
   Number* out = job.out + (image * job.queries + first) * job.out_pixel + head * job.width;
-  product_rows(scores, room, job.keys, values, job.width, 0, count, 0, panels_of(job.width),
+  product_rows(Input{scores, block}, job.keys, values, job.width, 0, count, 0, panels_of(job.width),
                [&](Vec value, int64_t row, int64_t column, int some) {
                  store_some(out + row * job.out_pixel + column, to_vec(to_floats(value) * factors[row]), some);
                });

@@ -22,11 +22,21 @@ struct Norm {
   float epsilon;
 };
 
-constexpr int kScales = 8;  // most that MS-FFN may have
+// MS-FFN's depthwise convolutions by kLanes channels: of each its size, where its kernel (size * size, kLanes) begins, a
+// bias, and the affine map before it. A kernel has zeros where a channel's own is smaller.
+struct Scales {
+  int64_t blocks, halo;  // halo: half of the largest size
+  const int64_t *sizes, *starts;
+  const Number *kernels, *bias, *before_scale, *before_shift;
+};
+
+// Numbers from a line of kLanes channels of the hidden map to the next: zeros between them are the end of one and the
+// beginning of the other.
+inline int64_t hidden_line(const Scales& scales, int64_t columns) { return (columns + scales.halo) * kLanes; }
 
 // What a block is made of. layouts.py has the same fields.
 struct Block {
-  int64_t channels, local, heads, groups, kernel_size, scales;  // local: IDConv's channels, the first ones
+  int64_t channels, local, heads, groups, kernel_size;  // local: IDConv's channels, the first ones
   Filter position;
   Norm norm1;
   Matrix attention_squeeze, attention_scores;
@@ -38,9 +48,7 @@ struct Block {
   const Number* identity;
   Norm norm2;
   Matrix expand, project;
-  const Number *before_scale, *before_shift;  // the affine map before the scales, of all hidden channels
-  Filter scale[kScales];
-  int64_t scale_channels[kScales];
+  Scales scales;
 };
 
 struct Bias {
@@ -83,28 +91,25 @@ inline int64_t scores_of(const Block& block) { return block.attention_scores.col
 // Whether MS-FFN is computed in bands of rows: its wide maps then never leave the cache.
 struct Bands {
   int64_t count, rows;  // bands of an image, and rows that are computed at a time; 0 bands: the maps are made whole
+  int64_t ring;  // rows of the expanded map that are kept
 
   Bands(const Block& block, const Map& map, int threads) {
-    int64_t pad = 0;
-    for (int64_t i = 0; i < block.scales; ++i) pad = std::max(pad, block.scale[i].size / 2);
-    halo = pad;
-    const int64_t row = map.columns * block.expand.columns;  // numbers
-    rows = std::max<int64_t>(1, (56 + map.columns - 1) / map.columns);
-    const int64_t fitting = kCache / std::max<int64_t>(1, row);  // rows of both maps
-    if (fitting > 2 * pad + 2 * rows) rows = std::min((fitting - 2 * pad) / 2, map.rows);
+    const int64_t halo = block.scales.halo, wide = block.scales.blocks * kLanes;
+    const int64_t expanded = hidden_line(block.scales, map.columns) * block.scales.blocks, scaled = map.columns * wide;
     count = std::max<int64_t>(1, (2 * threads + map.images - 1) / map.images);
     if (map.images % threads == 0 || map.images >= 4 * threads) count = 1;
-    else if (map.rows < 12 * pad * count) count = std::max<int64_t>(1, (threads + map.images - 1) / map.images);
-    const int64_t height = (map.rows + count - 1) / count;
-    rows = std::min(rows, height);
+    else if (map.rows < 12 * halo * count) count = std::max<int64_t>(1, (threads + map.images - 1) / map.images);
+    const int64_t height = (map.rows + count - 1) / count, few = (56 + map.columns - 1) / map.columns;
+    rows = height;
+    if (std::min(map.rows, rows + 2 * halo) * expanded + rows * scaled > kCache)
+      rows = std::min(height, std::max(few, (kCache - 2 * halo * expanded) / (expanded + scaled)));
+    ring = std::min(map.rows, rows + 2 * halo);
     // Twice the same rows at the bands' borders; and matrices that no cache holds are read for every few rows.
-    if (count > 1 && height < 6 * pad) count = 0;
-    if (2 * rows + 2 * pad > fitting && rows * map.columns < 56) count = 0;
+    if (count > 1 && height < 6 * halo) count = 0;
+    if (ring * expanded + rows * scaled > kCache && rows * map.columns < 56) count = 0;
   }
-  int64_t ring() const { return rows + 2 * halo; }
 
   static constexpr int64_t kCache = kPair * 320 * 1024;  // numbers: of a processor's own cache
-  int64_t halo;
 };
 
 inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool bands, Space& space) {
@@ -129,8 +134,10 @@ inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool
   space.take(rooms.packed, attention_of(block, map, bias, rooms).room());
   space.take(rooms.squeezed, pixels * block.squeeze.columns);
   if (!bands) {
-    space.take(rooms.expanded, pixels * block.expand.columns);
-    space.take(rooms.scaled, pixels * block.expand.columns);
+    const int64_t wide = block.scales.blocks * kLanes;
+    const int64_t more = block.scales.halo * kLanes;
+    space.take(rooms.expanded, images * map.rows * hidden_line(block.scales, map.columns) * block.scales.blocks + more);
+    space.take(rooms.scaled, pixels * wide);
   }
   return rooms;
 }
@@ -153,7 +160,7 @@ void product_to(int64_t rows, const Matrix& matrix, const Rows& from, Number* ou
 inline void depthwise_of(const Map& map, const Number* in, int64_t in_pixel, Number* out, int64_t out_pixel,
                          const Filter& filter, bool activate, int threads) {
   const Depthwise<Number, Number> job{map, in, in_pixel, map.pixels() * in_pixel, out, out_pixel,
-                                    map.pixels() * out_pixel, 0, filter.kernel, map.channels, 0, filter.bias, 0,
-                                    nullptr, nullptr, activate, map.rows};
+                                    map.pixels() * out_pixel, filter.kernel, map.channels, 0, filter.bias, 0,
+                                    activate};
   depthwise(job, static_cast<int>(filter.size), threads);
 }

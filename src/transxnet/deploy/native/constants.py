@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -17,6 +17,7 @@ from transxnet.layers import DMixer
 
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
 _MATRICES = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
+_SCALES = ("sizes", "starts", "kernels", "biases", "before_scale", "before_shift")
 _RANGE = (2.0**-10, 2.0**10)  # of the largest constants that float16 is used for
 
 
@@ -44,7 +45,6 @@ class NativeBlock(nn.Module):
         self._channels, self._local, self._heads = sum(mixer.channels), mixer.channels[0], osra.heads
         self._kernel_size, self._groups = idconv.kernel_size, len(idconv.bank)
         self._eps = (cast(Any, block.norm1).eps, cast(Any, block.norm2).eps)
-        self._scale_channels = list(scales.channels)
         self._filter("position", block.dpe)
         self._keep("norm1", cast(Tensor, block.norm1.weight), cast(Tensor, block.norm1.bias))
         self._matrix("attention_squeeze", idconv.squeeze)
@@ -67,11 +67,12 @@ class NativeBlock(nn.Module):
         self._matrix("expand", ffn.expand[0])
         self._matrix("project", ffn.project)
         self._keep("before", affine.scale, affine.shift)
-        for index, (conv, width) in enumerate(zip(scales.scales, scales.channels, strict=True)):
-            if isinstance(conv, nn.Conv2d):
-                self._filter(f"scale{index}", conv)
-            else:  # all of it is in the affine map
-                self._keep(f"scale{index}", torch.ones(1, width), torch.zeros(width))
+        self._scales = [
+            (conv.weight.detach().float()[:, 0], cast(Tensor, conv.bias).detach().float())
+            if isinstance(conv, nn.Conv2d)
+            else (torch.ones(width, 1, 1), torch.zeros(width))  # all of it is in the affine map
+            for conv, width in zip(scales.scales, scales.channels, strict=True)
+        ]
 
     def _keep(self, name: str, *values: Tensor) -> None:
         for index, value in enumerate(values):
@@ -89,18 +90,25 @@ class NativeBlock(nn.Module):
         It is made again where the constants have been copied.
         """
         if number not in self._plans:
-            constants = self._constants
-            if number == torch.float16:
-                constants = {name: _in_float16(value, name) for name, value in constants.items()}
-            self._plans[number] = (self._lay_out(constants), constants)
+            float16 = number == torch.float16
+            constants, halo = _by_lanes(
+                self._scales, self._constants["before.0"], self._constants["before.1"], 16 << float16
+            )
+            for name, value in self._constants.items():
+                if float16 and name.endswith(".0") and name[:-2] in _MATRICES:
+                    value = _in_pairs(value)
+                constants[name] = value
+            constants = {
+                name: value.to(number).contiguous() if value.is_floating_point() else value
+                for name, value in constants.items()
+            }
+            self._plans[number] = (self._lay_out(constants, halo), constants)
         return self._plans[number][0]
 
-    def _lay_out(self, constants: dict[str, Tensor]) -> layouts.Block:
+    def _lay_out(self, constants: dict[str, Tensor], halo: int) -> layouts.Block:
         at = {name: value.data_ptr() for name, value in constants.items()}
         sizes = {name: round(len(value) ** 0.5) for name, value in constants.items()}
         filters = ("position", "refinement", "neighbours")
-        count = len(self._scale_channels)
-        scales = [f"scale{index}" for index in range(count)]
         size, stride = self._reduction
         pointers = [at.get(name) for name in ("reduction.0", "reduction.1", "reduced.0", "reduced.1")]
 
@@ -110,15 +118,12 @@ class NativeBlock(nn.Module):
 
         return layouts.Block(
             channels=self._channels, local=self._local, heads=self._heads, groups=self._groups,
-            kernel_size=self._kernel_size, scales=count,
+            kernel_size=self._kernel_size,
             norm1=layouts.Norm(at["norm1.0"], at["norm1.1"], self._eps[0]),
             norm2=layouts.Norm(at["norm2.0"], at["norm2.1"], self._eps[1]),
-            bank=at["bank.0"], identity=at["identity.0"], before_scale=at["before.0"], before_shift=at["before.1"],
+            bank=at["bank.0"], identity=at["identity.0"],
             reduction=layouts.Reduction(size, stride, *pointers),
-            scale=(layouts.Filter * layouts.MOST_SCALES)(
-                *(layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in scales)
-            ),
-            scale_channels=(ctypes.c_int64 * layouts.MOST_SCALES)(*self._scale_channels),
+            scales=layouts.Scales(len(constants["sizes"]), halo, *(at[name] for name in _SCALES)),
             **{name: layouts.Filter(at[f"{name}.0"], at[f"{name}.1"], sizes[f"{name}.0"]) for name in filters},
             **{name: matrix(name) for name in _MATRICES},
         )  # fmt: skip
@@ -128,7 +133,8 @@ class NativeBlock(nn.Module):
 
         What a branch ends with may be as small as it likes, for it is added to something.
         """
-        for name, value in self._constants.items():
+        scales = {f"scale{i}.{j}": part for i, pair in enumerate(self._scales) for j, part in enumerate(pair)}
+        for name, value in {**self._constants, **scales}.items():
             largest = float(value.abs().max())
             bias = name.endswith(".1") and name != "before.1"
             small = bias or name.startswith(("restore", "identity", "project")) or largest == 0
@@ -156,7 +162,6 @@ class NativeBlock(nn.Module):
         osr = cast(Any, osra.osr)
         return (
             known
-            and len(scales.scales) <= layouts.MOST_SCALES
             and all(type(one) is nn.Identity or is_depthwise(one) for one in scales.scales)
             and idconv.kernel_size in KERNEL_SIZES
             and all(is_depthwise(conv) for conv in (block.dpe, osra.lr, ste.local))
@@ -190,9 +195,38 @@ def packed(weight: Tensor) -> Tensor:
     return filled.reshape(-1, _PANEL, columns).transpose(1, 2).contiguous()
 
 
-def _in_float16(value: Tensor, name: str) -> Tensor:
-    """A constant in float16; a packed matrix (P, C, 32) with two summands side by side: (P, C / 2 or more, 32, 2)."""
-    if name.endswith(".0") and name[:-2] in _MATRICES:
-        panels, inner, columns = value.shape
-        value = F.pad(value, (0, 0, 0, inner % 2)).reshape(panels, -1, 2, columns).transpose(2, 3)
-    return value.to(torch.float16).contiguous()
+def _in_pairs(weight: Tensor) -> Tensor:
+    """A packed matrix (P, C, 32) with two summands side by side: (P, C / 2 or more, 32, 2)."""
+    panels, inner, columns = weight.shape
+    return F.pad(weight, (0, 0, 0, inner % 2)).reshape(panels, -1, 2, columns).transpose(2, 3)
+
+
+def _by_lanes(
+    scales: Sequence[tuple[Tensor, Tensor]], scale: Tensor, shift: Tensor, lanes: int
+) -> tuple[dict[str, Tensor], int]:
+    """MS-FFN's convolutions as feed_forward.h takes them, some channels at a time, and half of the largest size.
+
+    Where these have kernels of several sizes, the smaller ones are filled up with zeros.
+    """
+    largest = max(kernel.shape[-1] for kernel, _ in scales)
+    more = -len(scale) % lanes
+    whole = F.pad(torch.cat([_filled(kernel, largest) for kernel, _ in scales]), (0, 0, 0, 0, 0, more))
+    sizes_of_all = torch.cat([torch.full((len(kernel),), kernel.shape[-1]) for kernel, _ in scales])
+    sizes = [int(some.max()) for some in sizes_of_all.split(lanes)]
+    kernels = [_filled(some, size).flatten(1).T.flatten() for some, size in zip(whole.split(lanes), sizes, strict=True)]
+    starts = torch.tensor([0, *(len(kernel) for kernel in kernels)]).cumsum(0)
+    constants = {
+        "sizes": torch.tensor(sizes),
+        "starts": starts,
+        "kernels": torch.cat(kernels),
+        "biases": F.pad(torch.cat([bias for _, bias in scales]), (0, more)),
+        "before_scale": F.pad(scale, (0, more)),
+        "before_shift": F.pad(shift, (0, more)),
+    }
+    return constants, largest // 2
+
+
+def _filled(kernels: Tensor, size: int) -> Tensor:
+    """Kernels (C, K, K) with zeros around them, or without those that are around them: (C, size, size)."""
+    more = (size - kernels.shape[-1]) // 2
+    return F.pad(kernels, (more,) * 4)

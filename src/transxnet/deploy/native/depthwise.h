@@ -11,8 +11,6 @@
 // One with stride 1 and as much padding as keeps the map's size.
 //
 // kernel: (images or 1, size * size, channels), bias: (images or 1, channels), both Number.
-// scale, shift: an affine map of each channel before the convolution, which the padding does not see, or null.
-// ring: the input's rows are kept at their number modulo this; as many as the map has, if all are there.
 template <class In, class Out>
 struct Depthwise {
   Map map;
@@ -20,19 +18,16 @@ struct Depthwise {
   int64_t in_pixel, in_image;  // elements from one pixel, or image, to the next
   Out* out;
   int64_t out_pixel, out_image;
-  int64_t first_out;  // row of the map that is at the output's beginning
   const Number* kernel;
   int64_t kernel_pixel, kernel_image;  // an image's step is 0 where all share the kernel
   const Number* bias;
   int64_t bias_image;
-  const Number *scale, *shift;
   bool activate;
-  int64_t ring;
 };
 
-template <int kSize, int kTile, class In, class Out>
-inline void depthwise_tile(const Depthwise<In, Out>& job, const Number* const* lines, int64_t column,
-                           const Number* weights, Vec bias, Out* out, int count) {
+template <int kSize, int kTile, class Out>
+inline void depthwise_tile(const Number* const* lines, int64_t column, const Number* weights, Vec bias, Out* out,
+                           int64_t out_pixel, bool activate, int count) {
   Vec sums[kTile];
 #pragma GCC unroll 14
   for (int i = 0; i < kTile; ++i) sums[i] = bias;
@@ -50,9 +45,25 @@ inline void depthwise_tile(const Depthwise<In, Out>& job, const Number* const* l
   for (int i = 0; i < kTile; ++i) values[i] = sums[i];
   asm volatile("" ::: "memory");
   for (int i = 0; i < kTile; ++i) {
-    const Vec value = job.activate ? gelu(values[i]) : values[i];
-    store_some(out + (column + i) * job.out_pixel, value, count);
+    const Vec value = activate ? gelu(values[i]) : values[i];
+    store_some(out + (column + i) * out_pixel, value, count);
   }
+}
+
+// A row of kLanes channels from kSize lines, each with kSize / 2 columns more at either end.
+template <int kSize, class Out>
+inline void depthwise_row(const Number* const* lines, int64_t columns, const Number* weights, Vec bias, Out* out,
+                          int64_t out_pixel, bool activate, int count) {
+  int64_t column = 0;
+  auto tile = [&](auto width) {
+    constexpr int kTile = decltype(width)::value;
+    for (; column + kTile <= columns; column += kTile)
+      depthwise_tile<kSize, kTile>(lines, column, weights, bias, out, out_pixel, activate, count);
+  };
+  tile(std::integral_constant<int, 14>{});
+  tile(std::integral_constant<int, 7>{});
+  tile(std::integral_constant<int, 3>{});
+  tile(std::integral_constant<int, 1>{});
 }
 
 // Rows `first` to `last` of kLanes channels of an image.
@@ -69,8 +80,6 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
     store(weights + place * kLanes,
           load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
   const Vec bias = load_some(job.bias + image * job.bias_image + channel, count);
-  const Vec scale = job.scale ? load_some(job.scale + channel, count) : Vec{};
-  const Vec shift = job.scale ? load_some(job.shift + channel, count) : Vec{};
 
   auto fetch = [&](int64_t row) {  // the row into its place among kSize
     Number* line = buffer + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
@@ -78,29 +87,17 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
       std::fill(line, line + job.map.columns * kLanes, Number(0));
       return;
     }
-    const In* from = job.in + image * job.in_image + (row % job.ring) * job.map.columns * job.in_pixel + channel;
-    for (int64_t column = 0; column < job.map.columns; ++column) {
-      Vec value = load_some(from + column * job.in_pixel, count);
-      if (job.scale) value = value * scale + shift;
-      store(line + column * kLanes, value);
-    }
+    const In* from = job.in + image * job.in_image + row * job.map.columns * job.in_pixel + channel;
+    for (int64_t column = 0; column < job.map.columns; ++column)
+      store(line + column * kLanes, load_some(from + column * job.in_pixel, count));
   };
   for (int64_t row = first - kPad; row < first + kPad; ++row) fetch(row);
   for (int64_t row = first; row < last; ++row) {
     fetch(row + kPad);
     const Number* lines[kSize];
     for (int i = 0; i < kSize; ++i) lines[i] = buffer + ((row - kPad + i + kSize) % kSize) * width * kLanes;
-    Out* out = job.out + image * job.out_image + (row - job.first_out) * job.map.columns * job.out_pixel + channel;
-    int64_t column = 0;
-    auto tile = [&](auto columns) {
-      constexpr int kTile = decltype(columns)::value;
-      for (; column + kTile <= job.map.columns; column += kTile)
-        depthwise_tile<kSize, kTile>(job, lines, column, weights, bias, out, count);
-    };
-    tile(std::integral_constant<int, 14>{});
-    tile(std::integral_constant<int, 7>{});
-    tile(std::integral_constant<int, 3>{});
-    tile(std::integral_constant<int, 1>{});
+    Out* out = job.out + image * job.out_image + row * job.map.columns * job.out_pixel + channel;
+    depthwise_row<kSize>(lines, job.map.columns, weights, bias, out, job.out_pixel, job.activate, count);
   }
 }
 

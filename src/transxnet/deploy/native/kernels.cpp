@@ -20,8 +20,8 @@ void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bi
   const Rooms rooms = rooms_of(block, map, bias, bands.count > 0, space);
   const int64_t pixels = map.images * map.pixels(), channels = map.channels, step = map.pixels() * channels;
   T* x = reinterpret_cast<T*>(rooms.x);
-  const Depthwise<T, T> position{map, in, channels, step, x, channels, step, 0, block.position.kernel, channels, 0,
-                                 block.position.bias, 0, nullptr, nullptr, false, map.rows};
+  const Depthwise<T, T> position{map, in, channels, step, x, channels, step, block.position.kernel, channels, 0,
+                                 block.position.bias, 0, false};
   depthwise(position, static_cast<int>(block.position.size), threads);
   statistics(map, x, block.norm1.epsilon, rooms.means, rooms.factors, threads);
   const Normalised<T> normalised{map, x, rooms.means, rooms.factors, block.norm1.weight, block.norm1.bias};
@@ -31,9 +31,9 @@ void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bi
   dynamic_convolution(block, map, rooms, threads);
   reduced_attention(block, map, bias, rooms, threads);
   depthwise_of(map, rooms.mixed, channels, rooms.normed, channels, block.neighbours, true, threads);
-  product_to(pixels, block.squeeze, Rows{rooms.normed, channels}, rooms.squeezed, true, threads);
+  product_to(pixels, block.squeeze, Rows{rooms.normed, channels, channels}, rooms.squeezed, true, threads);
   const int64_t squeezed = block.squeeze.columns;
-  product(pixels, squeezed, channels, block.restore.weight, Rows{rooms.squeezed, squeezed},
+  product(pixels, squeezed, channels, block.restore.weight, Rows{rooms.squeezed, squeezed, squeezed},
           [&](Vec value, int64_t row, int64_t column, int count) {
             const int64_t place = row * channels + column;
             value += load_some(block.restore.bias + column, count);
@@ -82,8 +82,8 @@ void depthwise_float32(const int64_t* shape, const float* in, int64_t in_pixel, 
                        int64_t out_pixel, int64_t out_image, const float* kernel, int64_t kernel_image,
                        const float* bias, int64_t bias_image, int size, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
-  const Depthwise<float, float> job{map, in, in_pixel, in_image, out, out_pixel, out_image, 0, kernel, map.channels,
-                                    kernel_image, bias, bias_image, nullptr, nullptr, false, map.rows};
+  const Depthwise<float, float> job{map, in, in_pixel, in_image, out, out_pixel, out_image, kernel, map.channels,
+                                    kernel_image, bias, bias_image, false};
   depthwise(job, size, threads);
 }
 

@@ -6,9 +6,6 @@ import ctypes
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
-MOST_SCALES = 8
-"""Scales that MS-FFN may have."""
-
 
 class Matrix(ctypes.Structure):
     """Packed weight and bias."""
@@ -37,19 +34,26 @@ class Reduction(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Scales(ctypes.Structure):
+    """MS-FFN's depthwise convolutions, some channels at a time, and the affine map before them."""
+
+    _fields_ = [
+        ("blocks", _NUMBER), ("halo", _NUMBER), ("sizes", _POINTER), ("starts", _POINTER),
+        ("kernels", _POINTER), ("bias", _POINTER), ("before_scale", _POINTER), ("before_shift", _POINTER),
+    ]  # fmt: skip
+
+
 class Block(ctypes.Structure):
     """What a block is made of."""
 
     _fields_ = [
         ("channels", _NUMBER), ("local", _NUMBER), ("heads", _NUMBER), ("groups", _NUMBER),
-        ("kernel_size", _NUMBER), ("scales", _NUMBER),
+        ("kernel_size", _NUMBER),
         ("position", Filter), ("norm1", Norm),
         ("attention_squeeze", Matrix), ("attention_scores", Matrix), ("bank", _POINTER),
         ("q", Matrix), ("kv", Matrix), ("reduction", Reduction), ("refinement", Filter), ("neighbours", Filter),
         ("squeeze", Matrix), ("restore", Matrix), ("identity", _POINTER),
-        ("norm2", Norm), ("expand", Matrix), ("project", Matrix),
-        ("before_scale", _POINTER), ("before_shift", _POINTER),
-        ("scale", Filter * MOST_SCALES), ("scale_channels", _NUMBER * MOST_SCALES),
+        ("norm2", Norm), ("expand", Matrix), ("project", Matrix), ("scales", Scales),
     ]  # fmt: skip
 
 

@@ -11,9 +11,10 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
   map.channels = channels;
   pool(map, rooms.normed, step, map.pixels() * step, rooms.pooled, static_cast<int>(block.kernel_size), threads);
   const int64_t rows = map.images * places, wide = scores_of(block);
-  product_to(rows, block.attention_squeeze, Rows{rooms.pooled, channels}, rooms.hidden, true, threads);
+  product_to(rows, block.attention_squeeze, Rows{rooms.pooled, channels, channels}, rooms.hidden, true, threads);
   const int64_t squeezed = block.attention_squeeze.columns;
-  product_to(rows, block.attention_scores, Rows{rooms.hidden, squeezed}, rooms.scores, false, threads);
+  product_to(rows, block.attention_scores, Rows{rooms.hidden, squeezed, squeezed}, rooms.scores, false, threads);
+#pragma omp parallel for num_threads(threads)
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
       const int count = lanes(channels - channel);
@@ -40,8 +41,8 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
     }
   const Number* biases = rooms.kernels + (places - 1) * channels;
   const Depthwise<Number, Number> job{map, rooms.normed, step, map.pixels() * step, rooms.mixed, step,
-                                    map.pixels() * step, 0, rooms.kernels, channels, places * channels, biases,
-                                    places * channels, nullptr, nullptr, false, map.rows};
+                                    map.pixels() * step, rooms.kernels, channels, places * channels, biases,
+                                    places * channels, false};
   depthwise(job, static_cast<int>(block.kernel_size), threads);
 }
 
@@ -49,7 +50,7 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
 inline void reduced_attention(const Block& block, const Map& map, const Bias& bias, const Rooms& rooms, int threads) {
   const int64_t distant = block.channels - block.local, pixels = map.images * map.pixels();
   const Number* in = rooms.normed + block.local;
-  product_to(pixels, block.q, Rows{in, block.channels}, rooms.q, false, threads);
+  product_to(pixels, block.q, Rows{in, block.channels, distant}, rooms.q, false, threads);
   Map few{map.images, map.rows, map.columns, distant};
   const Number* keys = in;
   int64_t key_pixel = block.channels;
@@ -61,6 +62,6 @@ inline void reduced_attention(const Block& block, const Map& map, const Bias& bi
     key_pixel = distant;
   }
   depthwise_of(few, keys, key_pixel, rooms.refined, distant, block.refinement, false, threads);
-  product_to(few.images * few.pixels(), block.kv, Rows{rooms.refined, distant}, rooms.kv, false, threads);
+  product_to(few.images * few.pixels(), block.kv, Rows{rooms.refined, distant, distant}, rooms.kv, false, threads);
   attend(attention_of(block, map, bias, rooms), rooms.packed, threads);
 }

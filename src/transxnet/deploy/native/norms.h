@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "vectors.h"
+#include "products.h"
 
 ALWAYS_INLINE int floats(int64_t left) { return left < kFloats ? static_cast<int>(left) : kFloats; }
 
@@ -73,27 +73,28 @@ struct Normalised {
   const float *means, *factors;
   const Number *weight, *bias;
 
-  // Rows `first` to `last` of all images' pixels to `out`, `step` elements apart.
-  void operator()(int64_t first, int64_t last, Number* out, int64_t step) const {
+  // Rows `first` to `last` of all images' pixels, `pixel` numbers apart and with `block` numbers from kLanes channels to
+  // the next ones.
+  void operator()(int64_t first, int64_t last, Number* out, int64_t pixel, int64_t block = kLanes) const {
     for (int64_t row = first; row < last; ++row) {
       const int64_t image = row / map.pixels();
       const float mean = means[image], factor = factors[image];
       const T* from = in + row * map.channels;
-      Number* to = out + (row - first) * step;
-      for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
+      Number* to = out + (row - first) * pixel;
+      for (int64_t channel = 0; channel < map.channels; channel += kLanes, to += block) {
         const int count = lanes(map.channels - channel);
         const Floats scale = to_floats(load_some(weight + channel, count)) * factor;
         const Floats value = (load_floats_some(from + channel, count) - mean) * scale;
-        store_some(to + channel, to_vec(value + to_floats(load_some(bias + channel, count))), count);
+        store_some(to, to_vec(value + to_floats(load_some(bias + channel, count))), count);
       }
     }
   }
 
-  const Number* operator()(int64_t first, int64_t last, Scratch& scratch, int64_t& step) const {
-    step = map.channels;
-    Number* buffer = scratch.numbers((last - first) * step);
-    (*this)(first, last, buffer, step);
-    return buffer;
+  Input operator()(int64_t first, int64_t last, Scratch& scratch) const {
+    const int64_t block = (last - first) * kLanes;
+    Number* buffer = scratch.numbers((last - first) * filled(map.channels));
+    (*this)(first, last, buffer, kLanes, block);
+    return {buffer, block};
   }
 };
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "vectors.h"
@@ -19,10 +20,19 @@ constexpr int64_t kSummands = 256;
 inline int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 inline int64_t paired(int64_t inner) { return (inner + kPair - 1) / kPair * kPair; }
 
-// Summands of a row: the first `inner` numbers of it, and `extra` more after a gap.
-struct Inner {
-  int64_t inner, gap = 0, extra = 0;
+// Rows of summands: kLanes of all rows are side by side, then the next ones. That a row is a fixed step from the next
+// saves the processor's registers for addresses.
+struct Input {
+  const Number* at;
+  int64_t block;  // numbers from kLanes summands to the next ones
 };
+
+// More summands of each row, side by side; their part of the matrix follows the others'.
+struct Extra {
+  const Number* at;
+  int64_t row, count;
+};
+struct NoExtra {};
 
 // Sums of kRows rows and kVectors * 16 columns, as they are while summands are added.
 template <int kRows, int kVectors>
@@ -36,14 +46,14 @@ struct Sums {
       for (int j = 0; j < kVectors; ++j) at[i][j] = Vec{};
   }
 
-  // `last`: half a pair.
-  ALWAYS_INLINE void add(const Number* from, int64_t in_row, const Number* weight, bool last = false) {
+  // One summand of each row, or a pair; `last`: half a pair.
+  ALWAYS_INLINE void add(const Number* from, int64_t row, const Number* weight, bool last = false) {
     Vec weights[kVectors];
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) weights[j] = load(weight + j * kLanes);
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) {
-      const Vec value = last ? spread_last(from + i * in_row) : spread(from + i * in_row);
+      const Vec value = last ? spread_last(from + i * row) : spread(from + i * row);
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) at[i][j] += value * weights[j];
     }
@@ -51,8 +61,8 @@ struct Sums {
 };
 
 // Calls finish(value, row, column, count) for each kLanes sums of kRows rows and kVectors * 16 columns.
-template <int kRows, int kVectors, class Finish>
-inline void product_tile(const Number* in, int64_t in_row, Inner length, const Number* weight, int64_t columns,
+template <int kRows, int kVectors, class More, class Finish>
+inline void product_tile(const Input& in, const More& more, int64_t inner, const Number* weight, int64_t columns,
                          int64_t row, int64_t column, const Finish& finish) {
   constexpr int kParts = kPair == 1 ? kVectors : 1;  // in float16 two become one
   Vec values[kParts][kRows];  // in memory: the loop at the end is long and would keep the sums out of registers
@@ -64,31 +74,28 @@ inline void product_tile(const Number* in, int64_t in_row, Inner length, const N
     else
       return joined(sums.at[i][0], kVectors == 2 ? sums.at[i][1] : Vec{});
   };
-  int64_t room = kSummands;
+  int64_t added = 0;
   bool drained = false;
-  const auto drain = [&]() {  // so that none of many small summands is lost beside a large sum
+  const auto drain = [&]() ALWAYS_INLINE_LAMBDA {  // so that small summands are not lost beside a large sum
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) values[0][i] = drained ? values[0][i] + finished(i, 0) : finished(i, 0);
     sums.clear();
     drained = true;
-    room = kSummands;
+    added = 0;
   };
-  const auto add = [&](const Number* from, const Number* weights, int64_t count) ALWAYS_INLINE_LAMBDA {
+  const auto add = [&](const Number* from, int64_t step, int64_t count) ALWAYS_INLINE_LAMBDA {
     int64_t k = 0;
-    if constexpr (kPair == 1) {
-      for (; k < count; ++k) sums.add(from + k, in_row, weights + k * kPanel);
-    } else {
-      while (k + kPair <= count) {
-        const int64_t end = std::min(count, k + room) - kPair;
-        room -= end + kPair - k;
-        for (; k <= end; k += kPair) sums.add(from + k, in_row, weights + k * kPanel);
-        if (room < kPair) drain();
-      }
-      if (k < count) sums.add(from + k, in_row, weights + k * kPanel, true);
-    }
+    for (; k + kPair <= count; k += kPair, weight += kPair * kPanel) sums.add(from + k, step, weight);
+    if (k < count) sums.add(from + k, step, weight, true), weight += kPair * kPanel;
   };
-  add(in, weight, length.inner);
-  if (length.extra) add(in + length.inner + length.gap, weight + paired(length.inner) * kPanel, length.extra);
+  const Number* from = in.at;
+  int64_t left = inner;
+  for (; left >= kLanes; left -= kLanes, from += in.block) {
+    for (int k = 0; k < kLanes; k += kPair, weight += kPair * kPanel) sums.add(from + k, kLanes, weight);
+    if (kPair > 1 && (added += kLanes) >= kSummands) drain();
+  }
+  add(from, kLanes, left);
+  if constexpr (std::is_same_v<More, Extra>) add(more.at, more.row, more.count);
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
@@ -107,14 +114,18 @@ inline void product_tile(const Number* in, int64_t in_row, Inner length, const N
   }
 }
 
-template <int kVectors, class Finish>
-inline void product_panel(const Number* in, int64_t in_row, Inner inner, const Number* weight, int64_t columns,
+template <int kVectors, class More, class Finish>
+inline void product_panel(const Input& in, const More& more, int64_t inner, const Number* weight, int64_t columns,
                           int64_t first, int64_t last, int64_t column, const Finish& finish) {
   int64_t row = first;
   auto tile = [&](auto rows) {
     constexpr int kRows = decltype(rows)::value;
-    for (; row + kRows <= last; row += kRows)
-      product_tile<kRows, kVectors>(in + (row - first) * in_row, in_row, inner, weight, columns, row, column, finish);
+    for (; row + kRows <= last; row += kRows) {
+      More here = more;
+      if constexpr (std::is_same_v<More, Extra>) here.at += (row - first) * more.row;
+      product_tile<kRows, kVectors>(Input{in.at + (row - first) * kLanes, in.block}, here, inner, weight, columns, row,
+                                    column, finish);
+    }
   };
   tile(std::integral_constant<int, 14>{});
   tile(std::integral_constant<int, 7>{});
@@ -122,22 +133,22 @@ inline void product_panel(const Number* in, int64_t in_row, Inner inner, const N
   tile(std::integral_constant<int, 1>{});
 }
 
-// The rows first to last, of which the first is at `in`, with some of the panels.
+// The rows first to last, of which the first is at `in.at`, with some of the panels.
 template <class Finish>
-inline void product_rows(const Number* in, int64_t in_row, int64_t inner, const Number* weight, int64_t columns,
-                         int64_t first, int64_t last, int64_t first_panel, int64_t last_panel, const Finish& finish) {
+inline void product_rows(const Input& in, int64_t inner, const Number* weight, int64_t columns, int64_t first,
+                         int64_t last, int64_t first_panel, int64_t last_panel, const Finish& finish) {
   for (int64_t panel = first_panel; panel < last_panel; ++panel) {
     const Number* weights = weight + panel * paired(inner) * kPanel;
     const int64_t column = panel * kPanel;
     if (columns - column > kFloats)
-      product_panel<2>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
+      product_panel<2>(in, NoExtra{}, inner, weights, columns, first, last, column, finish);
     else
-      product_panel<1>(in, in_row, Inner{inner}, weights, columns, first, last, column, finish);
+      product_panel<1>(in, NoExtra{}, inner, weights, columns, first, last, column, finish);
   }
 }
 
-// All rows, shared among threads. rows_of(first, last, scratch, step) returns where those rows are, perhaps in the
-// scratch memory, and sets the elements from one to the next.
+// All rows, shared among threads. rows_of(first, last, scratch) returns where those rows are, perhaps in the scratch
+// memory.
 template <class Rows, class Finish>
 void product(int64_t rows, int64_t inner, int64_t columns, const Number* weight, const Rows& rows_of,
              const Finish& finish, int threads) {
@@ -150,20 +161,30 @@ void product(int64_t rows, int64_t inner, int64_t columns, const Number* weight,
     for (int64_t block = 0; block < blocks; ++block) {
       thread_local Scratch scratch;
       const int64_t first = block * step, last = std::min(rows, first + step);
-      int64_t in_row;
-      const Number* in = rows_of(first, last, scratch, in_row);
-      product_rows(in, in_row, inner, weight, columns, first, last, panels * share / shares,
+      product_rows(rows_of(first, last, scratch), inner, weight, columns, first, last, panels * share / shares,
                    panels * (share + 1) / shares, finish);
     }
 }
 
+// Rows of a map, `step` apart, as Input has them.
+template <class T>
+inline void pack_rows(const T* from, int64_t step, int64_t rows, int64_t inner, Number* to) {
+  for (int64_t row = 0; row < rows; ++row, from += step)
+    for (int64_t k = 0; k < inner; k += kLanes)
+      store(to + k * rows + row * kLanes, load_some(from + k, lanes(inner - k)));
+}
+
+inline int64_t filled(int64_t inner) { return (inner + kLanes - 1) / kLanes * kLanes; }
+
 // Rows of a map as product() takes them.
 struct Rows {
   const Number* in;
-  int64_t pixel;
+  int64_t pixel, inner;
 
-  const Number* operator()(int64_t first, int64_t, Scratch&, int64_t& step) const {
-    step = pixel;
-    return in + first * pixel;
+  Input operator()(int64_t first, int64_t last, Scratch& scratch) const {
+    const int64_t rows = last - first;
+    Number* buffer = scratch.numbers(rows * filled(inner));
+    pack_rows(in + first * pixel, pixel, rows, inner, buffer);
+    return {buffer, rows * kLanes};
   }
 };

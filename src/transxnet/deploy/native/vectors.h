@@ -108,15 +108,20 @@ ALWAYS_INLINE void store_float_some(T* to, FloatVec value, int count) {
 ALWAYS_INLINE FloatVec chosen(IntVec mask, FloatVec yes, FloatVec no) { return mask ? yes : no; }
 ALWAYS_INLINE FloatVec larger(FloatVec a, FloatVec b) { return chosen(a > b, a, b); }
 
+// Of all numbers of a vector, by halves.
+template <class Combine>
+ALWAYS_INLINE float combined(FloatVec value, const Combine& combine) {
+  const IntVec place{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  value = combine(value, __builtin_shuffle(value, place ^ 8));
+  value = combine(value, __builtin_shuffle(value, place ^ 4));
+  value = combine(value, __builtin_shuffle(value, place ^ 2));
+  return combine(value, __builtin_shuffle(value, place ^ 1))[0];
+}
 ALWAYS_INLINE float sum_of(FloatVec value) {
-  float total = 0;
-  for (int i = 0; i < kFloats; ++i) total += value[i];
-  return total;
+  return combined(value, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return a + b; });
 }
 ALWAYS_INLINE float largest_of(FloatVec value) {
-  float most = value[0];
-  for (int i = 1; i < kFloats; ++i) most = value[i] > most ? value[i] : most;
-  return most;
+  return combined(value, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return larger(a, b); });
 }
 
 // Of x <= 0; below -80 it is that of -80, 2e-35: smaller products are slow. Within 2 units of the last place.
