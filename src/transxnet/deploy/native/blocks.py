@@ -11,26 +11,24 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from transxnet.deploy.native import layouts
-from transxnet.deploy.native.build import has_float16, library
+from transxnet.deploy.native import layouts, numbers
+from transxnet.deploy.native.build import library
 from transxnet.deploy.native.constants import NativeBlock
+from transxnet.deploy.native.patch_embed import NativeConv2d
 from transxnet.deploy.parts import FusedBlock
-from transxnet.errors import ConfigError
 from transxnet.layers.position_bias import Bias, FactoredBias, PositionBias
-from transxnet.model import Stage
-
-TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-"""What a block's maps can be stored as."""
+from transxnet.model import PatchEmbed, Stage
 
 
 @functools.cache
-def _functions(number: torch.dtype, stored: torch.dtype) -> tuple[Callable[..., int], Callable[..., None]]:
+def _functions(number: torch.dtype, stored: torch.dtype) -> tuple[Callable[..., int], Callable[..., int]]:
     """The memory that a block needs, and blocks, by what is computed in and what maps are stored as."""
-    kernels = library(number == torch.float16)
     count, pointer = ctypes.c_int, ctypes.c_void_p
-    room, blocks = kernels.block_room, kernels[f"blocks_{TYPES[stored]}"]
-    room.argtypes, room.restype = (pointer, pointer, ctypes.c_int64, count), ctypes.c_int64
-    blocks.argtypes, blocks.restype = (pointer, count, *[pointer] * 5, count), None
+    room, blocks = (numbers.function(name, number) for name in ("block_room", f"blocks_{numbers.TYPES[stored]}"))
+    typed: Any = room
+    typed.argtypes, typed.restype = (pointer, pointer, ctypes.c_int64, count), ctypes.c_int64
+    typed = blocks
+    typed.argtypes, typed.restype = (pointer, count, *[pointer] * 5, count), None
     return room, blocks
 
 
@@ -67,6 +65,7 @@ class NativeBlocks(nn.Module):
         super().__init__()
         self.workspace = workspace
         self.blocks = nn.ModuleList(NativeBlock(block) for block in blocks)
+        self._suits: bool | None = None
         self.eval()
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
@@ -75,20 +74,17 @@ class NativeBlocks(nn.Module):
         Raises:
             ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
         """
-        _check(x)
+        numbers.check(x)
         x = x.contiguous(memory_format=torch.channels_last)
         if not len(x):
             return torch.empty_like(x)
-        if x.dtype != torch.float32 and self.in_float16:
-            out = self._run(x, position_bias, torch.float16)
-            if out.isfinite().all():
-                return out
-        return self._run(x, position_bias, torch.float32)
+        return numbers.computed(lambda number: self._run(x, position_bias, number), x.dtype, self.suits_float16)
 
-    @functools.cached_property
-    def in_float16(self) -> bool:
-        """Whether maps of 16 bits are computed in float16, where what is larger than 65504 does not occur."""
-        return has_float16() and all(cast(NativeBlock, block).suits_float16() for block in self.blocks)
+    def suits_float16(self) -> bool:
+        """Whether float16 has digits for all constants."""
+        if self._suits is None:
+            self._suits = all(cast(NativeBlock, block).suits_float16() for block in self.blocks)
+        return self._suits
 
     def _run(self, x: Tensor, position_bias: Bias, number: torch.dtype) -> Tensor:
         """All blocks, computed in float32 or float16."""
@@ -114,18 +110,9 @@ def _bias(position_bias: Bias, number: torch.dtype) -> tuple[layouts.Bias, tuple
     return layouts.Bias(whole.data_ptr(), None, None, 0), (whole,)
 
 
-def _check(x: Tensor) -> None:
-    if x.device.type != "cpu" or x.dtype not in TYPES:
-        raise ConfigError(
-            "a network fused with native kernels takes float32, bfloat16 or float16 maps on a CPU, not "
-            f"{x.dtype} on {x.device}"
-        )
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise ConfigError("a network fused with native kernels gives no gradients; use the network it was made from")
-
-
 def make_native(module: nn.Module) -> None:
-    """Put native blocks in the place of the fused ones of every stage below a module whose blocks are all known.
+    """Put native blocks in the place of the fused ones of every stage below a module whose blocks are all known, and
+    native convolutions in that of the patch embeddings'.
 
     Raises:
         ConfigError: If there is no compiler for the kernels.
@@ -137,6 +124,17 @@ def make_native(module: nn.Module) -> None:
             child.blocks = nn.ModuleList([NativeBlocks([cast(FusedBlock, one) for one in child.blocks], workspace)])
             if isinstance(child.position_bias, PositionBias):
                 child.position_bias = cast(Any, RememberedBias(child.position_bias))
+        elif (
+            isinstance(child, PatchEmbed)
+            and isinstance(cast(Any, child.norm), nn.Identity)
+            and NativeConv2d.takes(child.conv)
+        ):
+            library()
+            child.conv = cast(Any, NativeConv2d(child.conv))
+
+
+def _is_folded(embed: Any) -> bool:
+    return isinstance(embed.norm, nn.Identity)
 
 
 class RememberedBias(nn.Module):

@@ -18,6 +18,7 @@ from transxnet.layers import DMixer
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
 _MATRICES = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
 _SCALES = ("sizes", "starts", "kernels", "biases", "before_scale", "before_shift")
+_LAST = ("restore", "identity", "project")  # what branches end with
 _RANGE = (2.0**-10, 2.0**10)  # of the largest constants that float16 is used for
 
 
@@ -96,7 +97,7 @@ class NativeBlock(nn.Module):
             )
             for name, value in self._constants.items():
                 if float16 and name.endswith(".0") and name[:-2] in _MATRICES:
-                    value = _in_pairs(value)
+                    value = in_pairs(value)
                 constants[name] = value
             constants = {
                 name: value.to(number).contiguous() if value.is_floating_point() else value
@@ -134,13 +135,10 @@ class NativeBlock(nn.Module):
         What a branch ends with may be as small as it likes, for it is added to something.
         """
         scales = {f"scale{i}.{j}": part for i, pair in enumerate(self._scales) for j, part in enumerate(pair)}
-        for name, value in {**self._constants, **scales}.items():
-            largest = float(value.abs().max())
-            bias = name.endswith(".1") and name != "before.1"
-            small = bias or name.startswith(("restore", "identity", "project")) or largest == 0
-            if not (largest <= _RANGE[1] and (small or largest >= _RANGE[0])):
-                return False
-        return True
+        return all(
+            suits_float16(value, small=(name.endswith(".1") and name != "before.1") or name.startswith(_LAST))
+            for name, value in {**self._constants, **scales}.items()
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         return self
@@ -195,7 +193,18 @@ def packed(weight: Tensor) -> Tensor:
     return filled.reshape(-1, _PANEL, columns).transpose(1, 2).contiguous()
 
 
-def _in_pairs(weight: Tensor) -> Tensor:
+def suits_float16(*values: Tensor, small: bool = False) -> bool:
+    """Whether float16 has digits for constants: none is too large, and what is largest of each not too small.
+
+    Args:
+        values: The constants.
+        small: Whether they may be small, since what comes of them is added to something.
+    """
+    largest = [float(value.abs().max()) for value in values]
+    return all(one <= _RANGE[1] and (small or one == 0 or one >= _RANGE[0]) for one in largest)
+
+
+def in_pairs(weight: Tensor) -> Tensor:
     """A packed matrix (P, C, 32) with two summands side by side: (P, C / 2 or more, 32, 2)."""
     panels, inner, columns = weight.shape
     return F.pad(weight, (0, 0, 0, inner % 2)).reshape(panels, -1, 2, columns).transpose(2, 3)

@@ -9,6 +9,7 @@
 #include "gradients.h"
 #endif
 #include "mixer.h"
+#include "patches.h"
 
 namespace {
 
@@ -51,6 +52,17 @@ void run_all(const Block* const* blocks, int count, const int64_t* shape, const 
   for (int i = 0; i < count; ++i) run<T>(*blocks[i], map, i ? out : in, out, bias, memory, threads);
 }
 
+// Whether all numbers of 16 bits are finite.
+template <class T>
+int finite(const T* numbers, int64_t count, int threads) {
+  const uint16_t exponent = std::is_same_v<T, bfloat16> ? 0x7f80 : 0x7c00;
+  const auto bits = reinterpret_cast<const uint16_t*>(numbers);
+  int infinite = 0;
+#pragma omp parallel for reduction(| : infinite) num_threads(threads)
+  for (int64_t i = 0; i < count; ++i) infinite |= (bits[i] & exponent) == exponent;
+  return !infinite;
+}
+
 }  // namespace
 
 extern "C" {
@@ -73,7 +85,16 @@ BLOCKS(bfloat16)
 #ifdef __FLT16_MAX__
 BLOCKS(float16)
 #endif
-#ifndef FLOAT16
+
+#ifdef FLOAT16
+#define PATCHES(T)                                                                                            \
+  void convolution_##T(const Convolution* job, const int64_t* shape, const T* in, T* out, int threads) {      \
+    convolve<T>(*job, Map{shape[0], shape[1], shape[2], shape[3]}, in, out, threads);                         \
+  }                                                                                                           \
+  int finite_##T(const T* numbers, int64_t count, int threads) { return finite(numbers, count, threads); }
+PATCHES(bfloat16)
+PATCHES(float16)
+#else
 typedef float float32;
 BLOCKS(float32)
 

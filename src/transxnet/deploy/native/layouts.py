@@ -57,6 +57,12 @@ class Block(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Convolution(ctypes.Structure):
+    """A convolution as a product with a matrix."""
+
+    _fields_ = [("matrix", Matrix), ("size", _NUMBER), ("stride", _NUMBER), ("padding", _NUMBER)]
+
+
 class Bias(ctypes.Structure):
     """A position bias: whole, or in factors."""
 

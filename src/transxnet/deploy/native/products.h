@@ -15,7 +15,7 @@
 constexpr int kPanel = 2 * kFloats;
 
 // Of float16 at most so many in a row.
-constexpr int64_t kSummands = 256;
+constexpr int64_t kSummands = 128;
 
 inline int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 inline int64_t paired(int64_t inner) { return (inner + kPair - 1) / kPair * kPair; }

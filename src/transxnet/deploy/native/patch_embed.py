@@ -1,0 +1,80 @@
+"""Convolutions of patches on kernels of our own, in float16."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transxnet.deploy.native import layouts, numbers
+from transxnet.deploy.native.constants import in_pairs, packed, suits_float16
+
+
+class NativeConv2d(nn.Module):
+    """A convolution that is computed in float16, as a product with what its kernel sees, where maps are stored in 16
+    bits and the processor does so; otherwise by PyTorch, which is as fast.
+
+    Args:
+        conv: Of one group, with a bias.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.conv = conv
+        self._weight = packed(conv.weight.permute(0, 2, 3, 1).flatten(1))
+        self._bias = conv.bias.detach().float().clone()
+        self._size, self._stride, self._padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+        self._plan: tuple[layouts.Convolution, tuple[Tensor, Tensor]] | None = None
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', H', W'), channels last in memory.
+
+        Raises:
+            ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
+        """
+        numbers.check(x)
+        batch, _, *sides = x.shape
+        out_sides = [(side + 2 * self._padding - self._size) // self._stride + 1 for side in sides]
+        shape = (batch, len(self._bias), *out_sides)
+        x = x.contiguous(memory_format=torch.channels_last)
+
+        def run(number: torch.dtype) -> Tensor:
+            if number == torch.float32:
+                found: Tensor = self.conv(x)
+                return found
+            out = x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+            numbers.function(f"convolution_{numbers.TYPES[x.dtype]}", number)(
+                ctypes.byref(self._laid_out()), (ctypes.c_int64 * 4)(batch, *sides, x.shape[1]),
+                ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()), ctypes.c_int(torch.get_num_threads()),
+            )  # fmt: skip
+            return out
+
+        return numbers.computed(run, x.dtype, lambda: suits_float16(self._weight, self._bias))
+
+    def _laid_out(self) -> layouts.Convolution:
+        if self._plan is None:
+            weight, bias = in_pairs(self._weight).to(torch.float16).contiguous(), self._bias.to(torch.float16)
+            matrix = layouts.Matrix(weight.data_ptr(), bias.data_ptr(), self._weight.shape[1], len(bias))
+            self._plan = (layouts.Convolution(matrix, self._size, self._stride, self._padding), (weight, bias))
+        return self._plan[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    @staticmethod
+    def takes(conv: Any) -> bool:
+        """Whether there is code for a convolution."""
+        return (
+            type(conv) is nn.Conv2d
+            and conv.groups == 1
+            and conv.bias is not None
+            and conv.dilation == (1, 1)
+            and conv.padding_mode == "zeros"
+            and all(len(set(pair)) == 1 and not isinstance(pair, str) for pair in (conv.kernel_size, conv.stride))
+            and isinstance(conv.padding, tuple)
+            and len(set(conv.padding)) == 1
+        )
