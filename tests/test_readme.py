@@ -9,11 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
+import transxnet
 from test_commands import paint, run
+from transxnet.data.sources import open_evaluation
+from transxnet.tasks.classification.evaluate import run_network
+from transxnet.tasks.classification.labels import label_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +48,16 @@ def desk(tmp_path: Path, released_file: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
+class _InSixteenBits(nn.Module):
+    def __init__(self, fused: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.fused, self.dtype, self.pretrained_cfg = fused, dtype, fused.pretrained_cfg
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fused(x.to(self.dtype))
+        return scores.float()
+
+
 @pytest.mark.timeout(900)
 def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -49,6 +66,13 @@ def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads(summary.read_text())["top1"] >= 0.99
     for picture in ("samples.png", "curves.png"):
         assert (summary.parent / picture).stat().st_size > 10_000
+    model = transxnet.load_model(summary.parent)
+    digits = open_evaluation("digits", label_names(model), model.num_classes)
+    expected = run_network(model, digits).probabilities.argmax(1)
+    for dtype in (torch.bfloat16, torch.float16):  # the native kernels choose the same classes in 16 bits
+        network: Any = _InSixteenBits(transxnet.fuse(model, native=True).to(dtype), dtype)
+        found = run_network(network, digits)
+        assert (found.probabilities.argmax(1) == expected).float().mean() >= 0.99
 
 
 @pytest.mark.timeout(900)
