@@ -40,9 +40,10 @@ def autocast(model: nn.Module) -> Run:
     return run
 
 
-def bfloat16(model: nn.Module) -> Run:
-    model = model.to(torch.bfloat16)
-    return lambda x: model(x.to(torch.bfloat16))
+def sixteen(model: nn.Module, dtype: torch.dtype) -> Run:
+    """Weights and maps in 16 bits, the images' conversion included."""
+    model = channels_last(model.to(dtype))
+    return lambda x: model(x.to(dtype, memory_format=torch.channels_last))
 
 
 def channels_last(model: nn.Module) -> Any:
@@ -53,26 +54,27 @@ def fused(**settings: Any) -> Callable[[Any], Any]:
     return lambda model: transxnet.fuse(model, **settings)
 
 
-LAST: dict[str, Any] = {"channels_last": True, "pointwise": "linear"}
+PLAIN: dict[str, Any] = {"channels_last": False, "pointwise": "conv", "depthwise": "split"}
+LAST: dict[str, Any] = {"channels_last": True, "pointwise": "linear", "depthwise": "split"}
 
 FORMS: dict[str, Callable[[Any], Run]] = {
     "literal": Literal,
     "eager": lambda model: model,
     "fused": fused(),
-    "single": fused(depthwise="single"),
-    "mixed": fused(depthwise=["split", "single", "single", "single"]),
-    "shifted": fused(idconv="shifted"),
-    "last": fused(channels_last=True),
+    "plain": fused(**PLAIN),
+    "plain-single": fused(**PLAIN | {"depthwise": "single"}),
+    "plain-shifted": fused(**PLAIN, idconv="shifted"),
+    "last": fused(**PLAIN | {"channels_last": True}),
     "last-linear": fused(**LAST),
-    "last-linear-single": fused(**LAST, depthwise="single"),
-    "last-linear-mixed": fused(**LAST, depthwise=["split", "single", "single", "single"]),
-    "last-packed": fused(channels_last=True, pointwise="packed", depthwise="single"),
+    "last-linear-single": fused(**LAST | {"depthwise": "single"}),
+    "last-linear-mixed": fused(**LAST | {"depthwise": ["split", "single", "single", "single"]}),
     "native": lambda model: channels_last(transxnet.fuse(model, native=True)),
-    "native-bfloat16": lambda model: bfloat16(channels_last(transxnet.fuse(model, native=True))),
-    "autocast": lambda model: autocast(transxnet.fuse(model)),
+    "native-bfloat16": lambda model: sixteen(transxnet.fuse(model, native=True), torch.bfloat16),
+    "native-float16": lambda model: sixteen(transxnet.fuse(model, native=True), torch.float16),
+    "autocast": lambda model: autocast(transxnet.fuse(model, **PLAIN)),
     "last-linear-autocast": lambda model: autocast(transxnet.fuse(model, **LAST)),
-    "bfloat16": lambda model: bfloat16(transxnet.fuse(model)),
-    "last-linear-bfloat16": lambda model: bfloat16(transxnet.fuse(model, **LAST)),
+    "bfloat16": lambda model: sixteen(transxnet.fuse(model), torch.bfloat16),
+    "last-linear-bfloat16": lambda model: sixteen(transxnet.fuse(model, **LAST), torch.bfloat16),
 }
 """All but the first two are fused; "autocast" and "bfloat16" are mixed precision and bfloat16 weights."""
 

@@ -24,14 +24,15 @@ from transxnet.layers import IDConv, LayerScale
 from transxnet.model import Block
 
 FORMS: list[dict[str, Any]] = [
-    {},
+    {},  # packed, single and channels last
+    {"depthwise": "split", "pointwise": "conv", "channels_last": False},
     {"depthwise": "single"},
     {"idconv": "shifted", "dynamic_size": True},
     {"idconv": "products", "dynamic_size": True},
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
     {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},
-    {"depthwise": "single", "pointwise": "packed", "channels_last": True},
+    {"depthwise": "split"},
 ]
 
 

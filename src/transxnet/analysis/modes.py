@@ -45,7 +45,7 @@ def compiled(model: nn.Module, example: Tensor) -> Run:
 
 
 def fused(model: nn.Module, example: Tensor) -> Run:
-    """Our networks with everything folded that can be.
+    """Our networks with everything folded that can be, in PyTorch.
 
     Raises:
         ConfigError: If there is nothing of this package in the network.

@@ -40,11 +40,11 @@ PointwiseForm = Literal["conv", "linear", "packed"]
 def fuse(
     model: Network,
     *,
-    depthwise: DepthwiseForm | Sequence[DepthwiseForm] = "split",
-    pointwise: PointwiseForm = "conv",
+    depthwise: DepthwiseForm | Sequence[DepthwiseForm] | None = None,
+    pointwise: PointwiseForm | None = None,
     idconv: IDConvForm = "grouped",
     dynamic_size: bool = False,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     native: bool = False,
 ) -> Network:
     """A network for inference that computes what ``model`` computes in evaluation mode, to rounding.
@@ -58,7 +58,9 @@ def fuse(
             that contains one. Its weights are read now; later changes to them are not seen.
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
-            stages or one for each.
+            stages or one for each. Not given, this and the two choices below are what was fastest
+            for float32 on a CPU (``single``, ``packed``, channels last); elsewhere, and for
+            ``dynamic_size``, they are the plainest (``split``, ``conv``, as the model has it).
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last; or as those that
             oneDNN lays out for itself, with GELU in them (``packed``, for CPUs).
@@ -69,8 +71,9 @@ def fuse(
             sizes needs it.
         channels_last: Keep the weights with the channels last in memory.
         native: Compute stages on a CPU by kernels of our own, which the first use compiles in
-            some seconds with the machine's C++ compiler, in float32 or, converted with
-            ``.to(torch.bfloat16)``, between blocks in bfloat16. The choices above are made by it.
+            some seconds with the machine's C++ compiler. Converted with ``.to(torch.bfloat16)`` or
+            ``.to(torch.float16)``, they store maps so, and compute in float16 where the processor
+            can and float32 where that has not the digits. The choices above are made by it.
             Stages with blocks that are not all known are computed by PyTorch.
 
     Returns:
@@ -82,11 +85,15 @@ def fuse(
             unknown, or there is no compiler for native kernels.
     """
     if native:
-        if (depthwise, pointwise, idconv, dynamic_size) != ("split", "conv", "grouped", False):
+        if (depthwise, pointwise, idconv, dynamic_size) != (None, None, "grouped", False):
             raise ConfigError("native kernels leave no choice of depthwise, pointwise, idconv or dynamic_size")
-        fused = fuse(model, pointwise="linear", channels_last=True)
+        fused = fuse(model, depthwise="split", pointwise="linear", channels_last=True)
         make_native(fused)
         return fused
+    plain = dynamic_size or not _is_float32_on_cpu(model)
+    depthwise = depthwise or ("split" if plain else "single")
+    pointwise = pointwise or ("conv" if plain else "packed")
+    channels_last = not plain if channels_last is None else channels_last
     forms = _checked(model, depthwise, pointwise, idconv)
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     fusing = _Fusing(forms, pointwise, idconv, dynamic_size, channels_last)
@@ -94,6 +101,12 @@ def fuse(
         fusing.inside(fused, "")
     fused.left = fusing.left  # type: ignore[assignment]
     return fused.to(memory_format=torch.channels_last) if channels_last else fused
+
+
+def _is_float32_on_cpu(model: Any) -> bool:
+    if not isinstance(model, nn.Module) or not torch.backends.mkldnn.is_available():
+        return False
+    return all(one.device.type == "cpu" and one.dtype == torch.float32 for one in model.parameters())
 
 
 def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequence[DepthwiseForm]:

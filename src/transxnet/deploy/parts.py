@@ -310,7 +310,8 @@ class PackedPointwise(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H, W)."""
-        if x.device.type != "cpu" or x.requires_grad or x.dtype not in (torch.float32, torch.bfloat16):
+        known = x.device.type == "cpu" and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        if not known or x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return F.gelu(super().forward(x)) if self.gelu else super().forward(x)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
