@@ -18,6 +18,7 @@ from transxnet.ablation.patches import PatchStem
 from transxnet.config import TransXNetConfig
 from transxnet.layers import BatchNorm2d, LayerScale, PositionBias, RecomputedStatistics, group_norm
 from transxnet.layers.position_bias import Bias
+from transxnet.layers.residual import residual
 
 
 class PatchEmbed(nn.Module):
@@ -68,7 +69,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, position_bias: Bias | None) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
         if self.dpe is not None:
-            x = x + self.dpe(x)
+            x = residual(x, self.dpe)
         x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
         x = x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
         return x

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers.residual import residual
 
 
 class MultiScaleConv(nn.Module):
@@ -56,6 +57,10 @@ class MSFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
         x = self.expand(x)  # (B, E * C, H, W)
-        x = x + self.multi_scale(x)
-        x = self.drop(self.norm(self.act(x)))
+        x = residual(x, self.multi_scale)
+        x = self.drop(self.normalise(x))
         return self.drop(self.project(x))  # type: ignore[no-any-return]
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """The normalisation of GELU. Shapes: (B, C, H, W) to the same."""
+        return self.norm(self.act(x))  # type: ignore[no-any-return]

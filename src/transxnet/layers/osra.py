@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.position_bias import Bias, FactoredBias
+from transxnet.layers.residual import residual
 
 PIECE = {"cpu": 2 * 2**20}
 """Bytes of attention scores in memory at a time, by device, where the position bias is in factors: a CPU's cache."""
@@ -115,7 +116,7 @@ class OSRA(nn.Module):
         tokens = (batch, self.heads, channels // self.heads, -1)
         q = self.q(x).reshape(tokens).transpose(2, 3)  # (B, heads, N, d)
         y = self.osr(x)
-        k, v = self.kv(y + self.lr(y)).chunk(2, dim=1)  # each (B, C, H/S, W/S)
+        k, v = self.kv(residual(y, self.lr)).chunk(2, dim=1)  # each (B, C, H/S, W/S)
         k = k.reshape(tokens).transpose(2, 3)  # (B, heads, M, d)
         v = v.reshape(tokens).transpose(2, 3)
         z = attend(q, k, v, position_bias)

@@ -6,6 +6,7 @@
 #include "block.h"
 #include "feed_forward.h"
 #ifndef FLOAT16
+#include "batch_norm.h"
 #include "gradients.h"
 #endif
 #include "mixer.h"
@@ -115,6 +116,25 @@ void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_p
   kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
 }
 
+// For training: batch normalisation of x, or of GELU of it, and its gradients; and GELU alone.
+void channel_statistics(int64_t pixels, int64_t channels, const float* x, bool activate, float* mean, float* variance,
+                        int threads) {
+  channel_statistics(BatchNorm{pixels, channels, x, nullptr, nullptr, nullptr, nullptr, activate}, mean, variance,
+                     threads);
+}
+
+void batch_norm(const BatchNorm* job, float* out, int threads) { batch_norm(*job, out, threads); }
+
+void batch_norm_gradients(const BatchNorm* job, const float* gradient, float* weight, float* bias, float* back,
+                          int threads) {
+  batch_norm_gradients(*job, gradient, weight, bias, back, threads);
+}
+
+void gelu_float32(const float* in, float* out, int64_t count, int threads) { gelu_of(in, out, count, threads); }
+
+void gelu_gradient_float32(const float* in, const float* gradient, float* back, int64_t count, int threads) {
+  gelu_gradient(in, gradient, back, count, threads);
+}
 #endif
 
 }  // extern "C"
