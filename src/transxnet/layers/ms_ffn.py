@@ -57,5 +57,9 @@ class MSFFN(nn.Module):
         """Shapes: (B, C, H, W) to the same."""
         x = self.expand(x)  # (B, E * C, H, W)
         x = x + self.multi_scale(x)
-        x = self.drop(self.norm(self.act(x)))
+        x = self.drop(self.activate(x))
         return self.drop(self.project(x))  # type: ignore[no-any-return]
+
+    def activate(self, x: Tensor) -> Tensor:
+        """GELU and normalisation."""
+        return self.norm(self.act(x))  # type: ignore[no-any-return]

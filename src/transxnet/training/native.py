@@ -1,15 +1,17 @@
-"""The network's depthwise convolutions by our own kernels while it is trained on a CPU."""
+"""What a network spends most of its time on by our own kernels while it is trained on a CPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from transxnet.deploy.native.batch_norm import batch_norm, gelu, is_gelu, takes_batch, takes_dense
 from transxnet.deploy.native.build import library
 from transxnet.deploy.native.constants import is_depthwise
 from transxnet.deploy.native.convolution import KERNEL_SIZES, depthwise, takes
-from transxnet.layers import IDConv
+from transxnet.layers import MSFFN, BatchNorm2d, IDConv
 from transxnet.layers.ms_ffn import MultiScaleConv
 
 
@@ -35,15 +37,60 @@ class _IDConv(IDConv):
         return depthwise(x, [kernel], [bias]) if takes(x) else super().convolve(x, kernel, bias)
 
 
-def use_native_kernels(network: nn.Module) -> None:
-    """Let a network compute depthwise convolutions, IDConv's among them, by our kernels where its maps are float32.
+@register_notrace_module
+class _BatchNorm2d(BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        return batch_norm(self, input) if takes_batch(self, input) else super().forward(input)
 
-    Their gradients are exact; they cannot be differentiated again. Weights, names and results stay.
+
+class _GELU(nn.GELU):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        return gelu(input) if takes_dense(input) else super().forward(input)
+
+
+class _Sequential(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        x, rest = input, list(self)
+        while rest:
+            pair = _pair(rest[0], rest[1], x) if len(rest) > 1 else None
+            x = rest[0](x) if pair is None else pair
+            del rest[: 1 if pair is None else 2]
+        return x
+
+
+class _MSFFN(MSFFN):
+    def activate(self, x: Tensor) -> Tensor:
+        pair = _pair(self.act, self.norm, x)
+        return super().activate(x) if pair is None else pair
+
+
+def _pair(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor | None:
+    """GELU and batch normalisation, in any order, as one operation; None if there is none for these modules and x."""
+    norm, act = (first, second) if isinstance(first, _BatchNorm2d) else (second, first)
+    if not (isinstance(norm, _BatchNorm2d) and isinstance(act, _GELU) and takes_batch(norm, x)):
+        return None
+    if _has_hooks(norm) or _has_hooks(act):  # somebody looks on between them
+        return None
+    return batch_norm(norm, x, "before" if norm is second else "after")
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks)
+
+
+def use_native_kernels(network: nn.Module) -> None:
+    """Let a network compute by our kernels what there are kernels for, where its maps are float32 on a CPU.
+
+    These are depthwise convolutions, IDConv's among them, and in training batch normalisation and GELU, at once
+    where they follow each other; other maps than those with channels last are normalised by PyTorch. The gradients
+    are exact; they cannot be differentiated again. Weights, names and results stay.
 
     Raises:
         ConfigError: If there is no C++ compiler for the kernels.
     """
     library()
+    kinds: Any = {BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN}
     for module in network.modules():
         if type(module) is MultiScaleConv and all(is_depthwise(scale) for scale in module.scales):
             module.__class__ = _MultiScaleConv
@@ -52,3 +99,7 @@ def use_native_kernels(network: nn.Module) -> None:
     for module in network.modules():
         if is_depthwise(module):
             module.__class__ = _Conv2d
+        elif type(module) is nn.GELU and is_gelu(module):
+            module.__class__ = _GELU
+        elif type(module) in kinds:
+            module.__class__ = kinds[type(module)]

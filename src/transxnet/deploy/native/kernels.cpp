@@ -2,8 +2,10 @@
 
 #include <type_traits>
 
+#include "batch_norm.h"
 #include "block.h"
 #include "feed_forward.h"
+#include "gelu.h"
 #include "gradients.h"
 #include "mixer.h"
 
@@ -86,6 +88,37 @@ void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_p
                              float* bias, int size, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
+}
+
+// For training: batch normalisation by its batch's own statistics, as BatchNorm says, with GELU at its `place`.
+void batch_norm_float32(const BatchNorm* job, int place, double epsilon, double momentum, float* running_means,
+                        float* running_variances, float* out, int threads) {
+  with_gelu(place, [&](auto gelu) {
+    batch_statistics<gelu.value>(*job, epsilon, momentum, running_means, running_variances, threads);
+    normalise<gelu.value>(*job, out, threads);
+  });
+}
+
+void batch_norm_gradients_float32(const BatchNorm* job, int place, const float* gradient, float* in_gradient,
+                                  float* weight_gradient, float* bias_gradient, int threads) {
+  with_gelu(place, [&](auto gelu) {
+    batch_norm_gradients<gelu.value>(*job, gradient, in_gradient, weight_gradient, bias_gradient, threads);
+  });
+}
+
+// For training: GELU of `size` numbers, and its gradient.
+void gelu_float32(int64_t size, const float* in, float* out, int threads) {
+  everywhere(
+      size, [=](int64_t i, int count) { store_some(out + i, gelu(load_some(in + i, count)), count); }, threads);
+}
+
+void gelu_gradient_float32(int64_t size, const float* in, const float* gradient, float* out, int threads) {
+  everywhere(
+      size,
+      [=](int64_t i, int count) {
+        store_some(out + i, load_some(gradient + i, count) * gelu_derivative(load_some(in + i, count)), count);
+      },
+      threads);
 }
 
 }  // extern "C"
