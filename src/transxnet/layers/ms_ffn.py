@@ -58,9 +58,9 @@ class MSFFN(nn.Module):
         """Shapes: (B, C, H, W) to the same."""
         x = self.expand(x)  # (B, E * C, H, W)
         x = residual(x, self.multi_scale)
-        x = self.drop(self.normalise(x))
+        x = self.drop(self.activate(x))
         return self.drop(self.project(x))  # type: ignore[no-any-return]
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """The normalisation of GELU. Shapes: (B, C, H, W) to the same."""
+    def activate(self, x: Tensor) -> Tensor:
+        """GELU and normalisation."""
         return self.norm(self.act(x))  # type: ignore[no-any-return]

@@ -1,19 +1,19 @@
-"""The network's depthwise convolutions, normalisations and GELUs by our own kernels while it is trained on a CPU."""
+"""What a network spends most of its time on by our own kernels while it is trained on a CPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from transxnet.deploy.native.batch_norm import batch_norm, gelu, is_gelu, takes_batch, takes_dense
 from transxnet.deploy.native.build import library
 from transxnet.deploy.native.constants import is_depthwise
 from transxnet.deploy.native.convolution import KERNEL_SIZES, depthwise, takes
-from transxnet.deploy.native.normalisation import batch_norm, gelu, normalises
-from transxnet.layers import IDConv
-from transxnet.layers.ms_ffn import MSFFN, MultiScaleConv
-from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers import MSFFN, BatchNorm2d, IDConv
+from transxnet.layers.ms_ffn import MultiScaleConv
 
 
 class _Conv2d(nn.Conv2d):
@@ -54,66 +54,69 @@ class _IDConv(IDConv):
         return depthwise(x, [kernel], [bias]) if takes(x) else super().convolve(x, kernel, bias)
 
 
+@register_notrace_module
 class _BatchNorm2d(BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
-        return batch_norm(self, input) if normalises(self, input) else super().forward(input)
-
-    def after_gelu(self, x: Tensor) -> Any:
-        """Of GELU of x."""
-        return batch_norm(self, x, activate=True) if normalises(self, x) else self(nn.functional.gelu(x))
+        return batch_norm(self, input) if takes_batch(self, input) else super().forward(input)
 
 
 class _GELU(nn.GELU):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
-        return gelu(input) if takes(input) else super().forward(input)
+        return gelu(input) if takes_dense(input) else super().forward(input)
 
 
 class _Sequential(nn.Sequential):
-    """GELU and a normalisation that follows it at once."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts: list[Any] = list(self)
-        while parts:
-            part = parts.pop(0)
-            if type(part) is _GELU and parts and type(parts[0]) is _BatchNorm2d:
-                x = parts.pop(0).after_gelu(x)
-            else:
-                x = part(x)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        x, rest = input, list(self)
+        while rest:
+            pair = _pair(rest[0], rest[1], x) if len(rest) > 1 else None
+            x = rest[0](x) if pair is None else pair
+            del rest[: 1 if pair is None else 2]
         return x
 
 
 class _MSFFN(MSFFN):
-    def normalise(self, x: Tensor) -> Any:
-        norm: Any = self.norm
-        if type(self.act) is _GELU and type(norm) is _BatchNorm2d:
-            return norm.after_gelu(x)
-        return super().normalise(x)
+    def activate(self, x: Tensor) -> Tensor:
+        pair = _pair(self.act, self.norm, x)
+        return super().activate(x) if pair is None else pair
 
 
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN,
-}  # fmt: skip
+def _pair(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor | None:
+    """GELU and batch normalisation, in any order, as one operation; None if there is none for these modules and x."""
+    norm, act = (first, second) if isinstance(first, _BatchNorm2d) else (second, first)
+    if not (isinstance(norm, _BatchNorm2d) and isinstance(act, _GELU) and takes_batch(norm, x)):
+        return None
+    if _has_hooks(norm) or _has_hooks(act):  # somebody looks on between them
+        return None
+    return batch_norm(norm, x, "before" if norm is second else "after")
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks)
 
 
 def use_native_kernels(network: nn.Module) -> None:
-    """Let a network compute what takes long by our kernels where its maps are float32.
+    """Let a network compute by our kernels what there are kernels for, where its maps are float32 on a CPU.
 
-    These are depthwise convolutions, IDConv's among them, batch normalisations with the batch's statistics, and GELU.
-    Their gradients are exact; they cannot be differentiated again. Weights, names and results stay.
+    These are depthwise convolutions, IDConv's among them, and in training batch normalisation and GELU, at once
+    where they follow each other; other maps than those with channels last are normalised by PyTorch. The gradients
+    are exact; they cannot be differentiated again. Weights, names and results stay.
 
     Raises:
         ConfigError: If there is no C++ compiler for the kernels.
     """
     library()
+    kinds: Any = {BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN}
     for module in network.modules():
         if type(module) is MultiScaleConv and all(is_depthwise(scale) for scale in module.scales):
             module.__class__ = _MultiScaleConv
         elif type(module) is IDConv and module.kernel_size in KERNEL_SIZES:
             module.__class__ = _IDConv
-        elif type(module) is nn.GELU and module.approximate == "none":
-            module.__class__ = _GELU
-        else:
-            module.__class__ = _PLAIN.get(type(module), type(module))
     for module in network.modules():
         if is_depthwise(module):
             module.__class__ = _Conv2d
+        elif type(module) is nn.GELU and is_gelu(module):
+            module.__class__ = _GELU
+        elif type(module) in kinds:
+            module.__class__ = kinds[type(module)]

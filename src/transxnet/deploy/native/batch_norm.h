@@ -1,145 +1,268 @@
-// Batch normalisation in training, of a map or of GELU of it, and its gradients. Maps are (pixels, channels).
+// Batch normalisation as training has it, by itself or beside GELU, and its gradients.
+//
+// Maps are (rows, channels): every pixel of every image is a row. GELU's output is computed again where it is
+// needed, which takes less time than memory for it.
 
 #pragma once
 
-#include <omp.h>
-
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
-#include "norms.h"
+#include "gelu.h"
 #include "vectors.h"
 
-// The derivative of GELU: what the normal distribution has below x, and x times its density.
-ALWAYS_INLINE FloatVec gelu_slope(FloatVec x) {
-  FloatVec z = x * 0.70710678118654752f;
-  z = chosen(z > 3.6f, all_floats(3.6f), chosen(z < -3.6f, all_floats(-3.6f), z));
-  const FloatVec below = 0.5f + 0.5f * (z * error_function_over(z));
-  return below + x * 0.3989422804014327f * exponential(x * x * -0.5f);
+enum class Gelu : int { kNone, kBefore, kAfter };  // none, or before or after the normalisation
+
+// y = (g(x) - mean) * factor * weight + bias, or g of y.
+struct BatchNorm {
+  int64_t rows, channels;
+  const float* in;
+  double *means, *factors;  // of each channel; a factor is the reciprocal of a deviation
+  const float *weight, *bias;
+};
+
+constexpr int64_t kPiece = 32;  // rows of which sums are in float32; beyond, they are in float64
+
+// A map's rows in shares of whole pieces, which do not depend on the number of threads.
+struct Shares {
+  int64_t rows, step, count;
+  explicit Shares(int64_t rows) : rows(rows) {
+    step = std::max<int64_t>(4 * kPiece, (rows + 255) / 256);
+    step = (step + kPiece - 1) / kPiece * kPiece;
+    count = (rows + step - 1) / step;
+  }
+  int64_t first(int64_t share) const { return share * step; }
+  int64_t last(int64_t share) const { return std::min(rows, (share + 1) * step); }
+};
+
+// visit(number, channel, count, skipped) for all channels: number * 16 at a time. The last sixteen begin with `skipped`
+// channels that others have had; of fewer than sixteen in all there are `count`.
+template <class Visit>
+ALWAYS_INLINE void for_channels(int64_t channels, const Visit& visit) {
+  constexpr std::integral_constant<int, 1> one;
+  int64_t channel = 0;
+  for (; channel + 4 * kLanes <= channels; channel += 4 * kLanes)
+    visit(std::integral_constant<int, 4>{}, channel, kLanes, 0);
+  for (; channel + kLanes <= channels; channel += kLanes) visit(one, channel, kLanes, 0);
+  if (channel == channels) return;
+  if (channels < kLanes) return visit(one, channel, static_cast<int>(channels), 0);
+  visit(one, channels - kLanes, kLanes, static_cast<int>(channel - (channels - kLanes)));
 }
 
-struct BatchNorm {
-  int64_t pixels, channels;
-  const float* x;
-  const float *mean, *factor, *weight, *bias;  // factor: 1 / sqrt(variance + epsilon)
-  bool activate;                               // whether it is GELU of x that is normalised
+// Puts a piece's mean and sum of squares around it to those of `seen` values. Its sums are of differences to `first`,
+// one of its values, so that they lose little however large the mean is, and nothing if all are equal.
+inline void add_piece(const float* first, const float* sums, const float* squares, int64_t size, int64_t seen,
+                      int skipped, int count, double* mean, double* around) {
+  const double share = static_cast<double>(size) / static_cast<double>(seen + size);
+  for (int i = skipped; i < count; ++i) {
+    const double off = sums[i] / static_cast<double>(size), own = squares[i] - off * sums[i];
+    const double apart = first[i] + off - mean[i];
+    mean[i] += apart * share;
+    around[i] += (own < 0 ? 0 : own) + apart * apart * share * static_cast<double>(seen);
+  }
+}
 
-  ALWAYS_INLINE FloatVec value(int64_t at, int count) const {
-    const FloatVec given = load_float_some(x + at, count);
-    return activate ? gelu(given) : given;
+// Means and sums of squares around them of each channel, (channels), of rows `first` to `last`.
+template <Gelu kGelu>
+void share_statistics(const BatchNorm& job, int64_t first, int64_t last, double* means, double* around) {
+  for (int64_t begin = first; begin < last; begin += kPiece) {
+    const int64_t size = std::min(last - begin, kPiece);
+    for_channels(job.channels, [&](auto number, int64_t channel, int count, int skipped) ALWAYS_INLINE_LAMBDA {
+      constexpr int kNumber = decltype(number)::value;
+      const float* from = job.in + begin * job.channels + channel;
+      const auto value = [&](int i) ALWAYS_INLINE_LAMBDA {
+        const Vec x = load_some(from + i * kLanes, count);
+        return kGelu == Gelu::kBefore ? gelu(x) : x;
+      };
+      Vec origin[kNumber], sums[kNumber], squares[kNumber];
+#pragma GCC unroll 4
+      for (int i = 0; i < kNumber; ++i) {
+        origin[i] = value(i);
+        sums[i] = squares[i] = Vec{};
+      }
+      for (int64_t row = 1; row < size; ++row) {
+        from += job.channels;
+#pragma GCC unroll 4
+        for (int i = 0; i < kNumber; ++i) {
+          const Vec difference = value(i) - origin[i];
+          sums[i] += difference;
+          squares[i] += difference * difference;
+        }
+      }
+      for (int i = 0; i < kNumber; ++i) {
+        float parts[3][kLanes];
+        store(parts[0], origin[i]);
+        store(parts[1], sums[i]);
+        store(parts[2], squares[i]);
+        const int64_t place = channel + i * kLanes;
+        add_piece(parts[0], parts[1], parts[2], size, begin - first, skipped, count, means + place,
+                  around + place);
+      }
+    });
+  }
+}
+
+// Means and factors, and the running statistics, (channels), if there are any: a share `momentum` of them is new, and
+// the variance there is unbiased.
+template <Gelu kGelu>
+void batch_statistics(const BatchNorm& job, double epsilon, double momentum, float* running_means,
+                      float* running_variances, int threads) {
+  const Shares shares(job.rows);
+  std::vector<double> means(shares.count * job.channels), around(shares.count * job.channels);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t share = 0; share < shares.count; ++share)
+    share_statistics<kGelu>(job, shares.first(share), shares.last(share), &means[share * job.channels],
+                            &around[share * job.channels]);
+  for (int64_t share = 1; share < shares.count; ++share) {
+    const double size = static_cast<double>(shares.last(share) - shares.first(share));
+    const double seen = static_cast<double>(shares.first(share));
+    for (int64_t channel = 0; channel < job.channels; ++channel) {
+      const double apart = means[share * job.channels + channel] - means[channel];
+      means[channel] += apart * size / (seen + size);
+      around[channel] += around[share * job.channels + channel] + apart * apart * size * seen / (seen + size);
+    }
+  }
+  for (int64_t channel = 0; channel < job.channels; ++channel) {
+    job.means[channel] = means[channel];
+    job.factors[channel] = 1.0 / std::sqrt(around[channel] / static_cast<double>(job.rows) + epsilon);
+    if (!running_means) continue;
+    const double variance = around[channel] / static_cast<double>(job.rows - 1);
+    running_means[channel] = static_cast<float>(momentum * means[channel] + (1 - momentum) * running_means[channel]);
+    running_variances[channel] = static_cast<float>(momentum * variance + (1 - momentum) * running_variances[channel]);
+  }
+}
+
+// (x - mean) * scale + shift with the mean in float32, and what it lost in the shift.
+struct Affine {
+  std::vector<float> means, scales, shifts;
+  explicit Affine(const BatchNorm& job) : means(job.channels), scales(job.channels), shifts(job.channels) {
+    for (int64_t i = 0; i < job.channels; ++i) {
+      const double scale = job.factors[i] * job.weight[i];
+      means[i] = static_cast<float>(job.means[i]);
+      scales[i] = static_cast<float>(scale);
+      shifts[i] = static_cast<float>(job.bias[i] - (job.means[i] - means[i]) * scale);
+    }
+  }
+  ALWAYS_INLINE Vec operator()(Vec x, int64_t channel, int count) const {
+    return (x - load_some(&means[channel], count)) * load_some(&scales[channel], count) +
+           load_some(&shifts[channel], count);
   }
 };
 
-// A piece of the map whose sums are in float32; pieces are put together in float64.
-inline int64_t piece_of(const BatchNorm& job) { return std::max<int64_t>(1, 8192 / job.channels); }
-
-// Calls add(first, last, channel, count, sums) for pieces of pixels and sixteen channels, which adds to kSums sums, and
-// returns those of all pieces: (kSums, channels).
-template <int kSums, class Add>
-std::vector<double> summed(const BatchNorm& job, const Add& add, int threads) {
-  const int64_t step = piece_of(job), pieces = (job.pixels + step - 1) / step;
-  std::vector<double> totals(threads * kSums * job.channels);
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t thread = omp_get_thread_num(), all = omp_get_num_threads();
-    double* total = totals.data() + thread * kSums * job.channels;
-    for (int64_t piece = pieces * thread / all; piece < pieces * (thread + 1) / all; ++piece)
-      for (int64_t channel = 0; channel < job.channels; channel += kFloats) {
-        const int count = floats(job.channels - channel);
-        FloatVec sums[kSums] = {};
-        add(piece * step, std::min(job.pixels, (piece + 1) * step), channel, count, sums);
-        for (int i = 0; i < kSums; ++i)
-          for (int j = 0; j < count; ++j) total[i * job.channels + channel + j] += sums[i][j];
-      }
-  }
-  for (int64_t thread = 1; thread < threads; ++thread)
-    for (int64_t i = 0; i < kSums * job.channels; ++i) totals[i] += totals[thread * kSums * job.channels + i];
-  totals.resize(kSums * job.channels);
-  return totals;
-}
-
-// Means and variances (biased) of the channels. Values are taken around those of the first pixel: large means lose
-// nothing.
-inline void channel_statistics(const BatchNorm& job, float* mean, float* variance, int threads) {
-  const auto sums = summed<2>(
-      job,
-      [&](int64_t first, int64_t last, int64_t channel, int count, FloatVec* sums) {
-        const FloatVec around = job.value(channel, count);
-        for (int64_t pixel = first; pixel < last; ++pixel) {
-          const FloatVec value = job.value(pixel * job.channels + channel, count) - around;
-          sums[0] += value;
-          sums[1] += value * value;
-        }
-      },
-      threads);
-  for (int64_t channel = 0; channel < job.channels; ++channel) {
-    const double off = sums[channel] / job.pixels, squares = sums[job.channels + channel] / job.pixels;
-    mean[channel] = static_cast<float>(off + job.value(channel, 1)[0]);
-    variance[channel] = static_cast<float>(std::max(0.0, squares - off * off));
-  }
-}
-
-inline void batch_norm(const BatchNorm& job, float* out, int threads) {
+// step(place, channel, count) for every sixteen channels of all rows, the last of them as for_channels() has them.
+template <class Step>
+void for_rows(int64_t rows, int64_t channels, const Step& step, int threads) {
+  const int64_t some = std::max<int64_t>(1, 16384 / channels);
 #pragma omp parallel for num_threads(threads)
-  for (int64_t pixel = 0; pixel < job.pixels; ++pixel)
-    for (int64_t channel = 0; channel < job.channels; channel += kFloats) {
-      const int count = floats(job.channels - channel);
-      const FloatVec scale = load_float_some(job.factor + channel, count) * load_float_some(job.weight + channel, count);
-      const FloatVec off = job.value(pixel * job.channels + channel, count) - load_float_some(job.mean + channel, count);
-      store_float_some(out + pixel * job.channels + channel, off * scale + load_float_some(job.bias + channel, count),
-                       count);
+  for (int64_t begin = 0; begin < rows; begin += some)
+    for (int64_t row = begin; row < std::min(rows, begin + some); ++row) {
+      int64_t channel = 0;
+      for (; channel + kLanes <= channels; channel += kLanes) step(row * channels + channel, channel, kLanes);
+      if (channel == channels) continue;
+      if (channels < kLanes) step(row * channels, 0, static_cast<int>(channels));
+      else step((row + 1) * channels - kLanes, channels - kLanes, kLanes);
     }
 }
 
-// The gradients of weight and bias, and of x from that of the output.
-inline void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* weight, float* bias, float* back,
-                                 int threads) {
-  const auto sums = summed<2>(
-      job,
-      [&](int64_t first, int64_t last, int64_t channel, int count, FloatVec* sums) {
-        const FloatVec mean = load_float_some(job.mean + channel, count);
-        for (int64_t at = first * job.channels + channel; at < last * job.channels; at += job.channels) {
-          const FloatVec given = load_float_some(gradient + at, count);
-          sums[0] += given;
-          sums[1] += given * (job.value(at, count) - mean);
-        }
+template <Gelu kGelu>
+void normalise(const BatchNorm& job, float* out, int threads) {
+  const Affine affine(job);
+  for_rows(
+      job.rows, job.channels,
+      [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
+        Vec value = load_some(job.in + place, count);
+        if (kGelu == Gelu::kBefore) value = gelu(value);
+        value = affine(value, channel, count);
+        if (kGelu == Gelu::kAfter) value = gelu(value);
+        store_some(out + place, value, count);
       },
       threads);
-  // back = scale * (gradient - mean gradient - normalised * mean of gradient * normalised)
-  std::vector<float> shares(2 * job.channels);
-  for (int64_t channel = 0; channel < job.channels; ++channel) {
-    const double factor = job.factor[channel], times = sums[job.channels + channel] * factor;
-    bias[channel] = static_cast<float>(sums[channel]);
-    weight[channel] = static_cast<float>(times);
-    shares[channel] = static_cast<float>(sums[channel] / job.pixels);
-    shares[job.channels + channel] = static_cast<float>(times * factor / job.pixels);
-  }
-#pragma omp parallel for num_threads(threads)
-  for (int64_t pixel = 0; pixel < job.pixels; ++pixel)
-    for (int64_t channel = 0; channel < job.channels; channel += kFloats) {
-      const int count = floats(job.channels - channel);
-      const int64_t at = pixel * job.channels + channel;
-      const FloatVec x = load_float_some(job.x + at, count);
-      const FloatVec off = (job.activate ? gelu(x) : x) - load_float_some(job.mean + channel, count);
-      FloatVec found = load_float_some(gradient + at, count) - load_float_some(shares.data() + channel, count);
-      found -= off * load_float_some(shares.data() + job.channels + channel, count);
-      found *= load_float_some(job.factor + channel, count) * load_float_some(job.weight + channel, count);
-      store_float_some(back + at, job.activate ? found * gelu_slope(x) : found, count);
-    }
 }
 
-// GELU, and its gradient, of `count` numbers.
-inline void gelu_of(const float* in, float* out, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads)
-  for (int64_t i = 0; i < count; i += kFloats) {
-    const int some = floats(count - i);
-    store_float_some(out + i, gelu(load_float_some(in + i, some)), some);
+// The gradient of what is normalised's output: through GELU after it.
+template <Gelu kGelu>
+ALWAYS_INLINE Vec inner_gradient(Vec gradient, Vec x, const Affine& affine, int64_t channel, int count) {
+  return kGelu == Gelu::kAfter ? gradient * gelu_derivative(affine(x, channel, count)) : gradient;
+}
+
+// Sums, (channels), of the gradient of the normalisation's output and of its products with g(x) - mean, of rows
+// `first` to `last`.
+template <Gelu kGelu>
+void share_gradients(const BatchNorm& job, const Affine& affine, const float* gradient, int64_t first, int64_t last,
+                     double* sums, double* products) {
+  for (int64_t begin = first; begin < last; begin += kPiece) {
+    const int64_t end = std::min(last, begin + kPiece);
+    for_channels(job.channels, [&](auto number, int64_t channel, int count, int skipped) ALWAYS_INLINE_LAMBDA {
+      constexpr int kNumber = decltype(number)::value;
+      Vec sum[kNumber] = {}, product[kNumber] = {};
+      for (int64_t row = begin; row < end; ++row)
+#pragma GCC unroll 4
+        for (int i = 0; i < kNumber; ++i) {
+          const int64_t column = channel + i * kLanes, place = row * job.channels + column;
+          Vec x = load_some(job.in + place, count);
+          const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, column, count);
+          if (kGelu == Gelu::kBefore) x = gelu(x);
+          sum[i] += inner;
+          product[i] += inner * (x - load_some(&affine.means[column], count));
+        }
+      for (int i = 0; i < kNumber; ++i)
+        for (int lane = skipped; lane < count; ++lane) {
+          sums[channel + i * kLanes + lane] += sum[i][lane];
+          products[channel + i * kLanes + lane] += product[i][lane];
+        }
+    });
   }
 }
-inline void gelu_gradient(const float* in, const float* gradient, float* back, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads)
-  for (int64_t i = 0; i < count; i += kFloats) {
-    const int some = floats(count - i);
-    store_float_some(back + i, load_float_some(gradient + i, some) * gelu_slope(load_float_some(in + i, some)), some);
+
+// The gradients of weight and bias, (channels), and of the input, (rows, channels), if it is wanted.
+template <Gelu kGelu>
+void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* in_gradient, float* weight_gradient,
+                          float* bias_gradient, int threads) {
+  const Affine affine(job);
+  const int64_t channels = job.channels;
+  const Shares shares(job.rows);
+  std::vector<double> sums(shares.count * channels), products(shares.count * channels);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t share = 0; share < shares.count; ++share)
+    share_gradients<kGelu>(job, affine, gradient, shares.first(share), shares.last(share), &sums[share * channels],
+                           &products[share * channels]);
+  std::vector<float> slopes(channels), offsets(channels);
+  for (int64_t i = 0; i < channels; ++i) {
+    for (int64_t share = 1; share < shares.count; ++share) {
+      sums[i] += sums[share * channels + i];
+      products[i] += products[share * channels + i];
+    }
+    const double lost = job.means[i] - affine.means[i], rows = static_cast<double>(job.rows);
+    const double product = (products[i] - lost * sums[i]) * job.factors[i], scale = job.factors[i] * job.weight[i];
+    const double slope = -scale * product * job.factors[i] / rows;
+    weight_gradient[i] = static_cast<float>(product);
+    bias_gradient[i] = static_cast<float>(sums[i]);
+    slopes[i] = static_cast<float>(slope);
+    offsets[i] = static_cast<float>(-scale * sums[i] / rows - slope * lost);
+  }
+  if (!in_gradient) return;
+  for_rows(
+      job.rows, channels,
+      [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
+        const Vec x = load_some(job.in + place, count);
+        const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, channel, count);
+        const Vec y = (kGelu == Gelu::kBefore ? gelu(x) : x) - load_some(&affine.means[channel], count);
+        Vec value = inner * load_some(&affine.scales[channel], count) +
+                    (y * load_some(&slopes[channel], count) + load_some(&offsets[channel], count));
+        if (kGelu == Gelu::kBefore) value *= gelu_derivative(x);
+        store_some(in_gradient + place, value, count);
+      },
+      threads);
+}
+
+// function(integral constant) for GELU's place.
+template <class Function>
+void with_gelu(int place, const Function& function) {
+  switch (static_cast<Gelu>(place)) {
+    case Gelu::kNone: return function(std::integral_constant<Gelu, Gelu::kNone>{});
+    case Gelu::kBefore: return function(std::integral_constant<Gelu, Gelu::kBefore>{});
+    case Gelu::kAfter: return function(std::integral_constant<Gelu, Gelu::kAfter>{});
   }
 }

@@ -7,6 +7,7 @@
 #include "feed_forward.h"
 #ifndef FLOAT16
 #include "batch_norm.h"
+#include "gelu.h"
 #include "gradients.h"
 #endif
 #include "mixer.h"
@@ -116,24 +117,35 @@ void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_p
   kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
 }
 
-// For training: batch normalisation of x, or of GELU of it, and its gradients; and GELU alone.
-void channel_statistics(int64_t pixels, int64_t channels, const float* x, bool activate, float* mean, float* variance,
-                        int threads) {
-  channel_statistics(BatchNorm{pixels, channels, x, nullptr, nullptr, nullptr, nullptr, activate}, mean, variance,
-                     threads);
+// For training: batch normalisation by its batch's own statistics, as BatchNorm says, with GELU at its `place`.
+void batch_norm_float32(const BatchNorm* job, int place, double epsilon, double momentum, float* running_means,
+                        float* running_variances, float* out, int threads) {
+  with_gelu(place, [&](auto gelu) {
+    batch_statistics<gelu.value>(*job, epsilon, momentum, running_means, running_variances, threads);
+    normalise<gelu.value>(*job, out, threads);
+  });
 }
 
-void batch_norm(const BatchNorm* job, float* out, int threads) { batch_norm(*job, out, threads); }
-
-void batch_norm_gradients(const BatchNorm* job, const float* gradient, float* weight, float* bias, float* back,
-                          int threads) {
-  batch_norm_gradients(*job, gradient, weight, bias, back, threads);
+void batch_norm_gradients_float32(const BatchNorm* job, int place, const float* gradient, float* in_gradient,
+                                  float* weight_gradient, float* bias_gradient, int threads) {
+  with_gelu(place, [&](auto gelu) {
+    batch_norm_gradients<gelu.value>(*job, gradient, in_gradient, weight_gradient, bias_gradient, threads);
+  });
 }
 
-void gelu_float32(const float* in, float* out, int64_t count, int threads) { gelu_of(in, out, count, threads); }
+// For training: GELU of `size` numbers, and its gradient.
+void gelu_float32(int64_t size, const float* in, float* out, int threads) {
+  everywhere(
+      size, [=](int64_t i, int count) { store_some(out + i, gelu(load_some(in + i, count)), count); }, threads);
+}
 
-void gelu_gradient_float32(const float* in, const float* gradient, float* back, int64_t count, int threads) {
-  gelu_gradient(in, gradient, back, count, threads);
+void gelu_gradient_float32(int64_t size, const float* in, const float* gradient, float* out, int threads) {
+  everywhere(
+      size,
+      [=](int64_t i, int count) {
+        store_some(out + i, load_some(gradient + i, count) * gelu_derivative(load_some(in + i, count)), count);
+      },
+      threads);
 }
 #endif
 

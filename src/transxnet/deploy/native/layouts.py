@@ -63,15 +63,6 @@ class Convolution(ctypes.Structure):
     _fields_ = [("matrix", Matrix), ("size", _NUMBER), ("stride", _NUMBER), ("padding", _NUMBER)]
 
 
-class BatchNorm(ctypes.Structure):
-    """Batch normalisation in training."""
-
-    _fields_ = [
-        ("pixels", _NUMBER), ("channels", _NUMBER), ("x", _POINTER), ("mean", _POINTER), ("factor", _POINTER),
-        ("weight", _POINTER), ("bias", _POINTER), ("activate", ctypes.c_bool),
-    ]  # fmt: skip
-
-
 class Bias(ctypes.Structure):
     """A position bias: whole, or in factors."""
 
