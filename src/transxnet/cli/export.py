@@ -115,13 +115,16 @@ def _tell(exported: Exported, as_json: bool) -> None:
     console = table_console()
     if exported.checks:
         table = Table(box=None, pad_edge=False)
+        parts = any(check.part for check in exported.checks)
+        if parts:
+            table.add_column("of")
         for heading in ("batch", "height", "width", "deviation", "bound"):
             table.add_column(heading, justify="right")
         table.add_column("")
         for check in exported.checks:
             verdict = "same" if check.passed else f"[bold red]differs[/] {check.error}"
             table.add_row(
-                str(check.batch), str(check.height), str(check.width), f"{check.deviation:.1e}", f"{check.bound:.0e}",
+                *([check.part or "images"] if parts else []), str(check.batch), str(check.height), str(check.width), f"{check.deviation:.1e}", f"{check.bound:.0e}",
                 verdict,
             )  # fmt: skip
         console.print(table)
@@ -129,15 +132,19 @@ def _tell(exported: Exported, as_json: bool) -> None:
     for line in exported.lines:
         console.print(line, markup=False)
     said = exported.description
+    beside = [file.name for file in exported.files if file.suffix == exported.path.suffix and file != exported.path]
     opset = f", opset {said.opset}" if said.opset else ""
     megabytes = sum(file.stat().st_size for file in exported.files) / 1e6
     name = f"{said.architecture or 'network'}, {said.task}, {said.precision}{opset}, {megabytes:.1f} MB"
     console.print(f"{'wrote' if exported.passed else 'kept'} {exported.path}: {name}", markup=False)
+    if beside:
+        console.print(f"{' and '.join(beside)} belong to it: keep them together", markup=False)
 
 
 def _as_dict(exported: Exported) -> dict[str, Any]:
     return {
         "file": str(exported.path),
+        "files": [str(file) for file in exported.files],
         "passed": exported.passed,
         "task": exported.description.task,
         "precision": exported.description.precision,
