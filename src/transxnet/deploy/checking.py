@@ -91,7 +91,7 @@ def sizes_for(model: nn.Module) -> list[tuple[int, int, int]]:
 
 def _check(model: nn.Module, runtime: Runtime, images: Tensor) -> Check:
     bound, part = BOUNDS[runtime.description.precision], runtime.description.part
-    size = (len(images), *images.shape[2:])
+    size = len(images), images.shape[2], images.shape[3]
     with torch.inference_mode():
         wanted = outputs_of(model, images)
     try:
@@ -139,7 +139,9 @@ def random_images(model: nn.Module) -> Iterator[Tensor]:
 
 
 def agreement(model: nn.Module, runtime: Runtime, images: Iterable[Tensor]) -> float:
-    """The share of images, of a map's places or of Mask R-CNN's regions to which file and network give the same best class.
+    """The share of images to which file and network give the same best class.
+
+    It is that of a map's places or of Mask R-CNN's regions where the network judges those.
 
     Args:
         model: The network.

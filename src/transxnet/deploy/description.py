@@ -131,7 +131,7 @@ class Description:
                     f"{path} was exported by transxnet {values.get('version')} (format {version}); this is transxnet "
                     f"{__version__}, which reads format {FORMAT_VERSION}: export the network again"
                 )
-            lists = {name: tuple(values[name]) for name in ("outputs", "class_names", "strides", "parts")}
+            lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
             return cls(**{**values, **lists})
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path}: its description of the network cannot be read ({error})") from error

@@ -54,9 +54,8 @@ class Runtime(ABC):
             ConfigError: If they have another shape or type, or images a side under 32 pixels.
         """
         if images.ndim != 4 or images.dtype != np.float32:
-            raise ConfigError(
-                f"{self.description.input} are four-dimensional (count, C, height, width) in float32, not {images.shape} in {images.dtype}"
-            )
+            what = self.description.input
+            raise ConfigError(f"{what} are (count, C, H, W) in float32, not {images.shape} in {images.dtype}")
         if self.description.part:
             return self._run_regions(images)
         if not len(images) or min(images.shape[2:]) < SMALLEST:
@@ -188,7 +187,8 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
     loaded = _RUNTIMES[runtime or kind](path, threads)
     said = loaded.description
     if said.part:
-        raise CheckpointError(f"{path} holds a part of a detector, which the file without .{said.part} runs")
+        whole = f"{path.stem.removesuffix(f'.{said.part}')}{path.suffix}"
+        raise CheckpointError(f"{path} holds a part of a detector; give the file that it belongs to, {whole}")
     for part in said.parts:
         loaded.parts[part] = _load_part(loaded, part, runtime or kind)
     return loaded
