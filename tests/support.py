@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import transxnet
 from golden import fixture
+from transxnet.dense.head import Head
 
 Network = TypeVar("Network", bound=nn.Module)
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,3 +56,28 @@ def lively(network: Network) -> Network:
 def nano(**settings: Any) -> transxnet.TransXNet:
     """A small lively network in evaluation mode."""
     return lively(transxnet.create_model("transxnet_nano", **{"img_size": 64, "num_classes": 10, **settings})).eval()
+
+
+def first_stages(count: int, **changed: Any) -> dict[str, Any]:
+    """Settings of the nano network with its first stages alone, one block in each: the same parts, traced sooner."""
+    fields = transxnet.VARIANTS["transxnet_nano"].to_dict()
+    short = {name: value[:count] for name, value in fields.items() if isinstance(value, list) and len(value) == 4}
+    return {**short, "depths": (1,) * count, **changed}
+
+
+def lively_dense(kind: str) -> Any:
+    """A small segmenter or detector, likewise."""
+    create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
+    model = create(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16, depths=(1, 1, 1, 1))
+    lively(model).eval()
+    model.head_description = Head(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
+    return model
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The leaves of what JSON holds, in order."""
+    if isinstance(value, dict | list):
+        for item in value.items() if isinstance(value, dict) else value:
+            yield from leaves(list(item) if isinstance(item, tuple) else item)
+    else:
+        yield value

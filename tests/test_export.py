@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import transxnet
-from support import images, lively, nano
+from support import first_stages, images, leaves, lively_dense, nano
 from test_commands import run
-from transxnet.dense.head import Head
 from transxnet.deploy import formats
 from transxnet.deploy.description import FORMAT_VERSION
 from transxnet.deploy.export import SUFFIXES
@@ -26,13 +24,6 @@ from transxnet.errors import CheckpointError, ConfigError, DataError
 from transxnet.model import init_weights
 
 NAMES = [f"digit {number}" for number in range(10)]
-
-
-def first_stages(count: int, **changed: Any) -> dict[str, Any]:
-    """Settings of the nano network with its first stages alone, one block in each: the same parts, traced sooner."""
-    fields = transxnet.VARIANTS["transxnet_nano"].to_dict()
-    short = {name: value[:count] for name, value in fields.items() if isinstance(value, list) and len(value) == 4}
-    return {**short, "depths": (1,) * count, **changed}
 
 
 def classifier(stages: int) -> transxnet.TransXNet:
@@ -114,14 +105,6 @@ def test_every_format_passes_its_check(form: Any, precision: Any, tmp_path: Path
             transxnet.load_exported(path)
 
 
-def lively_dense(kind: str) -> Any:
-    create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
-    model = create(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16, depths=(1, 1, 1, 1))
-    lively(model).eval()
-    model.head_description = Head(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
-    return model
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
@@ -132,28 +115,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def numbers(value: Any) -> Iterator[Any]:
-    """The leaves of what JSON holds, in order."""
-    if isinstance(value, dict | list):
-        for item in value.items() if isinstance(value, dict) else value:
-            yield from numbers(list(item) if isinstance(item, tuple) else item)
-    else:
-        yield value
-
-
-@pytest.mark.parametrize("kind", ["semantic_fpn", pytest.param("retinanet", marks=pytest.mark.slow)])
-def test_a_whole_segmenter_or_detector_predicts_from_its_file(
-    kind: str, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_a_whole_segmenter_predicts_from_its_file(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = lively_dense(kind)
+    model = lively_dense("semantic_fpn")
     exported = transxnet.export(model, tmp_path / "dense.onnx")
-    assert exported.passed and exported.description.task in ("segmentation", "detection")
+    assert exported.passed and exported.description.task == "segmentation"
     weights = transxnet.save_model(model, tmp_path / "dense.safetensors")
     answers = []
     for file in (weights, exported.path):
         out = tmp_path / f"out-{file.suffix[1:]}"
         assert run("predict", pictures, "--checkpoint", file, "--json", "--min-score", 0.05, "--out", out) == 0
-        answers.append(list(numbers(json.loads(capsys.readouterr().out))))
+        answers.append(list(leaves(json.loads(capsys.readouterr().out))))
         assert (out / "tall.png").is_file()
     assert len(answers[0]) > 10
     assert [one if isinstance(one, str) else pytest.approx(one, abs=2e-3) for one in answers[0]] == answers[1]
@@ -179,7 +152,7 @@ def test_a_file_predicts_and_is_judged_as_the_network(
     answers, scores = [], []
     for file, runtime in ((small, ()), (small_onnx, ()), (small_onnx, ("--runtime", "openvino"))):
         assert run("predict", pictures, "--checkpoint", file, *runtime, "--json") == 0
-        answers.append(list(numbers(json.loads(capsys.readouterr().out))))
+        answers.append(list(leaves(json.loads(capsys.readouterr().out))))
         assert run("eval", "--data", "digits", "--checkpoint", file, *runtime, "--json") == 0
         scores.append(json.loads(capsys.readouterr().out)["top1"])
     assert "digit 3" in answers[0] or any(str(value).startswith("digit") for value in answers[0])
@@ -254,7 +227,6 @@ def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
         (transxnet.fuse(model), "fused already"),
         (torch.nn.Linear(2, 2).eval(), "not Linear"),
         ("transxnet_nano", "export takes a network, not str"),
-        (transxnet.create_detector("mask_rcnn", backbone="transxnet_nano", pyramid_channels=16).eval(), "not MaskRCNN"),
     ):
         with pytest.raises(ConfigError, match=said):
             transxnet.export(wrong, tmp_path / "a.onnx")  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.parsing import CommandParser, table_console
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.create import holds_dense, load_dense
-from transxnet.deploy.description import FORMATS, PRECISIONS
+from transxnet.deploy.checking import Check
+from transxnet.deploy.description import FORMATS, PRECISIONS, part_path
 from transxnet.deploy.export import Exported, ExportError, check_choices, export
 from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
 from transxnet.errors import ConfigError
@@ -26,11 +27,13 @@ _ABOUT = """\
 Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width
 from 32 x 32. The file is compared with the network at five sizes; if it differs, the exit status
 is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it.
+Mask R-CNN becomes three files; the one named by --out stands for all.
 The libraries are installed with pip install 'transxnet[export]'."""
 _EXAMPLES = """\
   transxnet export transx-t.pth.tar --format onnx --out tiny.onnx
   transxnet export runs/first --format openvino --precision bfloat16 --out first.xml
   transxnet export runs/first --format onnx --precision int8 --calibration photos --out first.onnx
+  transxnet export maskrcnn_tiny.pth --format onnx --out maskrcnn.onnx
   transxnet export transx-t.pth.tar --features --format onnx --out maps.onnx
 """
 _BAR = "deviation is relative to the output's largest value"
@@ -114,30 +117,40 @@ def _tell(exported: Exported, as_json: bool) -> None:
         return
     console = table_console()
     if exported.checks:
-        table = Table(box=None, pad_edge=False)
-        for heading in ("batch", "height", "width", "deviation", "bound"):
-            table.add_column(heading, justify="right")
-        table.add_column("")
-        for check in exported.checks:
-            verdict = "same" if check.passed else f"[bold red]differs[/] {check.error}"
-            table.add_row(
-                str(check.batch), str(check.height), str(check.width), f"{check.deviation:.1e}", f"{check.bound:.0e}",
-                verdict,
-            )  # fmt: skip
-        console.print(table)
+        console.print(_table(exported.checks))
         console.print(_BAR, style="dim")
     for line in exported.lines:
         console.print(line, markup=False)
     said = exported.description
+    beside = [part_path(exported.path, part).name for part in said.parts]
     opset = f", opset {said.opset}" if said.opset else ""
     megabytes = sum(file.stat().st_size for file in exported.files) / 1e6
     name = f"{said.architecture or 'network'}, {said.task}, {said.precision}{opset}, {megabytes:.1f} MB"
     console.print(f"{'wrote' if exported.passed else 'kept'} {exported.path}: {name}", markup=False)
+    if beside:
+        console.print(f"{' and '.join(beside)} belong to it: keep them together", markup=False)
+
+
+def _table(checks: Sequence[Check]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    parts = any(check.part for check in checks)
+    if parts:
+        table.add_column("of")
+    for heading in ("batch", "height", "width", "deviation", "bound"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for check in checks:
+        verdict = "same" if check.passed else f"[bold red]differs[/] {check.error}"
+        size = (str(side) for side in (check.batch, check.height, check.width))
+        first = [check.part or "images"] if parts else []
+        table.add_row(*first, *size, f"{check.deviation:.1e}", f"{check.bound:.0e}", verdict)
+    return table
 
 
 def _as_dict(exported: Exported) -> dict[str, Any]:
     return {
         "file": str(exported.path),
+        "files": [str(file) for file in exported.files],
         "passed": exported.passed,
         "task": exported.description.task,
         "precision": exported.description.precision,

@@ -17,6 +17,7 @@ from transxnet.data.images import BadImageError, find_images
 from transxnet.data.parts import TRAIN, part_folder
 from transxnet.data.sources import DIGITS, FolderSource, ImageSource, open_data, open_evaluation
 from transxnet.data.transforms import evaluation_transform
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
@@ -104,7 +105,7 @@ def _preparation(model: nn.Module) -> Any:
     if isinstance(model, SemanticFPN):
         head = model.head_description
         return lambda image: evaluation_image(V.pil_to_tensor(image), head.long, head.short)[None]
-    if isinstance(model, RetinaNet):
+    if isinstance(model, RetinaNet | MaskRCNN):
         return lambda image: model.transform([V.pil_to_tensor(image)])[0].tensors
     transform = evaluation_transform(getattr(model, "pretrained_cfg", {}))
 

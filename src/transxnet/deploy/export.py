@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.deploy import checking, formats
 from transxnet.deploy.adapters import ExportedNetwork
 from transxnet.deploy.checking import Check
-from transxnet.deploy.description import FORMATS, PRECISIONS, Description, Format, Precision, describe
+from transxnet.deploy.description import (
+    FORMATS,
+    PRECISIONS,
+    Description,
+    Format,
+    Precision,
+    describe,
+    files_of,
+    part_path,
+)
 from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
 from transxnet.deploy.quantise import quantise
 from transxnet.deploy.runtimes import load_exported
-from transxnet.deploy.tracing import check_model, trace
+from transxnet.deploy.tracing import check_model, trace, trace_head
 from transxnet.errors import ConfigError, TransXNetError
 
 if TYPE_CHECKING:
@@ -80,7 +90,7 @@ class Exported:
     @property
     def files(self) -> list[Path]:
         """What was written."""
-        return files_of(self.path, self.description.format)
+        return files_of(self.path, self.description)
 
     @property
     def lines(self) -> list[str]:
@@ -131,9 +141,10 @@ def export(
     passed its name is ``NAME.unchecked.onnx``, so that a wrong file never has the name asked for.
 
     Args:
-        model: A classifier, a dense backbone, Semantic FPN or RetinaNet of this package, in
-            evaluation mode, not fused. It is left as it is.
-        path: The file to write.
+        model: A classifier, a dense backbone, Semantic FPN, RetinaNet or Mask R-CNN of this package,
+            in evaluation mode, not fused. It is left as it is.
+        path: The file to write. Mask R-CNN's second stage goes into two more beside it, with
+            ``.boxes`` and ``.masks`` before the ending.
         format: "onnx", "openvino" (a pair of files), "torch" (``torch.export``) or "aot" (compiled for this
             machine); by the file's ending if not given, where .pt2 is "torch".
         precision: "float32", "float16" (weights stored so), "bfloat16" (computed so) or "int8".
@@ -154,6 +165,8 @@ def export(
     kind = format or _format_by(target)
     check_choices(target, kind, precision, opset)
     check_model(model)
+    if precision == "int8" and isinstance(model, MaskRCNN):
+        raise ConfigError("Mask R-CNN is not exported in int8; take float32, float16 or bfloat16")
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ConfigError("export takes a network on the processor; call .cpu() before")
     description = describe(model, kind, precision, opset if kind == "onnx" or precision == "int8" else 0)
@@ -173,12 +186,12 @@ def export(
             advance("comparing with the network")
             exported = _checked(model, exported, images)
     except BaseException:
-        for file in files_of(unchecked, kind):
+        for file in files_of(unchecked, description):
             file.unlink(missing_ok=True)
         raise
     if not exported.passed:
         raise ExportError(exported)
-    for source, place in zip(exported.files, files_of(target, kind), strict=True):
+    for source, place in zip(exported.files, files_of(target, description), strict=True):
         source.replace(place)
     return replace(exported, path=target)
 
@@ -207,7 +220,8 @@ def _format_by(path: Path) -> Format:
 def _write(model: nn.Module, path: Path, description: Description, advance: Callable[[str], None]) -> None:
     advance("tracing")
     lower = description.precision == "bfloat16" and description.format != "openvino"
-    program = trace(model, torch.bfloat16 if lower else torch.float32)
+    dtype = torch.bfloat16 if lower else torch.float32
+    program = trace(model, dtype)
     advance("writing" if description.format != "aot" else "compiling")
     write = {
         "onnx": formats.write_onnx,
@@ -216,6 +230,9 @@ def _write(model: nn.Module, path: Path, description: Description, advance: Call
         "aot": formats.write_aot,
     }[description.format]
     write(program, path, description)
+    for part in description.parts:
+        assert isinstance(model, MaskRCNN)
+        write(trace_head(model, part, dtype), part_path(path, part), description.of_part(part))
 
 
 def _write_quantised(
@@ -264,8 +281,3 @@ def _checked(model: nn.Module, exported: Exported, images: Calibration | None) -
 
     before, after = (accuracy(one, images.labelled) for one in (model, ExportedNetwork(runtime)))
     return replace(exported, accuracy=(before, after))
-
-
-def files_of(path: Path, format: Format) -> list[Path]:  # noqa: A002
-    """What a format writes, the file that names the others last."""
-    return [path.with_suffix(".bin"), path] if format == "openvino" else [path]

@@ -46,7 +46,7 @@ def write_onnx(program: Program, path: Path, description: Description) -> None:
         library(name)
     with quiet():
         exported = torch.onnx.export(
-            program, dynamo=True, opset_version=description.opset, input_names=["images"],
+            program, dynamo=True, opset_version=description.opset, input_names=[description.input],
             output_names=list(description.outputs), verbose=False,
         )  # fmt: skip
     assert exported is not None
@@ -94,7 +94,7 @@ def write_openvino(program: Program | Path, path: Path, description: Description
     openvino = library("openvino")
     with quiet():
         model = openvino.convert_model(program)
-    model.inputs[0].get_tensor().set_names({"images"})
+    model.inputs[0].get_tensor().set_names({description.input})
     for output, name in zip(model.outputs, description.outputs, strict=True):
         output.get_tensor().set_names({name})
     model.set_rt_info(description.to_json(), [KEY])

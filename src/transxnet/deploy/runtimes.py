@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from transxnet.deploy.description import FORMATS, KEY, SMALLEST, Description, Format
+from transxnet.deploy.description import FORMATS, KEY, PARTS, SMALLEST, Description, Format, part_path
 from transxnet.deploy.formats import METADATA_FILE, library, quiet
 from transxnet.errors import CheckpointError, ConfigError
 
@@ -33,6 +33,7 @@ class Runtime(ABC):
 
     Attributes:
         description: What the file says of itself.
+        parts: The files beside it, by their words in ``description.parts``: heads that take pooled regions.
     """
 
     description: Description
@@ -40,21 +41,34 @@ class Runtime(ABC):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path = path
         self.threads = threads or torch.get_num_threads()
+        self.parts: dict[str, Runtime] = {}
 
     def run(self, images: Array) -> list[Array]:
         """The outputs, as :class:`Description` names them.
 
         Args:
-            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` says.
+            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` says. Of a part
+                it is pooled regions (R, C, side, side), and there may be none.
 
         Raises:
-            ConfigError: If the images have another shape or type, or a side under 32 pixels.
+            ConfigError: If they have another shape or type, or images a side under 32 pixels.
         """
         if images.ndim != 4 or images.dtype != np.float32:
-            raise ConfigError(f"images are (B, C, H, W) in float32, not {images.shape} in {images.dtype}")
+            what = self.description.input
+            raise ConfigError(f"{what} are (count, C, H, W) in float32, not {images.shape} in {images.dtype}")
+        if self.description.part:
+            return self._run_regions(images)
         if not len(images) or min(images.shape[2:]) < SMALLEST:
             raise ConfigError(f"images are at least {SMALLEST} x {SMALLEST}, and one of them, not {images.shape}")
         return self._run(np.ascontiguousarray(images))
+
+    def _run_regions(self, regions: Array) -> list[Array]:
+        side = PARTS[self.description.part].side
+        if regions.shape[2:] != (side, side):
+            raise ConfigError(f"regions for {self.description.part} are {side} x {side}, not {regions.shape}")
+        if not len(regions):  # not every runtime takes none
+            return [output[:0] for output in self._run(np.zeros((1, *regions.shape[1:]), np.float32))]
+        return self._run(np.ascontiguousarray(regions))
 
     @abstractmethod
     def _run(self, images: Array) -> list[Array]: ...
@@ -75,7 +89,7 @@ class OnnxRuntime(Runtime):
         self.description = Description.from_json(said, path)
 
     def _run(self, images: Array) -> list[Array]:
-        return list(self._session.run(None, {"images": images}))
+        return list(self._session.run(None, {self.description.input: images}))
 
 
 class OpenVinoRuntime(Runtime):
@@ -159,7 +173,7 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
         threads: Processor cores to use; PyTorch's number if not given.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, not ours or of another version.
+        CheckpointError: If the file, or one beside it, is missing, damaged, not ours or of another version.
         ConfigError: If the runtime is not installed, or does not run such files.
     """
     path = Path(path).expanduser()
@@ -170,7 +184,28 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
         raise ConfigError(f"{path} is compiled code: if you trust where it comes from, ask for it with the runtime aot")
     if runtime not in (None, kind) and (kind, runtime) != ("onnx", "openvino"):
         raise ConfigError(f"{path} is a file for {kind}, which {runtime} does not run")
-    return _RUNTIMES[runtime or kind](path, threads)
+    loaded = _RUNTIMES[runtime or kind](path, threads)
+    said = loaded.description
+    if said.part:
+        whole = f"{path.stem.removesuffix(f'.{said.part}')}{path.suffix}"
+        raise CheckpointError(f"{path} holds a part of a detector; give the file that it belongs to, {whole}")
+    for part in said.parts:
+        loaded.parts[part] = _load_part(loaded, part, runtime or kind)
+    return loaded
+
+
+def _load_part(whole: Runtime, part: str, kind: Format) -> Runtime:
+    path = part_path(whole.path, part)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: it has a part of {whole.path.name}; keep its files together")
+    loaded = _RUNTIMES[kind](path, whole.threads)
+    wanted, found = (
+        (said.weights, said.precision, said.part or part)
+        for said in (whole.description.of_part(part), loaded.description)
+    )
+    if wanted != found:
+        raise CheckpointError(f"{path} is of another export than {whole.path.name}; export the network again")
+    return loaded
 
 
 def is_exported(path: str) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.deploy.description import SMALLEST
+from transxnet.deploy.description import PARTS, SMALLEST
 from transxnet.deploy.fuse import fuse
 from transxnet.errors import ConfigError
 
@@ -36,13 +38,49 @@ def outputs_of(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """The tensors that an exported network gives.
 
     Shapes: (B, C, H, W) to scores (B, classes); to maps (B, C_i, H_i, W_i); to scores of pixels
-    (B, classes, H, W); or to scores (B, anchors, classes) and codes (B, anchors, 4).
+    (B, classes, H, W); or to scores (B, anchors, classes) and codes (B, anchors, 4). Mask R-CNN's
+    first stage gives the maps that regions are pooled from before those two, of one class.
     """
     if isinstance(network, RetinaNet):
         answers = network.head(list(network.backbone(images).values()))
         return answers["cls_logits"], answers["bbox_regression"]
+    if isinstance(network, MaskRCNN):
+        maps = list(network.backbone(images).values())
+        scores, codes = network.rpn.head(maps)
+        return (*maps[:-1], _of_anchors(scores, 1), _of_anchors(codes, 4))
     outputs: Any = network(images)
     return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+
+
+def _of_anchors(levels: list[Tensor], values: int) -> Tensor:
+    """Maps (B, A * values, H_i, W_i) of several levels to (B, anchors, values), row by row."""
+    parts = [level.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels]
+    return torch.cat(parts, dim=1)
+
+
+def head_of(model: nn.Module, part: str) -> nn.Module:
+    """A head of Mask R-CNN's second stage, from pooled regions to its outputs; ``part`` is of ``PARTS``."""
+    heads: Any = model.roi_heads
+    if part == "boxes":
+        return nn.Sequential(heads.box_head, heads.box_predictor)
+    return nn.Sequential(heads.mask_head, heads.mask_predictor)
+
+
+def trace_head(model: MaskRCNN, part: str, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
+    """One program for any number of regions (R, C, side, side).
+
+    Args:
+        model: In evaluation mode, not fused.
+        part: Which head, of ``PARTS``.
+        dtype: What it computes in.
+    """
+    graph = Graph(copy.deepcopy(head_of(model, part)).cpu(), dtype)
+    side = PARTS[part].side
+    example = torch.zeros(2, model.backbone.out_channels, side, side)
+    shapes = {"images": {0: torch.export.Dim("regions", min=1)}}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(graph, (example,), dynamic_shapes=shapes)
 
 
 def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
@@ -58,7 +96,7 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
     check_model(model)
     fused = fuse(model, idconv="products", dynamic_size=True).cpu()
     channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
-    stride = model.backbone.strides[-1] if isinstance(model, RetinaNet) else SMALLEST
+    stride = model.backbone.strides[-1] if isinstance(model, RetinaNet | MaskRCNN) else SMALLEST
     side = stride + 1  # PyTorch takes 1 for fixed, also where it is the last map's side
     shapes = {
         0: torch.export.Dim("batch", min=1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
@@ -19,15 +19,16 @@ class ProposalNetwork(RegionProposalNetwork):
     Args:
         in_channels: Channels of the pyramid.
         strides: Of the pyramid's levels.
+        head: What gives scores and codes of the levels' anchors; torchvision's convolutions if not given.
     """
 
-    def __init__(self, in_channels: int, strides: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, strides: tuple[int, ...], head: nn.Module | None = None) -> None:
         anchors = StrideAnchors(strides, scales=[8])
         nothing_yet = {"training": 0, "testing": 0}
         super().__init__(
-            anchors, RPNHead(in_channels, anchors.num_anchors_per_location()[0]), fg_iou_thresh=0.7, bg_iou_thresh=0.3,
-            batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n=nothing_yet, post_nms_top_n=nothing_yet,
-            nms_thresh=0.7,
+            anchors, head or RPNHead(in_channels, anchors.num_anchors_per_location()[0]), fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3, batch_size_per_image=256, positive_fraction=0.5, pre_nms_top_n=nothing_yet,
+            post_nms_top_n=nothing_yet, nms_thresh=0.7,
         )  # fmt: skip
         self.set_proposals(1000)
         self.proposal_matcher = BestMatcher(0.7, 0.3, 0.3)

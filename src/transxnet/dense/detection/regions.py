@@ -15,6 +15,9 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder
 from transxnet.dense.detection.transform import Target
 
+BOX_SIDE, MASK_SIDE = 7, 14
+"""Sides of the pooled regions that classes and boxes, and masks, are told from."""
+
 _MASK = 28
 
 
@@ -58,6 +61,9 @@ class RegionHeads(RoIHeads):
         strides: Of the levels that regions are taken from.
         num_classes: Classes, the background not counted.
         norm_layer: Makes a normalisation for so many channels, for the mask head; none if not given.
+        boxes: What gives class scores (R, classes + 1) and codes (R, 4 (classes + 1)) of pooled regions;
+            the released layers if not given.
+        masks: What gives the logits (R, classes + 1, 28, 28) of pooled regions' masks; as above.
     """
 
     def __init__(
@@ -66,24 +72,26 @@ class RegionHeads(RoIHeads):
         strides: tuple[int, ...],
         num_classes: int,
         norm_layer: Callable[[int], nn.Module] | None = None,
+        *,
+        boxes: nn.Module | None = None,
+        masks: nn.Module | None = None,
     ) -> None:
+        outputs = num_classes + 1
         width = 4 * in_channels  # 1024 over the released pyramids
         super().__init__(
-            AlignedPooler(strides, 7), TwoMLPHead(in_channels * 49, width), FastRCNNPredictor(width, num_classes + 1),
+            AlignedPooler(strides, BOX_SIDE),
+            nn.Identity() if boxes else TwoMLPHead(in_channels * BOX_SIDE**2, width),
+            boxes or FastRCNNPredictor(width, outputs),
             fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=512, positive_fraction=0.25,
             bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
-            mask_roi_pool=AlignedPooler(strides, 14),
-            mask_head=MaskRCNNHeads(in_channels, (in_channels,) * 4, 1, norm_layer),
-            mask_predictor=MaskRCNNPredictor(in_channels, in_channels, num_classes + 1),
+            mask_roi_pool=AlignedPooler(strides, MASK_SIDE),
+            mask_head=nn.Identity() if masks else MaskRCNNHeads(in_channels, (in_channels,) * 4, 1, norm_layer),
+            mask_predictor=masks or MaskRCNNPredictor(in_channels, in_channels, outputs),
         )  # fmt: skip
         self.proposal_matcher = BestMatcher(0.5, 0.5, 0.5)
         self.box_coder = ClampedBoxCoder((10.0, 10.0, 5.0, 5.0))
-        for layer in self.box_head.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-        for layer, deviation in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=deviation)
-            nn.init.zeros_(layer.bias)
+        if boxes is None:
+            self._initialise()
 
     def forward(
         self,
@@ -126,6 +134,14 @@ class RegionHeads(RoIHeads):
             for kept, values in zip(found, (chosen, scores, label + 1), strict=True):
                 kept.append(values[keep])
         return found
+
+    def _initialise(self) -> None:
+        for layer in self.box_head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+        for layer, deviation in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.zeros_(layer.bias)
 
     def _losses(
         self, features: dict[str, Tensor], proposals: list[Tensor], targets: list[Target] | None
