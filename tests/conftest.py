@@ -6,12 +6,15 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from coco_files import content, write
 from support import released_shapes, released_tensor
+from transxnet.data.coco import CocoSource, open_coco_file
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     torch.set_num_threads(1)
@@ -33,3 +36,15 @@ def released_file(released: Callable[..., dict[str, Tensor]], tmp_path_factory: 
     path = tmp_path_factory.mktemp("released") / "transx-t.pth.tar"
     torch.save({"state_dict": released("tiny"), "args": argparse.Namespace(lr=0.002), "epoch": 309}, path)
     return path
+
+
+@pytest.fixture
+def opened_coco(tmp_path: Path) -> Callable[..., CocoSource]:
+    """``opened_coco(change)`` lets ``change`` alter the usual COCO annotations, and opens them."""
+
+    def make(change: Callable[[dict[str, Any]], Any] = lambda _: None, **settings: Any) -> CocoSource:
+        described = content()
+        change(described)
+        return open_coco_file(write(tmp_path / "a.json", described, tmp_path / "images"), **settings)
+
+    return make

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import timm
 import torch
 from torch import Tensor, nn
 
 import transxnet
 from golden import fixture
+from transxnet.checkpoints.released import rename
 from transxnet.dense.head import Head
 
 Network = TypeVar("Network", bound=nn.Module)
+Released = Callable[..., dict[str, Tensor]]  # the fixture of that name
 GOLDEN = Path(__file__).parent / "golden"
+# The ablations' rows have tests of their own, on smaller networks.
+NAMES = timm.list_models("transxnet*", exclude_filters="*_table*")
 
 
 def images(*shape: int) -> Tensor:
@@ -81,3 +86,49 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(list(item) if isinstance(item, tuple) else item)
     else:
         yield value
+
+
+@functools.cache
+def nano_weights() -> dict[str, Tensor]:
+    return nano().state_dict()
+
+
+def same(model: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Whether the network has these weights and no others."""
+    ours = model.state_dict()
+    return ours.keys() == weights.keys() and all(torch.equal(tensor, weights[name]) for name, tensor in ours.items())
+
+
+def holds(model: nn.Module, file: dict[str, Tensor], without: tuple[str, ...] = ()) -> bool:
+    """Whether the network has every value of a released file, save the parts that are named."""
+    ours = model.state_dict()
+    names = [name for name in file if not name.startswith(without)] if without else list(file)
+    return all(torch.equal(ours[rename(name)].flatten(), file[name].flatten()) for name in names)
+
+
+def create(name: str, **settings: Any) -> Any:
+    """A network as timm's users create it."""
+    return timm.create_model(name, **settings)
+
+
+def untrained(name: str, **settings: Any) -> Any:
+    """A network without memory or arithmetic, for whatever concerns names and shapes only."""
+    with torch.device("meta"):
+        return create(name, **settings).eval()
+
+
+def empty(*shape: int) -> Tensor:
+    """Images for such a network."""
+    return torch.empty(shape, device="meta")
+
+
+def nano_features(model: transxnet.TransXNet, **settings: Any) -> Any:
+    """The ``features_only`` network with the weights of ``model``, a nano network."""
+    overlay = {"state_dict": model.state_dict()}
+    settings |= {"pretrained": True, "pretrained_cfg_overlay": overlay, "features_only": True}
+    return create("transxnet_nano", **settings).eval()
+
+
+def silent_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters that a backward pass has not reached."""
+    return [name for name, parameter in model.named_parameters() if parameter.grad is None]

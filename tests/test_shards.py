@@ -1,25 +1,21 @@
-"""Data sets in files of many images: shards of our own, tar files of others, Parquet; and the check of all."""
+"""Data sets in shards of our own, and the check of all data sets."""
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
 import pickle
 import resource
 import signal
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from packed_files import SMALL, assert_same, fill, sharded
 from test_commands import run
 from test_data import DESCRIBED
 from test_images import bad_images
@@ -28,26 +24,8 @@ from transxnet.data.images import BadImageError
 from transxnet.data.loading import LabelledImages, make_loader
 from transxnet.data.manifest import read_manifest
 from transxnet.data.sharding import plan_shards, write_shards
-from transxnet.data.sources import FolderSource, ImageSource, open_data, open_evaluation
+from transxnet.data.sources import FolderSource, open_data, open_evaluation
 from transxnet.data.transforms import Augmentation, training_transform
-
-SMALL = 30_000  # bytes, so that a few images fill a shard
-
-
-def encoded(place: int) -> bytes:
-    """A PNG of noise that its place decides."""
-    file = io.BytesIO()
-    values = np.random.default_rng(place).integers(0, 256, (40, 36, 3), np.uint8)
-    Image.fromarray(values).save(file, "PNG")
-    return file.getvalue()
-
-
-def fill(root: Path, names: list[str]) -> Path:
-    for place, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(place))
-    return root
 
 
 @pytest.fixture
@@ -63,24 +41,12 @@ def given(tmp_path: Path) -> Path:
     return fill(tmp_path / "given", [*(f"train/{i % 3}x/{i}.png" for i in range(20)), "val/2x/a.png", "val/0x/b.png"])
 
 
-def sharded(folder: Path, out: Path, **settings: Any) -> Path:
-    write_shards(plan_shards(str(folder), SMALL, **settings), out)
-    return out
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
-
-
-def assert_same(one: ImageSource, other: ImageSource) -> None:
-    assert list(one.class_names) == list(other.class_names)
-    assert list(one.targets) == list(other.targets)
-    for place in range(len(one.targets)):
-        assert np.array_equal(np.asarray(one.load(place)), np.asarray(other.load(place))), one.name(place)
 
 
 @pytest.mark.parametrize("layout", ["photos", "given"])
@@ -332,99 +298,6 @@ def test_a_shard_that_was_cut_short_is_named(given: Path, tmp_path: Path, capsys
     (index, *_) = (place for place in range(20) if opened.name(place) == lost[0])
     with pytest.raises(BadImageError, match=r"train-000001.tar:.*: the shard is cut short"):
         opened.load(index)
-
-
-def tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as shard:
-        for name, content in members.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            shard.addfile(header, io.BytesIO(content))
-
-
-@pytest.mark.parametrize("layout", ["set-train-{:02}.tar", "train/{:02}.tar"])
-def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, layout: str) -> None:
-    labels = [[2, 0], [1, 10, 2]]
-    for number, indices in enumerate(labels):
-        members: dict[str, bytes] = {}
-        for place, label in enumerate(indices):
-            members |= {f"s{place}.cls": f"{label}\n".encode(), f"s{place}.png": encoded(10 * number + place)}
-            members |= {f"s{place}.depth.png": b"", f"s{place}.json": b"{}"}
-        tar(tmp_path / layout.format(number), members)
-    tar(tmp_path / layout.replace("train", "validation").format(0), {"v.cls": b"1", "v.png": encoded(5)})
-    data = open_data(str(tmp_path))
-    assert list(data.train.targets) == [2, 0, 1, 10, 2] and list(data.validation.targets) == [1]
-    assert list(data.train.class_names) == [str(index) for index in range(11)]
-    assert data.train.name(3) == f"{tmp_path / layout.format(1)}:s1.png"
-    expected = Image.open(io.BytesIO(encoded(11)))
-    assert np.array_equal(np.asarray(data.train.load(3)), np.asarray(expected))
-
-
-def test_tar_files_of_others_are_labelled_by_their_folders(tmp_path: Path) -> None:
-    tar(tmp_path / "a.tar", {"x/c10/my.photo.png": encoded(0), "x/c9/1.png": encoded(1), "x/notes.txt": b""})
-    tar(tmp_path / "val.tar", {"x/c10/2.png": encoded(2)})
-    data = open_data(str(tmp_path))
-    assert list(data.train.class_names) == ["c9", "c10"]
-    assert list(data.train.targets) == [1, 0] and list(data.validation.targets) == [1]
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ({"1.png": b""}, "a.tar: 1.png has no class"),
-        ({"1.png": b"", "2.png": b"", "2.cls": b"0"}, "a.tar: 1.png has no .cls beside it"),
-        ({"1.png": b"", "1.cls": b"cat"}, "1.cls holds b'cat'"),
-        ({"1.txt": b""}, "hold no images"),
-        ({"1.png": bytes(20_000), "1.cls": b"0"}, "a.tar is damaged"),
-    ],
-)
-def test_tar_files_that_cannot_be_used_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
-    tar(tmp_path / "a.tar", members)
-    if "damaged" in message:
-        os.truncate(tmp_path / "a.tar", 9000)
-    with pytest.raises(DataError, match=message):
-        open_data(str(tmp_path))
-
-
-@pytest.fixture
-def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a data set of the Hugging Face Hub: two files to learn from, one to judge by."""
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-    for name, places in (("train-00000-of-00002", (0, 1, 2)), ("train-00001-of-00002", (3, 4)), ("test-0", (5, 6))):
-        rows = [{"image": {"bytes": encoded(place), "path": None}, "label": place % 2} for place in places]
-        rows[-1]["image"] = {"bytes": encoded(4)[:900] if name == "test-0" else encoded(places[-1]), "path": "x.png"}
-        (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"hub/data/{name}.parquet")
-    (tmp_path / "hub/README.md").touch()
-    return tmp_path / "hub"
-
-
-def test_parquet_files_are_read_row_by_row(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = open_data(str(parquet))
-    assert list(data.train.class_names) == ["ant", "bee"]
-    assert list(data.train.targets) == [0, 1, 0, 1, 0] and list(data.validation.targets) == [1, 0]
-    assert np.array_equal(np.asarray(data.train.load(4)), np.asarray(Image.open(io.BytesIO(encoded(4)))))
-    assert data.train.name(4) == f"{parquet}/data/train-00001-of-00002.parquet:1"
-    assert list(open_evaluation(str(parquet), ["bee", "ant"], 2).targets) == [0, 1]
-    assert_same(data.train, pickle.loads(pickle.dumps(data.train)))
-    capsys.readouterr()
-    assert run("data", "check", parquet) == 1
-    said = capsys.readouterr()
-    assert f"broken {parquet}/data/test-0.parquet:1: damaged" in said.out and not said.err
-
-
-def test_parquet_files_that_cannot_be_read(
-    parquet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.truncate(parquet / "data/test-0.parquet", 500)
-    with pytest.raises(DataError, match="hub cannot be read"):
-        open_data(str(parquet))
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert run("data", "check", parquet) == 2
-    assert 'pip install "transxnet[parquet]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["shard", "check"])

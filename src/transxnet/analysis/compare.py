@@ -17,7 +17,7 @@ from transxnet.errors import ConfigError
 from transxnet.files import write_text
 from transxnet.registry import full_name
 from transxnet.tasks.classification.recipe import ClassificationRecipe
-from transxnet.tasks.classification.train import train_classifier
+from transxnet.tasks.train import train
 from transxnet.training.checkpointing import newest_whole
 from transxnet.training.run_folder import RunFolder
 
@@ -123,7 +123,7 @@ def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str
     if folder.config.exists() and folder.config.read_text(encoding="utf-8") != recipe.to_yaml():
         raise ConfigError(f"{path} holds a run of another budget; choose another folder, or remove it")
     if not folder.summary.exists():
-        train_classifier(recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
+        train(recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
     summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
     return summary
 

@@ -44,6 +44,11 @@ class Network:
         return channels, height, width
 
 
+def describe_sizes(networks: Sequence[Network]) -> str:
+    """Heights and widths of networks' images, such as "224 × 224", each once."""
+    return " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
+
+
 def describe_weights(networks: Sequence[Network]) -> str:
     """Lines that say where networks' weights are from, with the untrained ones in one."""
     lines = [f"{network.name}: {network.weights}" for network in networks if network.trained]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from rich.markup import escape
@@ -14,14 +14,13 @@ from rich.table import Table
 
 from transxnet.cli.parsing import choose_device, image_progress, table_console
 from transxnet.data.coco import open_coco
-from transxnet.data.scenes import scenes_folder
+from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import open_segmentation
-from transxnet.data.sources import SCENES
 from transxnet.dense.create import Detector
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
-from transxnet.files import cache_folder, replacing, write_text
+from transxnet.files import replacing, write_text
 from transxnet.tasks.dense import known_classes
 from transxnet.tasks.detection.evaluate import SCORES, Precision, as_results
 from transxnet.tasks.detection.evaluate import evaluate as evaluate_detector
@@ -30,6 +29,8 @@ from transxnet.tasks.detection.predict import predict as detect
 from transxnet.tasks.pictures import draw_classes, draw_objects, save_picture
 from transxnet.tasks.segmentation.evaluate import evaluate as evaluate_segmenter
 from transxnet.tasks.segmentation.predict import predict as segment
+
+Judged = TypeVar("Judged")
 
 _LISTED = 6  # classes or objects of an image in a line
 
@@ -42,17 +43,8 @@ def evaluate(model: Any, options: Any) -> int:
 
 def _judge_detector(model: Detector, head: Head, options: Any) -> int:
     masks = head.kind == "mask_rcnn"
-    source = open_coco(_root(options.data), classes=head.label_names, masks=masks).validation
-    with image_progress() as progress:
-        task = progress.add_task("evaluating", total=len(source))
-        judged = evaluate_detector(
-            model,
-            source,
-            workers=options.workers,
-            max_bad=options.max_bad,
-            device=choose_device(options.device),
-            advance=lambda count: progress.advance(task, count),
-        )
+    source = open_coco(data_folder(options.data), classes=head.label_names, masks=masks).validation
+    judged = _judged(evaluate_detector, model, source, options)
     if options.results:
         write_text(Path(options.results), json.dumps(judged.results))
     result: dict[str, Any]
@@ -80,19 +72,9 @@ def _judge_detector(model: Detector, head: Head, options: Any) -> int:
 
 
 def _judge_segmenter(model: SemanticFPN, head: Head, options: Any) -> int:
-    reduce_zero_label = head.reduce_zero_label
-    data = open_segmentation(_root(options.data), reduce_zero_label=reduce_zero_label, classes=head.label_names)
-    source = data.validation
-    with image_progress() as progress:
-        task = progress.add_task("evaluating", total=len(source))
-        judged = evaluate_segmenter(
-            model,
-            source,
-            workers=options.workers,
-            max_bad=options.max_bad,
-            device=choose_device(options.device),
-            advance=lambda count: progress.advance(task, count),
-        )
+    root = data_folder(options.data)
+    source = open_segmentation(root, reduce_zero_label=head.reduce_zero_label, classes=head.label_names).validation
+    judged = _judged(evaluate_segmenter, model, source, options)
     found = judged.agreement
     scores = {"mIoU": found.miou, "mAcc": found.macc, "aAcc": found.aacc}
     if options.json:
@@ -112,6 +94,19 @@ def _judge_segmenter(model: SemanticFPN, head: Head, options: Any) -> int:
     line = "   ".join(f"{name} {share:.2%}" for name, share in scores.items())
     console.print(f"{line}   {judged.images} images   {judged.images_per_second:.1f} images/s through the network")
     return 0
+
+
+def _judged(judge: Callable[..., Judged], model: Any, source: Sized, options: Any) -> Judged:
+    with image_progress() as progress:
+        task = progress.add_task("evaluating", total=len(source))
+        return judge(
+            model,
+            source,
+            workers=options.workers,
+            max_bad=options.max_bad,
+            device=choose_device(options.device),
+            advance=lambda count: progress.advance(task, count),
+        )
 
 
 def predict(model: Any, paths: Sequence[Path], options: Any) -> int:
@@ -208,10 +203,6 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(escape(row["image"]), (text or "nothing") + more)
     if table.rows:
         table_console().print(table)
-
-
-def _root(data: str) -> str:
-    return str(scenes_folder(cache_folder())) if data == SCENES else data
 
 
 def _numbers(found: Precision, head: Head, per_class: bool) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from rich.table import Table
 from transxnet.analysis.drawing import figure_files, save_figure
 from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
 from transxnet.analysis.erf_figure import draw_fields
-from transxnet.analysis.networks import Network, describe_weights, open_networks, stage_index, stage_names
+from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
 from transxnet.analysis.receptive_field import Rule
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
     choose_device,
     image_progress,
+    open_compared_networks,
     table_console,
 )
 from transxnet.data.examples import open_examples
@@ -49,13 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     files = figure_files(options.out)
     examples = open_examples(options.images, options.max_images, options.seed)
     device = choose_device(options.device)
-    networks = open_networks(
-        options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
-        options.checkpoint,
-        pretrained=options.pretrained,
-        image_size=options.image_size,
-        seed=options.seed,
-    )
+    networks = open_compared_networks(options)
     rule: Rule = "abs" if options.absolute else "relu"
     plans = [Settings(_stages(network, options.stage), rule, options.batch_size, device) for network in networks]
     if len({len(plan.stages) for plan in plans}) > 1:
@@ -100,8 +95,8 @@ def _stages(network: Network, asked: Sequence[str]) -> tuple[int, ...]:
 
 
 def _title(networks: Sequence[Network], images: int) -> str:
-    sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
-    title = f"Effective receptive field, input {sizes}, mean of {images} image{'s' if images > 1 else ''}"
+    count = f"{images} image{'s' if images > 1 else ''}"
+    title = f"Effective receptive field, input {describe_sizes(networks)}, mean of {count}"
     return f"{title}\n{describe_weights(networks)}"
 
 

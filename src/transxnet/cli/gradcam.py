@@ -14,12 +14,13 @@ from rich.table import Table
 from transxnet.analysis.drawing import figure_files, save_figure
 from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
 from transxnet.analysis.gradcam_figure import draw_activations
-from transxnet.analysis.networks import Network, describe_weights, open_networks, stage_names
+from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_names
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
     choose_device,
     image_progress,
+    open_compared_networks,
     table_console,
 )
 from transxnet.data.examples import Example, open_examples
@@ -46,13 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     files = figure_files(options.out)
     examples = open_examples(options.images, options.max_images, options.seed)
     device = choose_device(options.device)
-    networks = open_networks(
-        options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
-        options.checkpoint,
-        pretrained=options.pretrained,
-        image_size=options.image_size,
-        seed=options.seed,
-    )
+    networks = open_compared_networks(options)
     plans = [(network, _layers(network, options), find_class(network, options.target)) for network in networks]
     names, rows, bad = [], [], {}
     with image_progress() as progress:
@@ -104,8 +99,8 @@ def _look(
 
 
 def _title(networks: Sequence[Network], images: int) -> str:
-    sizes = " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
-    return f"Grad-CAM, input {sizes}, {images} image{'s' if images > 1 else ''}\n{describe_weights(networks)}"
+    title = f"Grad-CAM, input {describe_sizes(networks)}, {images} image{'s' if images > 1 else ''}"
+    return f"{title}\n{describe_weights(networks)}"
 
 
 def _report(

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from transxnet.analysis.networks import Network, open_networks
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
 from transxnet.deploy.adapters import ExportedNetwork
@@ -181,6 +182,22 @@ def add_compared_networks(parser: ArgumentParser) -> None:
     add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--seed", type=int, default=0, help="of random weights and random choices (default: 0)")
+
+
+def open_compared_networks(options: Any) -> list[Network]:
+    """The networks that these options choose; the tiny one of ours if they choose none.
+
+    Raises:
+        CheckpointError: If weights cannot be had.
+        ConfigError: If a name is unknown, or several models share checkpoints.
+    """
+    return open_networks(
+        options.model or ([] if options.checkpoint else ["transxnet_tiny"]),
+        options.checkpoint,
+        pretrained=options.pretrained,
+        image_size=options.image_size,
+        seed=options.seed,
+    )
 
 
 def create_network(options: Any) -> TransXNet:

@@ -17,7 +17,7 @@ from rich.console import Console
 from transxnet.cli.parsing import CommandParser
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
-from transxnet.tasks import TASKS, recipe_class, training_function
+from transxnet.tasks import TASKS, recipe_class
 from transxnet.training.processes import is_first
 from transxnet.training.recipe import Recipe, recipe_path
 from transxnet.training.run_folder import RunFolder
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     if folder.summary.exists() and job.resuming:
         console.print(f"{folder.path} is finished: {folder.summary.read_text().strip()}", markup=False)
         return 0
-    train = training_function(recipe.task)  # imports Lightning
+    from transxnet.tasks.train import train  # imports Lightning
     from transxnet.training.checkpointing import newest_whole
     from transxnet.training.stopping import Stopped
 

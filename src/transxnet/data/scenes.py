@@ -24,7 +24,7 @@ from transxnet.data.scene_painting import Material, Scene, material, painted
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.errors import ConfigError
-from transxnet.files import replacing, write_text
+from transxnet.files import cache_folder, replacing, write_text
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
@@ -48,6 +48,11 @@ class _Settings:
             raise ConfigError(f"scenes need images of both parts, not {self.train} and {self.validation}")
         if min(self.size) < 64:
             raise ConfigError(f"scenes are at least 64 pixels high and wide, not {self.size}")
+
+
+def data_folder(data: str) -> str:
+    """The folder that is meant: of the embedded scenes for "scenes", else the user's own."""
+    return str(scenes_folder(cache_folder())) if data == SCENES else data
 
 
 def scenes_folder(

@@ -24,8 +24,10 @@ from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 
 DIGITS = "digits"
+"""The name of the embedded data set for classification: scikit-learn's 1,797 handwritten digits."""
+
 SCENES = "scenes"
-"""The name of the embedded data set: scikit-learn's 1,797 handwritten digits."""
+"""The name of the embedded data set for detection and segmentation: digits on photographs."""
 
 _HELD_OUT = 0.2
 

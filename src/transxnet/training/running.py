@@ -57,6 +57,31 @@ class Run:
         """What a loader has to know of this process."""
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "workers": self.recipe.workers}
 
+    @property
+    def device(self) -> str:
+        """PyTorch's name of this process's device."""
+        return str(self.trainer.strategy.root_device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a task makes of a recipe.
+
+    Attributes:
+        task: Loss and metrics around the network.
+        images: Number of training images.
+        names: The name of the training image at a place.
+        loaders: The loaders of the training and of the validation images for a run.
+        judge: Judges the trained network and writes the pictures of a run into its folder; returns
+            how good the network is, in words and as numbers.
+    """
+
+    task: Task
+    images: int
+    names: Callable[[int], str]
+    loaders: Callable[[Run], tuple[ResumableLoader, ResumableLoader]]
+    judge: Callable[[Run, RunFolder], tuple[str, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class TrainingResult:

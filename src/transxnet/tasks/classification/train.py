@@ -1,16 +1,14 @@
-"""A classification run from the recipe to the run folder."""
+"""What a classification run is made of, and how it is judged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from transxnet.checkpoints.writing import save_model
 from transxnet.data.loading import BadImages, LabelledImages, ResumableLoader, make_loader
 from transxnet.data.sources import ImageSource, LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
@@ -21,53 +19,35 @@ from transxnet.tasks.classification.labels import label_names, readable_names
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.classification.task import ClassificationTask
 from transxnet.training.callbacks import History
-from transxnet.training.engine import out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import Verdict, save_curves, save_samples
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import Run, TrainingResult, finish, fit, prepare
+from transxnet.training.running import Plan, Run
 
 _SHEET = 32
 RELEASED_CHECKPOINT = "released"
 
 
-def train_classifier(
-    recipe: ClassificationRecipe,
-    folder: RunFolder,
-    console: Console,
-    *,
-    resume: Path | None = None,
-    profile: bool = False,
-) -> TrainingResult | None:
-    """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
-
-    Args:
-        recipe: What to do.
-        folder: Where the results go.
-        console: Where progress is shown.
-        resume: The checkpoint to go on from.
-        profile: Tell where the time goes, and write a trace.
-
-    Returns:
-        The result; None in all processes but the first.
+def plan(recipe: ClassificationRecipe, console: Console) -> Plan:
+    """What to learn from, what learns, and how it is judged.
 
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
-        Stopped: If a signal asked to stop.
     """
-    seed_everything(recipe.seed, verbose=False)
     data = open_data(recipe.data, recipe.seed)
     model = build_model(recipe, data.train.class_names)
-    bad = BadImages(len(data.train.targets) + len(data.validation.targets), recipe.max_bad)
-    with quiet_lightning(), out_of_memory_explained(recipe):
-        task = ClassificationTask(model, recipe, bad)
-        run = prepare(recipe, task, data.train.name, folder, console, profile=profile, resume=resume)
-        if not fit(run, *_loaders(run, recipe, model, data), folder, console, resume):
-            return None
-    return _finish(run, recipe, model, data, folder)
+    images = len(data.train.targets)
+    bad = BadImages(images + len(data.validation.targets), recipe.max_bad)
+    return Plan(
+        ClassificationTask(model, recipe, bad),
+        images,
+        data.train.name,
+        loaders=partial(_loaders, recipe, model, data),
+        judge=partial(_judge, recipe, model, data.validation),
+    )
 
 
 def _loaders(
-    run: Run, recipe: ClassificationRecipe, model: TransXNet, data: LabelledData
+    recipe: ClassificationRecipe, model: TransXNet, data: LabelledData, run: Run
 ) -> tuple[ResumableLoader, ResumableLoader]:
     described = vars(model)["pretrained_cfg"]
     training = LabelledImages(
@@ -81,19 +61,17 @@ def _loaders(
     )
 
 
-def _finish(
-    run: Run, recipe: ClassificationRecipe, model: TransXNet, data: LabelledData, folder: RunFolder
-) -> TrainingResult:
-    save_model(model, folder.weights)
-    device = str(run.trainer.strategy.root_device)
-    outputs = run_network(model, data.validation, batch_size=recipe.batch_size, workers=recipe.workers, device=device)
+def _judge(
+    recipe: ClassificationRecipe, model: TransXNet, validation: ImageSource, run: Run, folder: RunFolder
+) -> tuple[str, dict[str, Any]]:
+    outputs = run_network(model, validation, batch_size=recipe.batch_size, workers=recipe.workers, device=run.device)
     judged = evaluate(outputs)
-    _save_pictures(model, data.validation, outputs, judged, run.history, folder)
+    _save_pictures(model, validation, outputs, judged, run.history, folder)
     right = round(judged.top1 * judged.images)
     top5 = f", top-5 {judged.top5:.2%}" if judged.top5 is not None else ""
     headline = f"test accuracy {judged.top1:.2%} ({right} of {judged.images} held-out images){top5}"
     scores = {"top1": judged.top1, "top5": judged.top5, "validation_images": judged.images}
-    return finish(run, folder, headline, scores, len(data.train.targets))
+    return headline, scores
 
 
 def build_model(recipe: ClassificationRecipe, class_names: Sequence[str]) -> TransXNet:

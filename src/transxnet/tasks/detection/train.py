@@ -1,73 +1,50 @@
-"""A detection run from the recipe to the run folder."""
+"""What a detection run is made of, and how it is judged."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.checkpoints.writing import save_model
 from transxnet.data.coco import CocoSource, InstanceData, open_coco
 from transxnet.data.loading import BadImages, ResumableLoader, make_loader
-from transxnet.data.scenes import scenes_folder
-from transxnet.data.sources import SCENES
+from transxnet.data.scenes import data_folder
 from transxnet.dense.create import Detector, create_dense
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
-from transxnet.files import cache_folder
 from transxnet.tasks.dense import known_classes, label_names_of, tell_findings
 from transxnet.tasks.detection.evaluate import Evaluation, evaluate
 from transxnet.tasks.detection.images import EvaluationImages, TrainingImages, collate
 from transxnet.tasks.detection.pictures import save_sheet
 from transxnet.tasks.detection.recipe import DetectionRecipe
 from transxnet.tasks.detection.task import DetectionTask
-from transxnet.training.engine import out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import save_curves
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import Run, TrainingResult, finish, fit, prepare
+from transxnet.training.running import Plan, Run
 
 
-def train_detector(
-    recipe: DetectionRecipe, folder: RunFolder, console: Console, *, resume: Path | None = None, profile: bool = False
-) -> TrainingResult | None:
-    """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
-
-    Args:
-        recipe: What to do.
-        folder: Where the results go.
-        console: Where progress is shown.
-        resume: The checkpoint to go on from.
-        profile: Tell where the time goes, and write a trace.
-
-    Returns:
-        The result; None in all processes but the first.
+def plan(recipe: DetectionRecipe, console: Console) -> Plan:
+    """What to learn from, what learns, and how it is judged.
 
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
-        Stopped: If a signal asked to stop.
     """
-    seed_everything(recipe.seed, verbose=False)
-    data = open_instances(recipe.data, recipe.seed, masks=recipe.detector == "mask_rcnn")
+    data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.detector == "mask_rcnn")
     tell_findings(console, data.train, data.validation)
     train = _learned(data, recipe)
     model = build_model(recipe, train)
     bad = BadImages(len(train) + len(data.validation), recipe.max_bad)
-    with quiet_lightning(), out_of_memory_explained(recipe):
-        task = DetectionTask(model, recipe, bad, data.validation)
-        run = prepare(recipe, task, train.name, folder, console, profile=profile, resume=resume)
-        if not fit(run, *_loaders(run, recipe, model, train, data.validation), folder, console, resume):
-            return None
-    return _finish(run, recipe, model, data.validation, len(train), folder)
-
-
-def open_instances(data: str, seed: int, *, masks: bool) -> InstanceData:
-    """The embedded scenes, or a folder of the user's, with masks or without."""
-    return open_coco(str(scenes_folder(cache_folder())) if data == SCENES else data, seed=seed, masks=masks)
+    return Plan(
+        DetectionTask(model, recipe, bad, data.validation),
+        len(train),
+        train.name,
+        loaders=partial(_loaders, recipe, model, train, data.validation),
+        judge=partial(_judge, recipe, model, data.validation),
+    )
 
 
 def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
@@ -106,7 +83,7 @@ def _learned(data: InstanceData, recipe: DetectionRecipe) -> CocoSource:
 
 
 def _loaders(
-    run: Run, recipe: DetectionRecipe, model: Detector, train: CocoSource, validation: CocoSource
+    recipe: DetectionRecipe, model: Detector, train: CocoSource, validation: CocoSource, run: Run
 ) -> tuple[ResumableLoader, ResumableLoader]:
     masks = recipe.detector == "mask_rcnn"
     images = TrainingImages(train, model.transform, recipe.augmentation, masks=masks, seed=recipe.seed)
@@ -123,22 +100,20 @@ def _loaders(
     )
 
 
-def _finish(
-    run: Run, recipe: DetectionRecipe, model: Detector, validation: CocoSource, images: int, folder: RunFolder
-) -> TrainingResult:
-    save_model(model, folder.weights)
-    device = str(run.trainer.strategy.root_device)
-    judged = evaluate(model, validation, workers=recipe.workers, device=device)
+def _judge(
+    recipe: DetectionRecipe, model: Detector, validation: CocoSource, run: Run, folder: RunFolder
+) -> tuple[str, dict[str, Any]]:
+    judged = evaluate(model, validation, workers=recipe.workers, device=run.device)
     name = f"{recipe.detector} with {recipe.backbone}"
     headline = headline_of(judged)
     save_sheet(model, validation, folder.samples, f"{name}: {headline}")
     kind = "mask" if judged.mask else "box"
     score = (f"val/{kind}_AP50", f"{kind} AP50")
     save_curves(run.history.epochs, folder.curves, f"{name}: {headline}", loss="sum of the losses", score=score)
-    scores = {"box": judged.box.scores, "validation_images": judged.images}
+    scores: dict[str, Any] = {"box": judged.box.scores, "validation_images": judged.images}
     if judged.mask:
         scores["mask"] = judged.mask.scores
-    return finish(run, folder, headline, scores, images)
+    return headline, scores
 
 
 def headline_of(judged: Evaluation) -> str:

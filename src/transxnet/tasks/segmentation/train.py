@@ -1,79 +1,50 @@
-"""A segmentation run from the recipe to the run folder."""
+"""What a segmentation run is made of, and how it is judged."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from lightning.pytorch import seed_everything
 from rich.console import Console
 
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.checkpoints.writing import save_model
 from transxnet.data.loading import BadImages, ResumableLoader, make_loader
-from transxnet.data.scenes import scenes_folder
-from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
-from transxnet.data.sources import SCENES
+from transxnet.data.scenes import data_folder
+from transxnet.data.segmentation import SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import DataError
-from transxnet.files import cache_folder
 from transxnet.tasks.dense import label_names_of, tell_findings
 from transxnet.tasks.segmentation.evaluate import Evaluation, evaluate
 from transxnet.tasks.segmentation.images import EvaluationImages, TrainingImages, collate
 from transxnet.tasks.segmentation.pictures import save_sheet
 from transxnet.tasks.segmentation.recipe import SegmentationRecipe
 from transxnet.tasks.segmentation.task import SegmentationTask
-from transxnet.training.engine import out_of_memory_explained, quiet_lightning
 from transxnet.training.figures import save_curves
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import Run, TrainingResult, finish, fit, prepare
+from transxnet.training.running import Plan, Run
 
 
-def train_segmenter(
-    recipe: SegmentationRecipe,
-    folder: RunFolder,
-    console: Console,
-    *,
-    resume: Path | None = None,
-    profile: bool = False,
-) -> TrainingResult | None:
-    """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
-
-    Args:
-        recipe: What to do.
-        folder: Where the results go.
-        console: Where progress is shown.
-        resume: The checkpoint to go on from.
-        profile: Tell where the time goes, and write a trace.
-
-    Returns:
-        The result; None in all processes but the first.
+def plan(recipe: SegmentationRecipe, console: Console) -> Plan:
+    """What to learn from, what learns, and how it is judged.
 
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
-        Stopped: If a signal asked to stop.
     """
-    seed_everything(recipe.seed, verbose=False)
-    data = open_labels(recipe.data, recipe.seed, recipe.reduce_zero_label)
+    data = open_segmentation(data_folder(recipe.data), reduce_zero_label=recipe.reduce_zero_label, seed=recipe.seed)
     tell_findings(console, data.train, data.validation)
     if data.train is None:
         raise DataError(f"{recipe.data} holds nothing to learn from: there are only images to judge by")
     model = build_model(recipe, data.train)
     bad = BadImages(len(data.train) + len(data.validation), recipe.max_bad)
-    with quiet_lightning(), out_of_memory_explained(recipe):
-        task = SegmentationTask(model, recipe, bad)
-        run = prepare(recipe, task, data.train.name, folder, console, profile=profile, resume=resume)
-        if not fit(run, *_loaders(run, recipe, data.train, data.validation), folder, console, resume):
-            return None
-    return _finish(run, recipe, model, data.validation, len(data.train), folder)
-
-
-def open_labels(data: str, seed: int, reduce_zero_label: bool) -> SegmentationData:
-    """The embedded scenes, or a folder of the user's."""
-    root = str(scenes_folder(cache_folder())) if data == SCENES else data
-    return open_segmentation(root, reduce_zero_label=reduce_zero_label, seed=seed)
+    return Plan(
+        SegmentationTask(model, recipe, bad),
+        len(data.train),
+        data.train.name,
+        loaders=partial(_loaders, recipe, data.train, data.validation),
+        judge=partial(_judge, recipe, model, data.validation),
+    )
 
 
 def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> SemanticFPN:
@@ -101,7 +72,7 @@ def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> Semant
 
 
 def _loaders(
-    run: Run, recipe: SegmentationRecipe, train: SegmentationSource, validation: SegmentationSource
+    recipe: SegmentationRecipe, train: SegmentationSource, validation: SegmentationSource, run: Run
 ) -> tuple[ResumableLoader, ResumableLoader]:
     settings: dict[str, Any] = {
         "train": True,
@@ -117,23 +88,16 @@ def _loaders(
     )
 
 
-def _finish(
-    run: Run,
-    recipe: SegmentationRecipe,
-    model: SemanticFPN,
-    validation: SegmentationSource,
-    images: int,
-    folder: RunFolder,
-) -> TrainingResult:
-    save_model(model, folder.weights)
-    device = str(run.trainer.strategy.root_device)
-    judged = evaluate(model, validation, workers=recipe.workers, device=device)
+def _judge(
+    recipe: SegmentationRecipe, model: SemanticFPN, validation: SegmentationSource, run: Run, folder: RunFolder
+) -> tuple[str, dict[str, Any]]:
+    judged = evaluate(model, validation, workers=recipe.workers, device=run.device)
     headline = headline_of(judged)
     title = f"{recipe.subject}: {headline}"
     save_sheet(model, validation, folder.samples, title)
     save_curves(run.history.epochs, folder.curves, title, loss="cross entropy", score=("val/mIoU", "mIoU"))
     scores = {"mIoU": judged.agreement.miou, "mAcc": judged.agreement.macc, "aAcc": judged.agreement.aacc}
-    return finish(run, folder, headline, {**scores, "validation_images": judged.images}, images)
+    return headline, {**scores, "validation_images": judged.images}
 
 
 def headline_of(judged: Evaluation) -> str:
