@@ -184,7 +184,7 @@ def test_files_that_do_not_belong_together_are_refused(
         (lambda: boxes.write_bytes(b"half"), mask_rcnn, "mask_rcnn.boxes.onnx (4 bytes) is truncated"),
         (boxes.unlink, mask_rcnn, "mask_rcnn.boxes.onnx is missing: it has a part of mask_rcnn.onnx; keep its files"),
     ):
-        change()  # type: ignore[operator]
+        change()
         assert run("predict", scenes / "images/validation", "--checkpoint", checkpoint) == 2
         line = capsys.readouterr().err
         assert said in line and line.count("\n") == 1
