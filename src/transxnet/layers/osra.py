@@ -66,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Bias | None = None, s
         return z.to(q.dtype)
     bias = None if position_bias is None else position_bias.to(q.dtype)
     if bias is not None and bias.requires_grad and q.device.type == "cpu":
-        # PyTorch has no fast kernel for it there; its plain form looks for rows that are hidden whole, and here are none.
+        # There PyTorch has no fast kernel for it, and its plain form looks for rows that are hidden whole.
         scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-2, -1)
         return (scores + bias).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
