@@ -116,12 +116,14 @@ class OSRA(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        batch, channels, height, width = x.shape
-        tokens = (batch, self.heads, channels // self.heads, -1)
-        q = self.q(x).reshape(tokens).transpose(2, 3)  # (B, heads, N, d)
         y = self.osr(x)
-        k, v = self.kv(residual(y, self.lr)).chunk(2, dim=1)  # each (B, C, H/S, W/S)
-        k = k.reshape(tokens).transpose(2, 3)  # (B, heads, M, d)
-        v = v.reshape(tokens).transpose(2, 3)
+        return self.attend(self.q(x), self.kv(residual(y, self.lr)), position_bias)
+
+    def attend(self, q: Tensor, kv: Tensor, position_bias: Bias) -> Tensor:
+        """Shapes: q (B, C, H, W), kv (B, 2 C, H/S, W/S), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        batch, channels, height, width = q.shape
+        tokens = (batch, self.heads, channels // self.heads, -1)
+        k, v = kv.chunk(2, dim=1)
+        q, k, v = (x.reshape(tokens).transpose(2, 3) for x in (q, k, v))  # (B, heads, N or M, d)
         z = attend(q, k, v, position_bias)
         return z.transpose(2, 3).reshape(batch, channels, height, width)

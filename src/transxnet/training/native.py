@@ -8,12 +8,14 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from transxnet.deploy.native.attention import attention
 from transxnet.deploy.native.batch_norm import batch_norm, gelu, is_gelu, takes_batch, takes_dense
 from transxnet.deploy.native.build import library
 from transxnet.deploy.native.constants import is_depthwise
 from transxnet.deploy.native.convolution import KERNEL_SIZES, depthwise, takes
-from transxnet.layers import MSFFN, BatchNorm2d, IDConv
+from transxnet.layers import MSFFN, OSRA, BatchNorm2d, IDConv
 from transxnet.layers.ms_ffn import MultiScaleConv
+from transxnet.layers.position_bias import Bias
 
 
 class _Conv2d(nn.Conv2d):
@@ -47,6 +49,13 @@ def _identity(kernel: Tensor) -> Tensor:
     one = torch.zeros(size, size)
     one[size // 2, size // 2] = 1.0
     return one
+
+
+class _OSRA(OSRA):
+    def attend(self, q: Tensor, kv: Tensor, position_bias: Bias) -> Tensor:
+        if not (takes(q) and takes(kv) and position_bias[0].dtype == torch.float32):
+            return super().attend(q, kv, position_bias)
+        return attention(q * (q.shape[1] // self.heads) ** -0.5, kv, position_bias, self.heads)
 
 
 class _IDConv(IDConv):
@@ -99,15 +108,15 @@ def _has_hooks(module: nn.Module) -> bool:
 def use_native_kernels(network: nn.Module) -> None:
     """Let a network compute by our kernels what there are kernels for, where its maps are float32 on a CPU.
 
-    These are depthwise convolutions, IDConv's among them, and in training batch normalisation and GELU, at once
-    where they follow each other; other maps than those with channels last are normalised by PyTorch. The gradients
-    are exact; they cannot be differentiated again. Weights, names and results stay.
+    These are depthwise convolutions, IDConv's among them, attention, and in training batch normalisation and GELU, at
+    once where they follow each other; other maps than those with channels last are normalised by PyTorch. The
+    gradients are exact; they cannot be differentiated again. Weights, names and results stay.
 
     Raises:
         ConfigError: If there is no C++ compiler for the kernels.
     """
     library()
-    kinds: Any = {BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN}
+    kinds: Any = {BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN, OSRA: _OSRA}
     for module in network.modules():
         if type(module) is MultiScaleConv and all(is_depthwise(scale) for scale in module.scales):
             module.__class__ = _MultiScaleConv

@@ -51,40 +51,35 @@ inline int64_t packed_at(int64_t index, int64_t column) {
   return (index / kPair * kPanel + column) * kPair + index % kPair;
 }
 
-// Keys, with the columns of the bias below them, and values as products.h stores matrices.
-inline void pack(const Attention& job, const std::vector<Range>& ranges, Number* keys, Number* values, int threads) {
-  std::fill(keys, keys + job.room(), Number(0));
-#pragma omp parallel for collapse(2) num_threads(threads)
-  for (int64_t image = 0; image < job.images; ++image)
-    for (int64_t head = 0; head < job.heads; ++head) {
-      Number* key = keys + (image * job.heads + head) * job.key_room();
-      Number* value = values + (image * job.heads + head) * job.value_room();
-      for (int64_t index = 0; index < job.keys; ++index) {
-        const int64_t from = (image * job.keys + index) * job.kv_pixel + head * job.width;
-        Number* to = key + index / kPanel * job.inner() * kPanel;
-        for (int64_t i = 0; i < job.width; ++i) {
-          to[packed_at(i, index % kPanel)] = job.k[from + i];
-          value[i / kPanel * paired(job.keys) * kPanel + packed_at(index, i % kPanel)] = job.v[from + i];
-        }
-        const Range range = ranges[index / kPanel];
-        for (int64_t i = 0; i < range.count; ++i)
-          to[packed_at(paired(job.width) + i, index % kPanel)] = job.columns[index * job.stored + range.first + i];
-      }
-    }
+// Keys of an image's head, with the columns of the bias below them, as products.h stores matrices; `to` has key_room()
+// numbers.
+inline void pack_keys(const Attention& job, const std::vector<Range>& ranges, int64_t image, int64_t head, Number* to) {
+  std::fill_n(to, job.key_room(), Number(0));
+  for (int64_t index = 0; index < job.keys; ++index) {
+    const Number* from = job.k + (image * job.keys + index) * job.kv_pixel + head * job.width;
+    Number* panel = to + index / kPanel * job.inner() * kPanel;
+    for (int64_t i = 0; i < job.width; ++i) panel[packed_at(i, index % kPanel)] = from[i];
+    const Range range = ranges[index / kPanel];
+    for (int64_t i = 0; i < range.count; ++i)
+      panel[packed_at(paired(job.width) + i, index % kPanel)] = job.columns[index * job.stored + range.first + i];
+  }
+}
+
+inline void pack_values(const Attention& job, int64_t image, int64_t head, Number* to) {
+  std::fill_n(to, job.value_room(), Number(0));
+  for (int64_t index = 0; index < job.keys; ++index) {
+    const Number* from = job.v + (image * job.keys + index) * job.kv_pixel + head * job.width;
+    for (int64_t i = 0; i < job.width; ++i)
+      to[i / kPanel * paired(job.keys) * kPanel + packed_at(index, i % kPanel)] = from[i];
+  }
 }
 
 constexpr int kQueries = 56;  // most of a task
 
-inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const Number* keys,
-                        const Number* values, int64_t image, int64_t head,
-                        int64_t first, int64_t last) {
-  thread_local Scratch scratch;
-  const int64_t count = last - first, room = (job.keys + kLanes - 1) / kLanes * kLanes;
-  Number* scores = scratch.numbers(count * (room + filled(job.width)));
-  Number* q = scores + count * room;
-  float factors[kQueries];
-  const int64_t block = count * kLanes;
-  pack_rows(job.q + (image * job.queries + first) * job.q_pixel + head * job.width, job.q_pixel, count, job.width, q);
+// The scores of queries `first` to `last`, which are at `q` as Input has them, with the bias: as Input has rows, too.
+inline void score_rows(const Attention& job, const std::vector<Range>& ranges, const Number* keys, int64_t head,
+                       int64_t first, int64_t last, const Number* q, Number* scores) {
+  const int64_t count = last - first, block = count * kLanes;
   const Number* bias = job.bias ? job.bias + (head * job.queries + first) * job.keys : nullptr;
   for (int64_t panel = 0; panel < panels_of(job.keys); ++panel) {
     const Number* weights = keys + panel * job.inner() * kPanel;
@@ -99,25 +94,39 @@ inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, 
     else
       product_panel<1>(Input{q, block}, more, job.width, weights, job.keys, 0, count, panel * kPanel, finish);
   }
-  const int64_t whole = job.keys / kLanes * kLanes;
-  for (int64_t row = 0; row < count; ++row) {
-    Number* score = scores + row * kLanes;  // the next kLanes are `block` further
-    Number* end = score + job.keys / kLanes * block;
-    for (int64_t i = job.keys; i < room; ++i) end[i % kLanes] = Number(-60000.0f);
-    Floats most = to_floats(load(score));
-    for (int64_t i = kLanes; i < room; i += kLanes) most = larger(to_floats(load(score + i / kLanes * block)), most);
-    const float largest = largest_of(most);
-    Floats sum{};
-    for (int64_t i = 0; i < room; i += kLanes) {
-      Number* at = score + i / kLanes * block;
-      const Floats power = exponential(to_floats(load(at)) - largest);
-      store(at, to_vec(power));
-      if (i < whole) sum += power;
-    }
-    float total = sum_of(sum);
-    for (int64_t i = whole; i < job.keys; ++i) total += end[i % kLanes];
-    factors[row] = 1.0f / total;
+}
+
+// The exponentials of a row's scores less the largest, of which each kLanes are `block` after those before. Returns
+// what they are to be multiplied with.
+inline float softmax(Number* score, int64_t keys, int64_t room, int64_t block) {
+  const int64_t whole = keys / kLanes * kLanes;
+  Number* end = score + keys / kLanes * block;
+  for (int64_t i = keys; i < room; ++i) end[i % kLanes] = Number(-60000.0f);
+  Floats most = to_floats(load(score));
+  for (int64_t i = kLanes; i < room; i += kLanes) most = larger(to_floats(load(score + i / kLanes * block)), most);
+  const float largest = largest_of(most);
+  Floats sum{};
+  for (int64_t i = 0; i < room; i += kLanes) {
+    Number* at = score + i / kLanes * block;
+    const Floats power = exponential(to_floats(load(at)) - largest);
+    store(at, to_vec(power));
+    if (i < whole) sum += power;
   }
+  float total = sum_of(sum);
+  for (int64_t i = whole; i < keys; ++i) total += end[i % kLanes];
+  return 1.0f / total;
+}
+
+inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, const Number* keys,
+                        const Number* values, int64_t image, int64_t head, int64_t first, int64_t last) {
+  thread_local Scratch scratch;
+  const int64_t count = last - first, room = filled(job.keys), block = count * kLanes;
+  Number* scores = scratch.numbers(count * (room + filled(job.width)));
+  Number* q = scores + count * room;
+  pack_rows(job.q + (image * job.queries + first) * job.q_pixel + head * job.width, job.q_pixel, count, job.width, q);
+  score_rows(job, ranges, keys, head, first, last, q, scores);
+  float factors[kQueries];
+  for (int64_t row = 0; row < count; ++row) factors[row] = softmax(scores + row * kLanes, job.keys, room, block);
   Number* out = job.out + (image * job.queries + first) * job.out_pixel + head * job.width;
   product_rows(Input{scores, block}, job.keys, values, job.width, 0, count, 0, panels_of(job.width),
                [&](Vec value, int64_t row, int64_t column, int some) {
@@ -129,7 +138,12 @@ inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, 
 inline void attend(const Attention& job, Number* space, int threads) {
   Number *keys = space, *values = space + job.images * job.heads * job.key_room();
   const std::vector<Range> ranges = ranges_of(job);
-  pack(job, ranges, keys, values, threads);
+#pragma omp parallel for collapse(2) num_threads(threads)
+  for (int64_t image = 0; image < job.images; ++image)
+    for (int64_t head = 0; head < job.heads; ++head) {
+      pack_keys(job, ranges, image, head, keys + (image * job.heads + head) * job.key_room());
+      pack_values(job, image, head, values + (image * job.heads + head) * job.value_room());
+    }
   const int64_t fitting = 65536 * kPair / (job.keys + 1) / 14 * 14;  // rows whose scores stay in the cache
   const int64_t step = std::clamp<int64_t>(fitting, 14, kQueries);
   const int64_t blocks = (job.queries + step - 1) / step;

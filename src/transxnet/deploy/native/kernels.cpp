@@ -6,6 +6,7 @@
 #include "block.h"
 #include "feed_forward.h"
 #ifndef FLOAT16
+#include "attention_gradients.h"
 #include "batch_norm.h"
 #include "gelu.h"
 #include "gradients.h"
@@ -116,6 +117,13 @@ void kernel_gradient_float32(const int64_t* shape, const float* in, int64_t in_p
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   kernel_gradient({map, in, in_pixel, in_image, gradient, gradient_pixel, gradient_image, kernel, bias}, size, threads);
 }
+
+// For training: attention and its gradients. `space` has attention_room() floats.
+int64_t attention_room(const Attention* job) { return job->room(); }
+
+void attention_float32(const Attention* job, float* space, int threads) { attend(*job, space, threads); }
+
+void attention_gradients_float32(const AttentionGradients* job, int threads) { attention_gradients(*job, threads); }
 
 // For training: batch normalisation by its batch's own statistics, as BatchNorm says, with GELU at its `place`.
 void batch_norm_float32(const BatchNorm* job, int place, double epsilon, double momentum, float* running_means,

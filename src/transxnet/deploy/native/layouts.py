@@ -63,6 +63,26 @@ class Convolution(ctypes.Structure):
     _fields_ = [("matrix", Matrix), ("size", _NUMBER), ("stride", _NUMBER), ("padding", _NUMBER)]
 
 
+class Attention(ctypes.Structure):
+    """Attention, of attention.h."""
+
+    _fields_ = [
+        ("images", _NUMBER), ("queries", _NUMBER), ("keys", _NUMBER), ("heads", _NUMBER), ("width", _NUMBER),
+        ("q", _POINTER), ("q_pixel", _NUMBER), ("k", _POINTER), ("v", _POINTER), ("kv_pixel", _NUMBER),
+        ("out", _POINTER), ("out_pixel", _NUMBER), ("bias", _POINTER), ("rows", _POINTER), ("columns", _POINTER),
+        ("stored", _NUMBER),
+    ]  # fmt: skip
+
+
+class AttentionGradients(ctypes.Structure):
+    """Attention's gradients, of attention_gradients.h."""
+
+    _fields_ = [
+        ("job", Attention), ("gradient", _POINTER),
+        ("q_gradient", _POINTER), ("k_gradient", _POINTER), ("v_gradient", _POINTER), ("bias_gradient", _POINTER),
+    ]  # fmt: skip
+
+
 class Bias(ctypes.Structure):
     """A position bias: whole, or in factors."""
 
