@@ -24,6 +24,7 @@ from transxnet.training.callbacks import AddressedSteps, History, ProgressDispla
 from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer
 from transxnet.training.finite import FiniteSteps
+from transxnet.training.memory import keep_freed_memory
 from transxnet.training.native import use_native_kernels
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
@@ -231,6 +232,8 @@ def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
     if recipe.native_kernels and not recipe.compile:
         with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
             use_native_kernels(model)
+        if not torch.cuda.is_available():
+            keep_freed_memory()
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):
