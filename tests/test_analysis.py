@@ -16,7 +16,7 @@ from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
 from support import images, nano
-from test_commands import run
+from test_commands import run, told_of_mistake
 from transxnet.analysis.accuracy import published, table2
 from transxnet.analysis.erf import Settings, measure, state_path
 from transxnet.analysis.gradcam import grad_cam
@@ -231,11 +231,6 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_a_mistake_in_an_analysis_is_one_line_and_status_2(
-    arguments: Sequence[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said and len(said.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in told_of_mistake(arguments, tmp_path, capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -28,6 +29,16 @@ def run(*arguments: object) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
+
+
+def told_of_mistake(arguments: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command line with a mistake is answered, in an empty folder: one line, with status 2."""
+    with contextlib.chdir(folder):
+        assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert not list(folder.iterdir())  # nothing half made is left
+    return said
 
 
 def paint(folder: Path, count: int) -> None:
@@ -231,14 +242,9 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
-    arguments: Sequence[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said and len(said.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())  # nothing half made is left
+    arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in told_of_mistake(arguments, tmp_path, capsys)
 
 
 def test_a_run_is_never_overwritten(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import transxnet
-from test_commands import run
+from test_commands import run, told_of_mistake
 from test_dense_parity import released_dense
 from test_resume import start, until_saved
 from transxnet import CheckpointError
@@ -235,15 +235,10 @@ def test_broken_images_are_replaced_counted_and_too_many_stop(
     ],
 )
 def test_mistakes_are_told_in_a_line(
-    arguments: tuple[str, ...], message: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
+    arguments: tuple[str, ...], message: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = [str(scenes) if argument == "SCENES" else argument for argument in arguments]
-    assert run("train", *given) == 2
-    said = capsys.readouterr().err
-    assert message in said and len(said.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert message in told_of_mistake(["train", *given], tmp_path, capsys)
 
 
 def test_each_task_s_options_are_told(capsys: pytest.CaptureFixture[str]) -> None:

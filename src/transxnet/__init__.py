@@ -3,6 +3,7 @@
 Importing the package registers the networks with timm.
 """
 
+from transxnet.catalogue import RELEASED
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
@@ -12,7 +13,7 @@ from transxnet.deploy.fuse import fuse
 from transxnet.deploy.runtimes import load_exported
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.model import TransXNet
-from transxnet.registry import RELEASED, create_model, load_model
+from transxnet.registry import create_model, load_model
 from transxnet.version import __version__
 
 __all__ = [

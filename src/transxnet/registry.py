@@ -1,11 +1,10 @@
-"""The networks under their names in timm, and the catalogue of released weights."""
+"""The networks under their names in timm, with weights of any origin."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,107 +12,18 @@ from typing import Any, cast
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import (
-    FeatureListNet,
-    build_model_with_cfg,
-    generate_default_cfgs,
-    register_model,
-    split_model_name_tag,
-)
+from timm.models import FeatureListNet, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import load_state_dict_from_hf
 
-from transxnet.ablation.rows import BASES, ROWS
+from transxnet.catalogue import NETWORKS, full_name, timm_descriptions
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.errors import CheckpointError
 from transxnet.model import Stage, TransXNet
 
-_RELEASE = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/"
-
-
-@dataclass(frozen=True)
-class ReleasedWeights:
-    """A checkpoint that the paper's authors released.
-
-    Attributes:
-        architecture: The network's registered name.
-        tag: Its tag in timm.
-        file: Name of the file in release v1.0.
-        img_size: Side of the square images it was trained on, in pixels.
-        crop_pct: Share of the resized image's side that evaluation keeps.
-        top1: ImageNet-1K top-1 accuracy in per cent, as published.
-        top1_v2: ImageNet-V2 top-1 accuracy in per cent, as published; None where it was not.
-    """
-
-    architecture: str
-    tag: str
-    file: str
-    img_size: int
-    crop_pct: float
-    top1: float
-    top1_v2: float | None
-
-    @property
-    def url(self) -> str:
-        return _RELEASE + self.file
-
-
-RELEASED = (
-    ReleasedWeights("transxnet_tiny", "in1k", "transx-t.pth.tar", 224, 0.9, 81.6, 70.7),
-    ReleasedWeights("transxnet_small", "in1k", "transx-s.pth.tar", 224, 0.9, 83.8, 73.8),
-    ReleasedWeights("transxnet_base", "in1k", "transx-b.pth.tar", 224, 0.95, 84.6, 75.0),
-    # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
-    ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
-)
-
-SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
-"""The names of the released code."""
-
-NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
-    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
-}
-"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""
-
-
-def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
-    return {
-        "input_size": (3, img_size, img_size),
-        "min_input_size": (3, 32, 32),
-        "pool_size": (img_size // 32, img_size // 32),
-        "num_classes": 1000,
-        "interpolation": "bicubic",
-        "crop_pct": 0.9,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-        "paper_name": "TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer "
-        "for Visual Recognition",
-        "paper_ids": "arXiv:2310.19380",
-        **changes,
-    }
-
-
-def _default_cfgs() -> dict[str, Any]:
-    released = {release.architecture for release in RELEASED}
-    cfgs = {f"{name}.untrained": _describe() for name in NETWORKS if name not in released}
-    for release in RELEASED:
-        names = [release.architecture, *(s for s, full in SHORT_NAMES.items() if full == release.architecture)]
-        for name in names:
-            cfgs[f"{name}.{release.tag}"] = _describe(
-                release.img_size,
-                url=release.url,
-                crop_pct=release.crop_pct,
-                license="apache-2.0",
-                origin_url="https://github.com/LMMMEng/TransXNet",
-            )
-    return cfgs
-
-
-default_cfgs = generate_default_cfgs(_default_cfgs())
+default_cfgs = generate_default_cfgs(timm_descriptions())
 
 
 class StageFeatures(FeatureListNet):
@@ -303,18 +213,6 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
         location = str(checkpoint)
         overlay = {"url" if "://" in location else "file": location}
     return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
-
-
-def full_name(name: str) -> str:
-    """The network that a name, short or with a tag, stands for; raises ConfigError if it is unknown."""
-    known, tag = split_model_name_tag(name)
-    if known not in (*NETWORKS, *SHORT_NAMES):
-        near = difflib.get_close_matches(known, NETWORKS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)} and the ablations' rows"
-        raise ConfigError(f"there is no network {name!r}{hint}")
-    if tag and name not in (tags := [full for full in _default_cfgs() if full.startswith(f"{known}.")]):
-        raise ConfigError(f"there is no {name!r}; there are {', '.join(tags)}")
-    return SHORT_NAMES.get(known, known)
 
 
 def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from scipy.stats import ttest_ind
 
+from transxnet.catalogue import full_name
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
-from transxnet.registry import full_name
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.train import train
 from transxnet.training.checkpointing import newest_whole

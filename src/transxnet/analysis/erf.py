@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from transxnet.analysis.networks import Network, stage_maps
 from transxnet.analysis.receptive_field import SHARES, Rule, contribution, square_area, square_side
 from transxnet.data.examples import Example
 from transxnet.data.images import BadImageError
+from transxnet.data.loading import Advance
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import replacing
 from transxnet.version import __version__
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import torch
 from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
+from transxnet.catalogue import SHORT_NAMES
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.config import VARIANTS
 from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.registry import SHORT_NAMES, create_model, load_model
+from transxnet.registry import create_model, load_model
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from torch import nn
 
 from transxnet.ablation.rows import ROWS
 from transxnet.analysis.complexity import DENSE, Complexity, complexity, detector_complexity
+from transxnet.catalogue import NETWORKS
 from transxnet.config import VARIANTS
 from transxnet.dense.create import create_detector, create_segmenter
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
-from transxnet.registry import NETWORKS, create_model
+from transxnet.registry import create_model
 
 ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
 TITLES = (

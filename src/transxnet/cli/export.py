@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from transxnet.catalogue import full_name
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.parsing import CommandParser, table_console
 from transxnet.dense.backbone import create_backbone
@@ -21,7 +22,7 @@ from transxnet.deploy.description import FORMATS, PRECISIONS, part_path
 from transxnet.deploy.export import Exported, ExportError, check_choices, export
 from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
 from transxnet.errors import ConfigError
-from transxnet.registry import create_model, full_name, load_model
+from transxnet.registry import create_model, load_model
 
 _ABOUT = """\
 Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width

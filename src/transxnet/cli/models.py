@@ -11,9 +11,10 @@ import torch
 from rich.table import Table
 
 from transxnet.analysis.complexity import complexity
+from transxnet.catalogue import RELEASED
 from transxnet.cli.parsing import CommandParser, table_console
 from transxnet.config import VARIANTS
-from transxnet.registry import RELEASED, create_model
+from transxnet.registry import create_model
 
 _ABOUT = """\
 List the networks: parameters, multiply-accumulate operations for one image of 224 x 224 (all of

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transxnet.data.coco_checks import Annotations, ImageRecord, read_coco
+from transxnet.data.coco_checks import read_coco
 from transxnet.data.coco_layout import annotation_files, located
+from transxnet.data.coco_records import Annotations, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import read_annotated
 from transxnet.data.randomness import seed_for

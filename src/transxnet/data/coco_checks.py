@@ -5,107 +5,19 @@ from __future__ import annotations
 import json
 import marshal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from transxnet.data.coco_records import Annotations, CocoFile, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import MAX_PIXELS
 from transxnet.data.run_lengths import SegmentationError, area, checked, is_number, is_whole
 from transxnet.errors import DataError
 
 _ROUNDING = 1.0  # pixels that a box may exceed the image by without being cut
-
-
-class ImageRecord(NamedTuple):
-    """An image of an annotation file.
-
-    Attributes:
-        id: Its number in the file.
-        file_name: Its name in the file.
-        path: Where it is.
-        height: Pixels, as the file says.
-        width: Pixels, as the file says.
-    """
-
-    id: int
-    file_name: str
-    path: str
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """All annotations, sorted by image; those of image i are ``first[i]`` to ``first[i + 1]``.
-
-    Attributes:
-        first: (images + 1).
-        boxes: (n, 4): x, y, width, height.
-        labels: (n), class indices.
-        areas: (n), in pixels.
-        crowds: (n), whether an annotation stands for many objects.
-        ids: (n), positive and each once.
-        packed: All segmentations, one after the other: one block, which worker processes receive at
-            the cost of its bytes, where lists of numbers would cost several times as many.
-        ends: (n + 1), where each segmentation begins and ends in it; empty where there is none.
-    """
-
-    first: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    areas: npt.NDArray[np.float64]
-    crowds: npt.NDArray[np.bool_]
-    ids: npt.NDArray[np.int64]
-    packed: npt.NDArray[np.uint8]
-    ends: npt.NDArray[np.int64]
-
-    def of(self, place: int) -> slice:
-        """The places of an image's annotations."""
-        return slice(int(self.first[place]), int(self.first[place + 1]))
-
-    def segmentation(self, index: int) -> Any:
-        """An annotation's polygons or run lengths; None if it has none."""
-        packed = self.packed[self.ends[index] : self.ends[index + 1]]
-        return marshal.loads(packed.tobytes()) if len(packed) else None
-
-    def of_images(self, places: Sequence[int]) -> Annotations:
-        """The annotations of some images."""
-        slices = [self.of(place) for place in places]
-        sizes = [part.stop - part.start for part in slices]
-        rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.empty(0, np.int64)])
-        blocks = [self.packed[self.ends[part.start] : self.ends[part.stop]] for part in slices]
-        return Annotations(
-            first=np.cumsum([0, *sizes], dtype=np.int64),
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            areas=self.areas[rows],
-            crowds=self.crowds[rows],
-            ids=self.ids[rows],
-            packed=np.concatenate([np.empty(0, np.uint8), *blocks]),
-            ends=np.cumsum([0, *np.diff(self.ends)[rows]], dtype=np.int64),
-        )
-
-
-class CocoFile(NamedTuple):
-    """What is usable of an annotation file.
-
-    Attributes:
-        class_names: In ascending order of their ids.
-        category_ids: The ids.
-        images: In the file's order; ``path`` is still the name.
-        annotations: Sorted as the images are.
-        findings: What is not.
-    """
-
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    images: list[ImageRecord]
-    annotations: Annotations
-    findings: Findings
 
 
 def read_coco(path: Path, *, masks: bool = True) -> CocoFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transxnet.data.coco_checks import ImageRecord
+from transxnet.data.coco_records import ImageRecord
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder, part_word
 from transxnet.errors import DataError
 

@@ -22,6 +22,9 @@ from transxnet.errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
 
+Advance = Callable[[int], None]
+"""Called with the number of images that have just been dealt with."""
+
 
 class Batch(NamedTuple):
     """Images of one step.

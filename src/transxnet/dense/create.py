@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from transxnet.catalogue import NETWORKS, full_name
 from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
@@ -18,7 +19,6 @@ from transxnet.dense.head import CLASS_LAYERS, Head, head_of, kind_of
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.registry import NETWORKS, full_name
 
 Detector = RetinaNet | MaskRCNN
 DenseNetwork = RetinaNet | MaskRCNN | SemanticFPN

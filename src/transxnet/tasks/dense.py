@@ -13,12 +13,12 @@ from rich.console import Console
 from torch import nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
+from transxnet.catalogue import RELEASED, full_name
 from transxnet.checkpoints.dense import from_released_dense, is_released_dense
 from transxnet.checkpoints.reading import Checkpoint
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
 from transxnet.dense.head import Head, head_of, kind_of
 from transxnet.errors import ConfigError
-from transxnet.registry import RELEASED, full_name
 from transxnet.training.recipe import Recipe
 from transxnet.training.task import Task
 

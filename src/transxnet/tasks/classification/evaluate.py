@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from transxnet.data.loading import BadImages, LabelledImages, make_loader
+from transxnet.data.loading import Advance, BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import ConfigError, DataError
 from transxnet.model import TransXNet
-
-Advance = Callable[[int], None]
-"""Called with the number of images that have just been dealt with."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transxnet.data.loading import Advance
 from transxnet.data.sources import FolderSource
 from transxnet.model import TransXNet
-from transxnet.tasks.classification.evaluate import Advance, run_network
+from transxnet.tasks.classification.evaluate import run_network
 from transxnet.tasks.classification.labels import readable_names
 
 

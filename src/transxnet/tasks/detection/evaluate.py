@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from transxnet.data.coco import CocoSource
-from transxnet.data.loading import BadImages, make_loader
+from transxnet.data.loading import Advance, BadImages, make_loader
 from transxnet.dense.create import Detector
 from transxnet.dense.detection.transform import Target
 from transxnet.tasks.detection.images import EvaluationImages, collate
-
-Advance = Callable[[int], None]
-"""Called with the number of images that have just been dealt with."""
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers: precision at overlaps of 0.5 to 0.95, of 0.5, of 0.75; for small, medium and

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from transxnet.data.loading import BadImages, make_loader
+from transxnet.data.loading import Advance, BadImages, make_loader
 from transxnet.data.segmentation import IGNORED, SegmentationSource
 from transxnet.dense.semantic_fpn import SemanticFPN, classes_of
 from transxnet.errors import DataError
 from transxnet.tasks.segmentation.images import EvaluationImages, collate
-
-Advance = Callable[[int], None]
-"""Called with the number of images that have just been dealt with."""
 
 
 @dataclass(frozen=True)
