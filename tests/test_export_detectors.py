@@ -121,11 +121,11 @@ def test_no_proposals_and_no_detections(runtime: Any, exported: dict[str, Path])
 
 
 FORMS = [
-    pytest.param("openvino", "float32"),
+    pytest.param("torch", "float32"),
+    pytest.param("openvino", "float32", marks=pytest.mark.slow),
     pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
     pytest.param("openvino", "float16", marks=pytest.mark.slow),
     pytest.param("onnx", "float16", marks=pytest.mark.slow),
-    pytest.param("torch", "float32", marks=pytest.mark.slow),
     pytest.param("torch", "bfloat16", marks=pytest.mark.slow),
     pytest.param("aot", "float32", marks=pytest.mark.slow),  # compiles for minutes
 ]
@@ -197,7 +197,7 @@ def test_files_that_do_not_belong_together_are_refused(
         (lambda: boxes.write_bytes(b"half"), mask_rcnn, "mask_rcnn.boxes.onnx (4 bytes) is truncated"),
         (boxes.unlink, mask_rcnn, "mask_rcnn.boxes.onnx is missing: it has a part of mask_rcnn.onnx; keep its files"),
     ):
-        change()  # type: ignore[operator]
+        change()
         assert run("predict", scenes / "images/validation", "--checkpoint", checkpoint) == 2
         line = capsys.readouterr().err
         assert said in line and line.count("\n") == 1

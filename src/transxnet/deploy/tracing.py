@@ -74,7 +74,7 @@ def trace_head(model: MaskRCNN, part: str, dtype: torch.dtype = torch.float32) -
         part: Which head, of ``PARTS``.
         dtype: What it computes in.
     """
-    graph = Graph(copy.deepcopy(head_of(model, part)).cpu(), dtype)
+    graph = Graph(copy.deepcopy(head_of(model, part)).cpu().requires_grad_(False), dtype)
     side = PARTS[part].side
     example = torch.zeros(2, model.backbone.out_channels, side, side)
     shapes = {"images": {0: torch.export.Dim("regions", min=1)}}
