@@ -199,11 +199,7 @@ def _load_part(whole: Runtime, part: str, kind: Format) -> Runtime:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: it has a part of {whole.path.name}; keep its files together")
     loaded = _RUNTIMES[kind](path, whole.threads)
-    wanted, found = (
-        (said.weights, said.precision, said.part or part)
-        for said in (whole.description.of_part(part), loaded.description)
-    )
-    if wanted != found:
+    if loaded.description != whole.description.of_part(part):
         raise CheckpointError(f"{path} is of another export than {whole.path.name}; export the network again")
     return loaded
 

@@ -74,7 +74,7 @@ def trace_head(model: MaskRCNN, part: str, dtype: torch.dtype = torch.float32) -
         part: Which head, of ``PARTS``.
         dtype: What it computes in.
     """
-    graph = Graph(copy.deepcopy(head_of(model, part)).cpu(), dtype)
+    graph = Graph(copy.deepcopy(head_of(model, part)).cpu().requires_grad_(False), dtype)
     side = PARTS[part].side
     example = torch.zeros(2, model.backbone.out_channels, side, side)
     shapes = {"images": {0: torch.export.Dim("regions", min=1)}}
@@ -84,7 +84,7 @@ def trace_head(model: MaskRCNN, part: str, dtype: torch.dtype = torch.float32) -
 
 
 def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
-    """One program for all batches and sizes, from which every format is made.
+    """One program for all batches and sizes, from which every format is made; of Mask R-CNN its first stage.
 
     Args:
         model: A network of this package in evaluation mode, not fused.
@@ -95,8 +95,10 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
     """
     check_model(model)
     fused = fuse(model, idconv="products", dynamic_size=True).cpu()
+    if isinstance(fused, MaskRCNN):
+        fused.roi_heads = nn.Identity()  # traced by trace_head; programs keep weights that they do not use
     channels = next(module for module in model.modules() if isinstance(module, nn.Conv2d)).in_channels
-    stride = model.backbone.strides[-1] if isinstance(model, RetinaNet | MaskRCNN) else SMALLEST
+    stride = max(model.backbone.strides[-1], SMALLEST) if isinstance(model, RetinaNet | MaskRCNN) else SMALLEST
     side = stride + 1  # PyTorch takes 1 for fixed, also where it is the last map's side
     shapes = {
         0: torch.export.Dim("batch", min=1),

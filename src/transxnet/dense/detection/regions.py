@@ -123,7 +123,10 @@ class RegionHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Boxes, scores and labels of each image, best first."""
         counts = [len(proposal) for proposal in proposals]
-        all_boxes = self.box_coder.decode(box_regression, proposals).split(counts)
+        boxes = self.box_coder.decode(
+            box_regression, proposals
+        )  # torchvision leaves the classes joined if there are none
+        all_boxes = boxes.reshape(*class_logits.shape, 4).split(counts)
         all_scores = class_logits.float().softmax(-1).split(counts)
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         for boxes_of_all, scores_of_all, size in zip(all_boxes, all_scores, image_shapes, strict=True):
