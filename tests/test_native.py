@@ -21,10 +21,7 @@ from transxnet import ConfigError
 from transxnet.ablation.rows import ROWS, Row
 from transxnet.deploy.native import build
 from transxnet.deploy.native.blocks import NativeBlocks
-from transxnet.deploy.native.convolution import depthwise
 from transxnet.layers import position_bias
-from transxnet.layers.idconv import convolve_each
-from transxnet.training.native import use_native_kernels
 
 
 @settings(max_examples=25, deadline=None)
@@ -134,62 +131,6 @@ def test_it_can_be_copied_pickled_and_given_another_size() -> None:
             assert torch.equal(other(x), expected)
         fused.set_input_size(96)
         assert_same(fused(images(1, 3, 96, 96)), model(images(1, 3, 96, 96)))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    batch=st.integers(1, 3), channels=st.integers(1, 40), height=st.integers(1, 20), width=st.integers(1, 40),
-    sizes=st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=4), each=st.booleans(), last=st.booleans(),
-)  # fmt: skip
-def test_a_convolution_has_pytorchs_gradients(
-    batch: int, channels: int, height: int, width: int, sizes: list[int], each: bool, last: bool
-) -> None:
-    """Of the input, kernels and biases, be they the images' own or shared; the input in any memory format."""
-    images_of = batch if each else 1
-    x = torch.randn(batch, channels * len(sizes), height, width, dtype=torch.float64)
-    kernels = [torch.randn(images_of, channels, size, size, dtype=torch.float64) for size in sizes]
-    biases = [torch.randn(images_of, channels, dtype=torch.float64) for _ in sizes]
-    leaves = [x, *kernels, *biases]
-    doubles = [leaf.requires_grad_() for leaf in leaves]
-    singles = [leaf.detach().float().requires_grad_() for leaf in leaves]
-    layout = torch.channels_last if last else torch.contiguous_format
-    found = depthwise(
-        singles[0].contiguous(memory_format=layout), singles[1 : 1 + len(sizes)], singles[1 + len(sizes) :]
-    )
-    parts = zip(x.split(channels, 1), kernels, biases, strict=True)
-    expected = torch.cat(
-        [convolve_each(part, kernel.expand(batch, -1, -1, -1), bias.expand(batch, -1)) for part, kernel, bias in parts],
-        dim=1,
-    )
-    assert_same(found, expected)
-    weights = torch.randn_like(expected)
-    gradients = torch.autograd.grad((found * weights.float()).sum(), singles)
-    assert_same(gradients, torch.autograd.grad((expected * weights).sum(), doubles))
-
-
-def test_training_with_our_kernels_is_the_same() -> None:
-    """Outputs, statistics and the gradients of all weights; and names and weights are as they were."""
-    model = nano().train()
-    ours = copy.deepcopy(model)
-    use_native_kernels(ours)
-    assert ours.state_dict().keys() == model.state_dict().keys()
-    x = images(3, 3, 75, 90)
-    for network in (model, ours):
-        network(x).square().sum().backward()
-    largest = max(float(parameter.grad.abs().max()) for parameter in model.parameters() if parameter.grad is not None)
-    for (name, one), other in zip(model.named_parameters(), ours.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None
-        assert (one.grad - other.grad).abs().max() <= 1e-4 * largest, name
-    assert_same(
-        [b for b in ours.buffers() if b.is_floating_point()], [b for b in model.buffers() if b.is_floating_point()]
-    )
-    for network in (model.eval(), ours.eval()):
-        network.zero_grad()
-    assert_same(ours(x), model(x))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert ours(x).isfinite().all()
-    ours.load_state_dict(model.state_dict())
-    assert_same(ours.double()(x.double()), model.double()(x.double()), 1e-10)  # by PyTorch's kernels
 
 
 def test_mistakes_are_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,4 +13,5 @@ def residual(x: Tensor, branch: nn.Module) -> Tensor:
     Shapes: (B, C, H, W) to the same.
     """
     own: Any = getattr(branch, "beside_identity", None)
-    return x + branch(x) if own is None else own(x)  # type: ignore[no-any-return]
+    hooked = branch._forward_hooks or branch._forward_pre_hooks
+    return x + branch(x) if own is None or hooked else own(x)  # type: ignore[no-any-return]

@@ -74,7 +74,7 @@ void share_statistics(const BatchNorm& job, int64_t first, int64_t last, double*
       const float* from = job.in + begin * job.channels + channel;
       const auto value = [&](int i) ALWAYS_INLINE_LAMBDA {
         const Vec x = load_some(from + i * kLanes, count);
-        return kGelu == Gelu::kBefore ? gelu(x) : x;
+        return kGelu == Gelu::kBefore ? fine_gelu(x) : x;
       };
       Vec origin[kNumber], sums[kNumber], squares[kNumber];
 #pragma GCC unroll 4
@@ -173,9 +173,9 @@ void normalise(const BatchNorm& job, float* out, int threads) {
       job.rows, job.channels,
       [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
         Vec value = load_some(job.in + place, count);
-        if (kGelu == Gelu::kBefore) value = gelu(value);
+        if (kGelu == Gelu::kBefore) value = fine_gelu(value);
         value = affine(value, channel, count);
-        if (kGelu == Gelu::kAfter) value = gelu(value);
+        if (kGelu == Gelu::kAfter) value = fine_gelu(value);
         store_some(out + place, value, count);
       },
       threads);
@@ -203,7 +203,7 @@ void share_gradients(const BatchNorm& job, const Affine& affine, const float* gr
           const int64_t column = channel + i * kLanes, place = row * job.channels + column;
           Vec x = load_some(job.in + place, count);
           const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, column, count);
-          if (kGelu == Gelu::kBefore) x = gelu(x);
+          if (kGelu == Gelu::kBefore) x = fine_gelu(x);
           sum[i] += inner;
           product[i] += inner * (x - load_some(&affine.means[column], count));
         }
@@ -248,7 +248,7 @@ void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* in
       [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
         const Vec x = load_some(job.in + place, count);
         const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, channel, count);
-        const Vec y = (kGelu == Gelu::kBefore ? gelu(x) : x) - load_some(&affine.means[channel], count);
+        const Vec y = (kGelu == Gelu::kBefore ? fine_gelu(x) : x) - load_some(&affine.means[channel], count);
         Vec value = inner * load_some(&affine.scales[channel], count) +
                     (y * load_some(&slopes[channel], count) + load_some(&offsets[channel], count));
         if (kGelu == Gelu::kBefore) value *= gelu_derivative(x);

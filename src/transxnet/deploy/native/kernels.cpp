@@ -144,7 +144,7 @@ void batch_norm_gradients_float32(const BatchNorm* job, int place, const float* 
 // For training: GELU of `size` numbers, and its gradient.
 void gelu_float32(int64_t size, const float* in, float* out, int threads) {
   everywhere(
-      size, [=](int64_t i, int count) { store_some(out + i, gelu(load_some(in + i, count)), count); }, threads);
+      size, [=](int64_t i, int count) { store_some(out + i, fine_gelu(load_some(in + i, count)), count); }, threads);
 }
 
 void gelu_gradient_float32(int64_t size, const float* in, const float* gradient, float* out, int threads) {
