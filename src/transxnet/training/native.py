@@ -13,7 +13,8 @@ from transxnet.deploy.native.batch_norm import batch_norm, gelu, is_gelu, takes_
 from transxnet.deploy.native.build import library
 from transxnet.deploy.native.constants import is_depthwise
 from transxnet.deploy.native.convolution import KERNEL_SIZES, depthwise, takes
-from transxnet.layers import MSFFN, OSRA, BatchNorm2d, IDConv
+from transxnet.deploy.native.layer_scale import scaled, takes_scale
+from transxnet.layers import MSFFN, OSRA, BatchNorm2d, IDConv, LayerScale
 from transxnet.layers.ms_ffn import MultiScaleConv
 from transxnet.layers.position_bias import Bias
 
@@ -74,6 +75,12 @@ class _GELU(nn.GELU):
         return gelu(input) if takes_dense(input) else super().forward(input)
 
 
+class _LayerScale(LayerScale):
+    def forward(self, x: Tensor) -> Tensor:
+        known = takes_scale(x, self.weight, self.bias)
+        return scaled(x, self.weight, self.bias) if known else super().forward(x)
+
+
 class _Sequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
         x, rest = input, list(self)
@@ -108,15 +115,22 @@ def _has_hooks(module: nn.Module) -> bool:
 def use_native_kernels(network: nn.Module) -> None:
     """Let a network compute by our kernels what there are kernels for, where its maps are float32 on a CPU.
 
-    These are depthwise convolutions, IDConv's among them, attention, and in training batch normalisation and GELU, at
-    once where they follow each other; other maps than those with channels last are normalised by PyTorch. The
-    gradients are exact; they cannot be differentiated again. Weights, names and results stay.
+    These are depthwise convolutions, IDConv's among them, attention, layer scales, GELU, and in training batch
+    normalisation, at once with GELU where they follow each other; other maps than those with channels last are
+    normalised and scaled by PyTorch. The gradients are exact; they cannot be differentiated again.
+    Weights, names and results stay.
 
     Raises:
         ConfigError: If there is no C++ compiler for the kernels.
     """
     library()
-    kinds: Any = {BatchNorm2d: _BatchNorm2d, nn.Sequential: _Sequential, MSFFN: _MSFFN, OSRA: _OSRA}
+    kinds: Any = {
+        BatchNorm2d: _BatchNorm2d,
+        nn.Sequential: _Sequential,
+        MSFFN: _MSFFN,
+        OSRA: _OSRA,
+        LayerScale: _LayerScale,
+    }
     for module in network.modules():
         if type(module) is MultiScaleConv and all(is_depthwise(scale) for scale in module.scales):
             module.__class__ = _MultiScaleConv

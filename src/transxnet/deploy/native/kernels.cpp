@@ -10,6 +10,7 @@
 #include "batch_norm.h"
 #include "gelu.h"
 #include "gradients.h"
+#include "layer_scale.h"
 #endif
 #include "mixer.h"
 #include "patches.h"
@@ -140,6 +141,9 @@ void batch_norm_gradients_float32(const BatchNorm* job, int place, const float* 
     batch_norm_gradients<gelu.value>(*job, gradient, in_gradient, weight_gradient, bias_gradient, threads);
   });
 }
+
+// For training: the gradients of a layer scale.
+void scale_gradients_float32(const ScaleGradients* job, int threads) { scale_gradients(*job, threads); }
 
 // For training: GELU of `size` numbers, and its gradient.
 void gelu_float32(int64_t size, const float* in, float* out, int threads) {
