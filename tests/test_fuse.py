@@ -24,7 +24,7 @@ from transxnet.layers import IDConv, LayerScale
 from transxnet.model import Block
 
 FORMS: list[dict[str, Any]] = [
-    {},  # packed, single and channels last
+    {},  # linear, single and channels last
     {"depthwise": "split", "pointwise": "conv", "channels_last": False},
     {"depthwise": "single"},
     {"idconv": "shifted", "dynamic_size": True},
@@ -32,7 +32,7 @@ FORMS: list[dict[str, Any]] = [
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
     {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},
-    {"depthwise": "split"},
+    {"depthwise": "split", "pointwise": "packed"},
 ]
 
 

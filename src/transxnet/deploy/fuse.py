@@ -59,7 +59,7 @@ def fuse(
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each. Not given, this and the two choices below are what was fastest
-            for float32 on a CPU (``single``, ``packed``, channels last); elsewhere, and for
+            for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
             ``dynamic_size``, they are the plainest (``split``, ``conv``, as the model has it).
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last; or as those that
@@ -92,7 +92,7 @@ def fuse(
         return fused
     plain = dynamic_size or not _is_float32_on_cpu(model)
     depthwise = depthwise or ("split" if plain else "single")
-    pointwise = pointwise or ("conv" if plain else "packed")
+    pointwise = pointwise or ("conv" if plain else "linear")
     channels_last = not plain if channels_last is None else channels_last
     forms = _checked(model, depthwise, pointwise, idconv)
     fused = copy.deepcopy(model).eval().requires_grad_(False)
@@ -104,9 +104,9 @@ def fuse(
 
 
 def _is_float32_on_cpu(model: Any) -> bool:
-    if not isinstance(model, nn.Module) or not torch.backends.mkldnn.is_available():
-        return False
-    return all(one.device.type == "cpu" and one.dtype == torch.float32 for one in model.parameters())
+    return isinstance(model, nn.Module) and all(
+        one.device.type == "cpu" and one.dtype == torch.float32 for one in model.parameters()
+    )
 
 
 def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequence[DepthwiseForm]:

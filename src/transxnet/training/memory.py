@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed for what is allocated next, for all of this process; elsewhere nothing happens.
 
     By itself it gives large maps back to the system and takes them anew, cleared, in every step: on a CPU that is
-    about a fifth of a step. The process stays as large as it was at most.
+    a tenth of a step or more. The process stays as large as it was at most.
     """
     if sys.platform != "linux":
         return
