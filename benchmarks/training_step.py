@@ -9,7 +9,7 @@ and AdamW's step. The forms:
 - literal: the released arithmetic operation by operation, contiguous memory, float32.
 - plain: the package's network in contiguous memory.
 - ours: the package's network with the channels last, as `transxnet train` does it.
-- native: ours, with depthwise convolutions by the package's kernels (`--native-kernels true`).
+- native: ours, by the package's kernels where there are (`--native-kernels true`).
 - autocast: ours under bfloat16 mixed precision (`--precision bf16-mixed`).
 """
 

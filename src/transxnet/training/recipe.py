@@ -36,8 +36,8 @@ class Recipe:
         precision: "32", "bf16-mixed" or "16-mixed" (GPU; attention stays in float32).
         grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile: minutes at first, then faster on a GPU.
-        native_kernels: On a CPU, compute depthwise convolutions in float32 by the package's own
-            kernels, where there is a C++ compiler for them.
+        native_kernels: On a CPU, compute depthwise convolutions, attention, batch normalisation, GELU
+            and layer scales in float32 by the package's own kernels, where there is a C++ compiler.
         accelerator: "auto", "cpu" or "gpu".
         devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; torchrun and
             SLURM decide it themselves.
