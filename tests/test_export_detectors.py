@@ -245,4 +245,10 @@ def test_a_whole_detector_predicts_from_its_file(
         answers.append(list(leaves(json.loads(capsys.readouterr().out))))
         assert len(list(out.glob("*.png"))) == 3
     assert len(answers[0]) > 10
-    assert [one if isinstance(one, str) else pytest.approx(one, abs=2e-3) for one in answers[0]] == answers[1]
+    name = ""
+    for one, other in zip(*answers, strict=True):
+        if isinstance(one, str):
+            name = one
+        # Boxes are printed to a tenth of a pixel; those of masks are within a ten-thousandth of the image's 160.
+        bound = {"box": 0.11, "bbox": 0.016}.get(name, 2e-3)
+        assert other == (one if isinstance(one, str) else pytest.approx(one, abs=bound)), name
