@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask
 from torch import Tensor
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import transxnet
-from support import first_stages, leaves, lively, lively_dense
+from support import first_stages, lively, lively_dense
 from test_commands import run
 from transxnet.data.coco import open_coco
 from transxnet.data.scenes import DIGIT_NAMES, write_scenes
@@ -84,15 +85,15 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     """Every detection is the other's, whatever the order of those with nearly the same score."""
     assert found.keys() == wanted.keys() and len(found["boxes"]) == len(wanted["boxes"]) > 0
     left = list(range(len(found["boxes"])))
-    for box, score, label, *mask in zip(*(wanted[name] for name in wanted), strict=True):
+    for box, score, label, *masks in zip(*(wanted[name] for name in wanted), strict=True):
         same = [place for place in left if found["labels"][place] == label]
         place = min(same, key=lambda place: float((found["boxes"][place] - box).abs().max()))
         left.remove(place)
         torch.testing.assert_close(found["boxes"][place], box, atol=0.02, rtol=0)
         torch.testing.assert_close(found["scores"][place], score, atol=1e-3, rtol=0)
-        if mask:
+        if masks:
             assert found["masks"].dtype == torch.bool
-            assert (found["masks"][place] != mask[0]).float().mean() < 1e-3
+            assert (found["masks"][place] != masks[0]).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -241,14 +242,24 @@ def test_a_whole_detector_predicts_from_its_file(
     for checkpoint in (weights, file):
         out = tmp_path / f"out-{checkpoint.suffix[1:]}"
         images = scenes / "images/validation"
-        assert run("predict", images, "--checkpoint", checkpoint, "--json", "--min-score", 0.05, "--out", out) == 0
-        answers.append(list(leaves(json.loads(capsys.readouterr().out))))
+        assert run("predict", images, "--checkpoint", checkpoint, "--min-score", 0.05, "--out", out) == 0
         assert len(list(out.glob("*.png"))) == 3
-    assert len(answers[0]) > 10
-    name = ""
-    for one, other in zip(*answers, strict=True):
-        if isinstance(one, str):
-            name = one
-        # Boxes are printed to a tenth of a pixel; those of masks are within a ten-thousandth of the image's 160.
-        bound = {"box": 0.11, "bbox": 0.016}.get(name, 2e-3)
-        assert other == (one if isinstance(one, str) else pytest.approx(one, abs=bound)), name
+        answers.append(json.loads((out / "detections.json").read_text()))
+    ours, theirs = ({name: as_found(rows, name) for name in names_of(rows)} for rows in answers)
+    assert len(ours) == 3 and ours.keys() == theirs.keys()
+    for name, found in ours.items():
+        assert_same(theirs[name], found)
+
+
+def names_of(results: list[dict[str, Any]]) -> set[str]:
+    return {row["file_name"] for row in results}
+
+
+def as_found(results: list[dict[str, Any]], name: str) -> dict[str, Tensor]:
+    """A file's rows in COCO's results format as a detector's answer, whose boxes have widths and heights."""
+    rows = [row for row in results if row["file_name"] == name]
+    found = {"boxes": "bbox", "scores": "score", "labels": "category_id"}
+    answer = {ours: torch.tensor([row[theirs] for row in rows]) for ours, theirs in found.items()}
+    if "segmentation" in rows[0]:
+        answer["masks"] = torch.stack([torch.from_numpy(mask.decode(row["segmentation"])).bool() for row in rows])
+    return answer
