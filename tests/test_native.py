@@ -103,9 +103,12 @@ def test_bfloat16_is_near() -> None:
         assert_same(found.float(), model(x), 2e-2)
 
 
-def test_threads_share_a_network() -> None:
-    fused = transxnet.fuse(nano(), native=True)
-    inputs = [images(1, 3, 64 + 16 * index, 64) for index in range(4)] * 6
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_share_a_network(dtype: torch.dtype) -> None:
+    """From the first image on."""
+    fused = transxnet.fuse(nano(), native=True).to(dtype)
+    inputs = [images(1, 3, 64 + 16 * index, 64).to(dtype) for index in range(4)] * 6
+    fresh = copy.deepcopy(fused)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -114,6 +117,7 @@ def test_threads_share_a_network() -> None:
 
     expected = [run(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
+        fused = fresh
         for found, one in zip(pool.map(run, inputs), expected, strict=True):
             assert torch.equal(found, one)
 

@@ -53,11 +53,6 @@ def fused(model: nn.Module, example: Tensor) -> Run:
     return fuse(model)
 
 
-def fused_channels_last(model: nn.Module, example: Tensor) -> Run:
-    """The same with the channels last in memory and 1x1 convolutions as products of matrices."""
-    return channels_last(fuse(model, channels_last=True, pointwise="linear"), example)
-
-
 def native(model: nn.Module, example: Tensor) -> Run:
     """With stages on a CPU by kernels of our own, float32.
 
@@ -94,7 +89,6 @@ MODES: dict[str, Mode] = {
     "channels_last": channels_last,
     "compiled": compiled,
     "fused": fused,
-    "fused_channels_last": fused_channels_last,
     "native": native,
     "onnx": onnx,
     "openvino": openvino,

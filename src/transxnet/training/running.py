@@ -127,6 +127,8 @@ def prepare(
         resume: The checkpoint to go on from.
     """
     _set_up_blocks(task.model, recipe)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     times = StepTimes(exact=profile)
     finite = FiniteSteps(recipe.max_skipped, lambda places: [names(i) for i in places], folder.path / "not_finite.txt")
     history, files = History(folder.metrics), WholeFiles()
@@ -232,8 +234,6 @@ def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
     if recipe.native_kernels and not recipe.compile:
         with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
             use_native_kernels(model)
-        if not torch.cuda.is_available():
-            keep_freed_memory()
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):

@@ -124,11 +124,7 @@ def make_native(module: nn.Module) -> None:
             child.blocks = nn.ModuleList([NativeBlocks([cast(FusedBlock, one) for one in child.blocks], workspace)])
             if isinstance(child.position_bias, PositionBias):
                 child.position_bias = cast(Any, RememberedBias(child.position_bias))
-        elif (
-            isinstance(child, PatchEmbed)
-            and isinstance(cast(Any, child.norm), nn.Identity)
-            and NativeConv2d.takes(child.conv)
-        ):
+        elif isinstance(child, PatchEmbed) and _is_folded(child) and NativeConv2d.takes(child.conv):
             library()
             child.conv = cast(Any, NativeConv2d(child.conv))
 

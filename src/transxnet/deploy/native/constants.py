@@ -103,7 +103,8 @@ class NativeBlock(nn.Module):
                 name: value.to(number).contiguous() if value.is_floating_point() else value
                 for name, value in constants.items()
             }
-            self._plans[number] = (self._lay_out(constants, halo), constants)
+            # Threads may come here at once: all of them take the one that is kept, for it holds the memory.
+            self._plans.setdefault(number, (self._lay_out(constants, halo), constants))
         return self._plans[number][0]
 
     def _lay_out(self, constants: dict[str, Tensor], halo: int) -> layouts.Block:

@@ -27,7 +27,8 @@ class NativeConv2d(nn.Module):
         self._weight = packed(conv.weight.permute(0, 2, 3, 1).flatten(1))
         self._bias = conv.bias.detach().float().clone()
         self._size, self._stride, self._padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
-        self._plan: tuple[layouts.Convolution, tuple[Tensor, Tensor]] | None = None
+        self._suits = suits_float16(self._weight, self._bias)
+        self._plans: dict[torch.dtype, tuple[layouts.Convolution, tuple[Tensor, Tensor]]] = {}
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,17 +54,19 @@ class NativeConv2d(nn.Module):
             )  # fmt: skip
             return out
 
-        return numbers.computed(run, x.dtype, lambda: suits_float16(self._weight, self._bias))
+        return numbers.computed(run, x.dtype, lambda: self._suits)
 
     def _laid_out(self) -> layouts.Convolution:
-        if self._plan is None:
-            weight, bias = in_pairs(self._weight).to(torch.float16).contiguous(), self._bias.to(torch.float16)
+        number = torch.float16
+        if number not in self._plans:
+            weight, bias = in_pairs(self._weight).to(number).contiguous(), self._bias.to(number)
             matrix = layouts.Matrix(weight.data_ptr(), bias.data_ptr(), self._weight.shape[1], len(bias))
-            self._plan = (layouts.Convolution(matrix, self._size, self._stride, self._padding), (weight, bias))
-        return self._plan[0]
+            plan = layouts.Convolution(matrix, self._size, self._stride, self._padding)
+            self._plans.setdefault(number, (plan, (weight, bias)))  # as NativeBlock: threads share one
+        return self._plans[number][0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plan": None}
+        return {**self.__dict__, "_plans": {}}
 
     @staticmethod
     def takes(conv: Any) -> bool:
