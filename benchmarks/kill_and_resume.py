@@ -39,7 +39,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def writing(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/.*.tmp.ckpt"))
+    return any(folder.glob("checkpoints/.transxnet-*.tmp.ckpt"))
 
 
 def reached(folder: Path) -> int:

@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert list(out.glob(".*.tmp.tar"))  # what was being written has no final name
+        assert list(out.glob(".transxnet-*.tmp.tar"))  # what was being written has no final name
     else:
         with pytest.raises(KeyboardInterrupt):
             write_shards(plan, out, advance)

@@ -1,11 +1,143 @@
-"""Files that are never seen half written."""
+"""Reading regular files within limits, and writing files that are never seen half written."""
 
 from __future__ import annotations
 
+import json
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from transxnet.errors import ConfigError, TransXNetError
+
+_TEMPORARY = ".transxnet-"
+_MAX_NAME = 255  # bytes, of every common file system
+_MAX_REASON = 160
+
+MAX_TEXT_BYTES = 16 * 2**20
+"""Size above which a small text file of ours (a manifest, a summary, class names) is not read."""
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a person wrote, with ``~`` and ``~user`` expanded.
+
+    Raises:
+        ConfigError: If it is empty, holds a NUL character, or names an unknown user.
+    """
+    name = os.fspath(text)
+    if not name or "\0" in name:
+        raise ConfigError("a path is empty" if not name else f"{name!r} is not a path: it holds a NUL character")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # no such user, or no home folder
+        raise ConfigError(f"{name} has no meaning here: {error}") from error
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; a pipe, a device or a folder is refused before anything waits for it.
+
+    Raises:
+        OSError: If it cannot be opened, or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_regular(path: str | os.PathLike[str]) -> int:
+    """The size in bytes of a file that a library is about to open by its name.
+
+    Raises:
+        OSError: If it is not there, or is not a regular file.
+    """
+    found = Path(path).stat()
+    _check_regular(found.st_mode, path)
+    return found.st_size
+
+
+def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise OSError(None, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: As :func:`open_regular`, and if it has more than ``limit`` bytes.
+    """
+    with open_regular(path) as file:
+        if limit is None:
+            return file.read()
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(None, f"it has more than {limit:,} bytes", os.fspath(path))
+    return content
+
+
+def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> str:
+    """A regular file's text, UTF-8 with or without a byte order mark.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        UnicodeDecodeError: If it is not UTF-8.
+    """
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def read_json(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        ValueError: If it is not JSON.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(read_text(path, limit))
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], error: type[TransXNetError], advice: str = "") -> Iterator[None]:
+    """Turn whatever a reader raises into one line that names the file.
+
+    Args:
+        path: What is read.
+        error: The class of the error.
+        advice: What to do about it; empty if nothing is to be said.
+
+    Raises:
+        TransXNetError: Of the class ``error``, for any exception but a TransXNetError, which passes.
+    """
+    try:
+        yield
+    except TransXNetError:
+        raise
+    except Exception as cause:  # damaged bytes make readers raise anything
+        raise error(f"{path} cannot be read: {reason(cause)}" + (f"; {advice}" if advice else "")) from cause
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one short line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start:,})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    text = " ".join(str(error).split())
+    return text[: _MAX_REASON - 1] + "…" if len(text) > _MAX_REASON else text or type(error).__name__
 
 
 @contextmanager
@@ -16,31 +148,43 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file is removed and ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    suffix = path.suffix if len(os.fsencode(path.suffix)) < _MAX_NAME // 2 else ""
+    descriptor, name = tempfile.mkstemp(f".tmp{suffix}", _TEMPORARY, path.parent)
+    temporary = Path(name)
     try:
+        os.close(descriptor)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's own files are for their owner alone
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, outlives a loss of power
-        finally:
-            os.close(folder)
+        with suppress(OSError):  # the new name, too, outlives a loss of power, where folders can be synced
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder; nobody else may be writing there."""
-    for path in folder.glob(".*.tmp*"):
-        path.unlink(missing_ok=True)
+    """Remove what killed processes were writing in a folder of ours; nobody else may be writing there."""
+    for path in folder.glob(f"{_TEMPORARY}*.tmp*"):
+        if path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, replacing the old one at once."""
+    """Write a text file in UTF-8, replacing the old one at once; names that are not Unicode are escaped."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def cache_folder() -> Path:

@@ -143,6 +143,7 @@ class Checkpointer(Checkpoint):
         """Let a fixed name be another name of the file, or a copy where there are no links."""
         try:
             with replacing(self.folder / name) as temporary:
+                temporary.unlink()  # a link wants a free name
                 try:
                     os.link(path, temporary)
                 except OSError:
