@@ -15,11 +15,12 @@ from scipy.stats import ttest_ind
 
 from transxnet.catalogue import full_name
 from transxnet.errors import ConfigError
-from transxnet.files import write_text
+from transxnet.files import read_json, read_text, reading, write_text
+from transxnet.outputs import output_folder
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.train import train
 from transxnet.training.checkpointing import newest_whole
-from transxnet.training.run_folder import RunFolder
+from transxnet.training.run_folder import RunFolder, is_run
 
 _SURE = 0.05
 """A difference is called one if chance would give as large a one less often than this."""
@@ -119,13 +120,21 @@ def compare(
 
 
 def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str, Any]:
-    folder = RunFolder(path)
-    if folder.config.exists() and folder.config.read_text(encoding="utf-8") != recipe.to_yaml():
+    folder = RunFolder(output_folder(path, ours=is_run))
+    if is_run(path) and read_text(folder.config) != recipe.to_yaml():
         raise ConfigError(f"{path} holds a run of another budget; choose another folder, or remove it")
     if not folder.summary.exists():
         train(recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
-    summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-    return summary
+    with reading(folder.summary, ConfigError, "remove the run, which is then made again"):
+        summary: dict[str, Any] = read_json(folder.summary)
+        numbers = {name: float(summary[name]) for name in ("top1", "seconds")}
+        counts = {name: int(summary[name]) for name in ("parameters", "training_images", "validation_images")}
+    return numbers | counts
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder holds runs of :func:`compare`."""
+    return any(is_run(run) for run in folder.glob("*/seed*"))
 
 
 def _contender(

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from transxnet.errors import ConfigError
-from transxnet.files import replacing
+from transxnet.files import replacing, user_path
 from transxnet.training.figures import BLUE, GREEN, ORANGE, RED
 
 COLUMN, PAGE = 3.5, 7.2
@@ -56,7 +56,7 @@ def figure_files(out: str) -> list[Path]:
     Raises:
         ConfigError: If the ending is none of .png, .pdf and .svg.
     """
-    path = Path(out).expanduser()
+    path = user_path(out)
     if not path.suffix:
         return [path.with_suffix(".png"), path.with_suffix(".pdf")]
     if path.suffix not in _FORMATS:

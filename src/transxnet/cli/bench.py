@@ -8,20 +8,21 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from transxnet.analysis.bench import Candidate, Speed, Spread, measure_speed
-from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.drawing import save_figure
 from transxnet.analysis.machine import describe_machine
 from transxnet.analysis.modes import MODES
 from transxnet.analysis.networks import open_networks
 from transxnet.analysis.speed_figure import draw_speeds
-from transxnet.cli.parsing import CommandParser, choose_device, image_progress, table_console
+from transxnet.cli.output import table_console
+from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
 from transxnet.files import write_text
+from transxnet.outputs import output_file
 
 _ABOUT = """\
 Measure the throughput, the latency and the memory of networks, of ours and of timm (figure 8 of the
@@ -41,7 +42,8 @@ _EXAMPLES = """\
 def run(arguments: Sequence[str]) -> int:
     """Parse, measure and print."""
     options = _parser().parse(arguments)
-    files = figure_files(options.plot) if options.plot else []
+    files = figure_outputs(options.plot, options) if options.plot is not None else []
+    rows_file = output_file(options.csv, force=options.force) if options.csv is not None else None
     device = choose_device(options.device)
     names = options.models or ["transxnet_tiny"]
     settings = [(mode, precision) for mode in options.mode for precision in options.precision]
@@ -66,8 +68,8 @@ def run(arguments: Sequence[str]) -> int:
             ]
     rows = [_row(speed) for group in groups for speed in group]
     result = {"machine": machine, "rounds": options.rounds, "results": rows}
-    if options.csv:
-        write_text(Path(options.csv), _as_csv(rows, machine))
+    if rows_file:
+        write_text(rows_file, _as_csv(rows, machine))
     if files:
         title = f"{_machine(machine)}\nmedian and quartiles of {options.rounds} rounds, random weights"
         save_figure(draw_speeds(groups, title), files)
@@ -103,6 +105,7 @@ def _parser() -> CommandParser:
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
     add("--csv", type=str, help="also write the results to this file")
     add("--json", action="store_true", help="print JSON, every timing included, in place of a table")
+    add_force(parser)
     return parser
 
 

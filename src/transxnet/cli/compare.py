@@ -8,18 +8,20 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from transxnet.ablation.rows import BASES, ROWS
 from transxnet.analysis.drawing import save_figure
-from transxnet.cli.parsing import CommandParser, image_progress, table_console
+from transxnet.cli.output import SafeConsole, note, table_console
+from transxnet.cli.parsing import CommandParser, add_force, image_progress
+from transxnet.data.sources import DIGITS
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.outputs import output_folder
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.training.recipe import recipe_path
 from transxnet.training.stopping import Stopped
@@ -37,7 +39,7 @@ _EXAMPLES = """\
   transxnet compare transxnet_nano transxnet_nano_table6_dwconv --seeds 5 --epochs 30 --out runs/two
   transxnet compare table9 --data photos --recipe pictures --out runs/table9
 """
-_OUR_OWN = {"networks", "seeds", "base", "out", "json", "recipe"}
+_OUR_OWN = {"networks", "seeds", "base", "out", "json", "recipe", "force"}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,22 +56,24 @@ def run(arguments: Sequence[str]) -> int:
     names = [name for given in options.networks for name in _networks(given, options.base)]
     names = list(dict.fromkeys(names))
     seeds = range(settings["seed"], settings["seed"] + options.seeds)
-    out = Path(options.out).expanduser()
-    from transxnet.analysis.compare import as_dict, compare, conclusion, write  # imports Lightning
+    from transxnet.analysis.compare import as_dict, compare, conclusion, is_comparison, write  # imports Lightning
     from transxnet.analysis.compare_figure import draw_comparison
+
+    data = [] if settings["data"] == DIGITS else [user_path(settings["data"])]
+    out = output_folder(options.out, inputs=data, ours=is_comparison, force=options.force)
 
     with image_progress() as progress:
         task = progress.add_task("training", total=len(names) * options.seeds)
 
         def done(name: str, seed: int, score: float) -> None:
             progress.advance(task)
-            sys.stderr.write(f"{name}, seed {seed}: {score:.2%}\n")
+            note(f"{name}, seed {seed}: {score:.2%}")
 
         try:
-            comparison = compare(names, ClassificationRecipe(**settings), seeds, out, Console(quiet=True), done)
+            comparison = compare(names, ClassificationRecipe(**settings), seeds, out, SafeConsole(quiet=True), done)
         except Stopped as stopped:
             command = shlex.join(["transxnet", "compare", *arguments])
-            sys.stderr.write(f"stopped by {stopped.signal.name}; go on with: {command}\n")
+            note(f"stopped by {stopped.signal.name}; go on with: {command}")
             return 130
     write(comparison, out)
     save_figure(draw_comparison(comparison), [out / "comparison.png", out / "comparison.pdf"])
@@ -97,6 +101,7 @@ def _parser() -> CommandParser:
     add("--seeds", type=int, default=3, help="runs of each network (default: 3)")
     add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
     add("--json", action="store_true", help="print JSON in place of a table")
+    add_force(parser)
     add("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe (default: digits)")
     parser.add_class_arguments(ClassificationRecipe)
     return parser

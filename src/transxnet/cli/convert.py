@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-from rich.console import Console
 
 from transxnet.checkpoints.writing import save_model
-from transxnet.cli.parsing import CommandParser
+from transxnet.cli.output import SafeConsole
+from transxnet.cli.parsing import CommandParser, add_force
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.outputs import output_file
 from transxnet.registry import create_model, load_model
 
 _ABOUT = """\
@@ -27,13 +27,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", type=str, help="a released file, one of ours, or a URL")
     parser.add_argument("out", type=str, help="the file to write, ending in .safetensors")
     parser.add_argument("--model", type=str, help="name of the network, where the sizes do not tell")
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    add_force(parser)
     options = parser.parse(arguments)
-    out = Path(options.out)
+    out = user_path(options.out)
     if out.suffix != ".safetensors":
         raise ConfigError(f"the output must end in .safetensors, not {out.name}")
-    if out.exists() and not options.force:
-        raise ConfigError(f"{out} exists; give another name, or --force to replace it")
+    out = output_file(out, inputs=[options.checkpoint], force=options.force)
     if options.model:
         model = create_model(options.model, checkpoint=options.checkpoint)
     else:
@@ -41,6 +40,6 @@ def run(arguments: Sequence[str]) -> int:
     save_model(model, out)
     name = vars(model)["pretrained_cfg"]["architecture"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     console.print(f"{out}: {name}, {model.num_classes} classes, {parameters:,} parameters", markup=False)
     return 0

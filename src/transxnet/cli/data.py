@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.cli.parsing import CommandParser, image_progress, table_console
+from transxnet.cli.output import error_console, table_console
+from transxnet.cli.parsing import CommandParser, image_progress
 from transxnet.data.checking import DataCheck, Findings
 from transxnet.data.dense_checking import DenseCheck, is_annotated
 from transxnet.data.manifest import Manifest
 from transxnet.data.sharding import plan_shards, write_shards
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.outputs import check_apart, output_folder
 
 _OVERVIEW = """\
 usage: transxnet data shard FOLDER OUT [options]
@@ -97,15 +99,14 @@ def _shard(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--shard-mb must be above 0, not {options.shard_mb:g}")
     if options.seed < 0:
         raise ConfigError(f"--seed must be at least 0, not {options.seed}")
-    folder, out = Path(options.folder).expanduser(), Path(options.out).expanduser()
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out} lies in {folder}, where it would be taken for a class; give another folder")
+    folder, out = user_path(options.folder), user_path(options.out)
+    check_apart(out, [folder])
     plan = plan_shards(str(folder), round(options.shard_mb * 1e6), options.seed)
     with image_progress() as progress:
         task = progress.add_task("writing", total=plan.images)
         manifest, kept = write_shards(plan, out, lambda count: progress.advance(task, count))
     skipped = {name: reason for record in manifest.shards for name, reason in record.skipped.items()}
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = error_console()
     for name, reason in skipped.items():
         console.print(f"left out {name}: {reason}", markup=False)
     if options.json:
@@ -218,9 +219,7 @@ def _scenes(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     if options.seed < 0:
         raise ConfigError(f"--seed must be at least 0, not {options.seed}")
-    out = Path(options.out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already; give another folder, or remove it")
+    out = output_folder(options.out)
     from transxnet.data.scenes import write_scenes  # with scikit-image
 
     with image_progress() as progress:

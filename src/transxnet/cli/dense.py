@@ -12,7 +12,8 @@ from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.cli.parsing import choose_device, image_progress, table_console
+from transxnet.cli.output import note, table_console
+from transxnet.cli.parsing import choose_device, image_progress
 from transxnet.data.coco import open_coco
 from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import open_segmentation
@@ -20,7 +21,8 @@ from transxnet.dense.create import Detector
 from transxnet.dense.head import Head
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import ConfigError
-from transxnet.files import replacing, write_text
+from transxnet.files import replacing, user_path, write_text
+from transxnet.outputs import check_not_inputs, output_folder
 from transxnet.tasks.dense import known_classes
 from transxnet.tasks.detection.evaluate import SCORES, Precision, as_results
 from transxnet.tasks.detection.evaluate import evaluate as evaluate_detector
@@ -46,7 +48,7 @@ def _judge_detector(model: Detector, head: Head, options: Any) -> int:
     source = open_coco(data_folder(options.data), classes=head.label_names, masks=masks).validation
     judged = _judged(evaluate_detector, model, source, options)
     if options.results:
-        write_text(Path(options.results), json.dumps(judged.results))
+        write_text(options.results, json.dumps(judged.results))
     result: dict[str, Any]
     kinds = {"box": judged.box} | ({"mask": judged.mask} if judged.mask else {})
     if options.json:
@@ -111,9 +113,7 @@ def _judged(judge: Callable[..., Judged], model: Any, source: Sized, options: An
 
 def predict(model: Any, paths: Sequence[Path], options: Any) -> int:
     """Answer for image files, and print or write; returns 1 if one could not be read."""
-    out = Path(options.out).expanduser() if options.out else None
-    if out is not None and (out.suffix in (".json", ".csv") or out.is_file()):
-        raise ConfigError(f"--out is a folder for pictures here, not {options.out}")
+    out = _picture_folder(paths, options) if options.out is not None else None
     head = known_classes(model.head_description)
     segments = head.kind == "semantic_fpn"
     answer = _segmented if segments else _detected
@@ -134,10 +134,23 @@ def predict(model: Any, paths: Sequence[Path], options: Any) -> int:
     else:
         _print(rows)
         if out is None:
-            sys.stderr.write("--out FOLDER writes pictures, and what was found as files\n")
+            note("--out FOLDER writes pictures, and what was found as files")
     for row in failed:
-        sys.stderr.write(f"cannot read {row['image']}: {row['error']}\n")
+        note(f"cannot read {row['image']}: {row['error']}")
     return 1 if failed else 0
+
+
+def _picture_folder(paths: Sequence[Path], options: Any) -> Path:
+    """The folder for pictures, which none of the images lies in: the next time they would be taken for images."""
+    out = user_path(options.out)
+    if out.suffix in (".json", ".csv") or out.is_file():
+        raise ConfigError(f"--out is a folder for pictures here, not {options.out}")
+    folders = [path for path in map(user_path, options.images) if path.is_dir()]
+    target = output_folder(out, inputs=[*folders, *paths], force=options.force)
+    names = _free_names(paths)
+    pictures = [target / folder / f"{name}.png" for name in names for folder in ("", "labels")]
+    check_not_inputs([*pictures, target / "detections.json"], [*paths, options.checkpoint or ""])
+    return target
 
 
 def _detected(
@@ -219,7 +232,7 @@ def _share(value: float) -> str:
 
 def _tell(bad: dict[str, str], findings: Sequence[str]) -> None:
     for line in [f"data: {line}" for line in findings] + [f"left out {name}: {why}" for name, why in bad.items()]:
-        sys.stderr.write(f"{line}\n")
+        note(line)
 
 
 def _free_names(paths: Sequence[Path]) -> list[str]:

@@ -11,21 +11,25 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.drawing import save_figure
 from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
 from transxnet.analysis.erf_figure import draw_fields
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
 from transxnet.analysis.receptive_field import Rule
+from transxnet.cli.output import note, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
+    add_force,
     choose_device,
+    figure_outputs,
     image_progress,
     open_compared_networks,
-    table_console,
 )
 from transxnet.data.examples import open_examples
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.outputs import check_apart
 
 _ABOUT = """\
 Picture the effective receptive field: which input pixels the centre of a stage's map depends on,
@@ -47,8 +51,10 @@ _EXAMPLES = """\
 def run(arguments: Sequence[str]) -> int:
     """Parse, measure, draw and print; returns 1 if an image could not be read."""
     options = _parser().parse(arguments)
-    files = figure_files(options.out)
     examples = open_examples(options.images, options.max_images, options.seed)
+    folders = [path for path in map(user_path, options.images) if path.is_dir()]
+    files = figure_outputs(options.out, options, [*options.images, *options.checkpoint])
+    check_apart(files[0], folders)  # else it would be one of the images the next time
     device = choose_device(options.device)
     networks = open_compared_networks(options)
     rule: Rule = "abs" if options.absolute else "relu"
@@ -85,6 +91,7 @@ def _parser() -> CommandParser:
     add("--batch_size", type=int, default=1, help="images in a step (default: 1)")
     add("--out", type=str, default="erf", help=".png, .pdf or .svg; without an ending, .png and .pdf (default: erf)")
     add("--json", action="store_true", help="print JSON in place of a table")
+    add_force(parser)
     return parser
 
 
@@ -117,7 +124,7 @@ def _report(
         table_console().print(table)
         sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
     for name, reason in bad.items():
-        sys.stderr.write(f"cannot read {name}: {reason}\n")
+        note(f"cannot read {name}: {reason}")
 
 
 def _as_json(found: ReceptiveField) -> dict[str, Any]:

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.cli.output import table_console
 from transxnet.cli.parsing import (
     CommandParser,
+    add_force,
     add_network_arguments,
     choose_device,
     image_progress,
     open_network,
-    table_console,
 )
 from transxnet.data.sources import open_evaluation
+from transxnet.outputs import check_apart, output_file
 from transxnet.tasks.classification.evaluate import Evaluation, evaluate, run_network
 from transxnet.tasks.classification.labels import label_names, readable_names
 
@@ -48,7 +50,11 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--results", type=str, help="a detector's: write every detection to a JSON file, as COCO has it"
     )
+    add_force(parser)
     options = parser.parse(arguments)
+    if options.results is not None:
+        options.results = output_file(options.results, inputs=[options.checkpoint or ""], force=options.force)
+        check_apart(options.results, [options.data])
     model = open_network(options)
     if hasattr(model, "head_description"):
         from transxnet.cli.dense import evaluate as evaluate_dense  # with their libraries

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from transxnet.catalogue import full_name
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.cli.parsing import CommandParser, table_console
+from transxnet.cli.output import SafeConsole, note, table_console
+from transxnet.cli.parsing import CommandParser, add_force
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.create import holds_dense, load_dense
 from transxnet.deploy.checking import Check
-from transxnet.deploy.description import FORMATS, PRECISIONS, part_path
+from transxnet.deploy.description import FORMATS, PRECISIONS, part_path, possible_files
 from transxnet.deploy.export import Exported, ExportError, check_choices, export
 from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.outputs import output_file
 from transxnet.registry import create_model, load_model
 
 _ABOUT = """\
@@ -43,14 +44,17 @@ _BAR = "deviation is relative to the output's largest value"
 def run(arguments: Sequence[str]) -> int:
     """Parse, export, compare and print; returns 1 if the file differs from the network."""
     options = _parser().parse(arguments)
-    check_choices(Path(options.out), options.format, options.precision, options.opset)
+    out = user_path(options.out)
+    check_choices(out, options.format, options.precision, options.opset)
+    for file in possible_files(out, options.format):
+        output_file(file, inputs=[options.model], force=options.force)
     model = _open(options)
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     try:
         with console.status("reading") as status:
             exported = export(
                 model,
-                options.out,
+                out,
                 format=options.format,
                 precision=options.precision,
                 opset=options.opset,
@@ -61,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
             )
     except ExportError as error:
         _tell(error.exported, options.json)
-        sys.stderr.write(f"transxnet export: {error}\n")
+        note(f"transxnet export: {error}")
         return 1
     _tell(exported, options.json)
     return 0
@@ -86,13 +90,14 @@ def _parser() -> CommandParser:
         help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")  # fmt: skip
     add("--no_check", action="store_true", help="do not compare the file with the network")
     add("--json", action="store_true", help="print the result as JSON")
+    add_force(parser)
     return parser
 
 
 def _open(options: Any) -> nn.Module:
     """The network that is asked for, in evaluation mode."""
     name = options.model
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.exists() and "://" not in name and not path.suffix and "/" not in name:
         full_name(name)  # raises ConfigError if there is none
         if options.features:

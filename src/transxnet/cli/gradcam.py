@@ -11,21 +11,25 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.analysis.drawing import figure_files, save_figure
+from transxnet.analysis.drawing import save_figure
 from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
 from transxnet.analysis.gradcam_figure import draw_activations
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_names
+from transxnet.cli.output import note, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
+    add_force,
     choose_device,
+    figure_outputs,
     image_progress,
     open_compared_networks,
-    table_console,
 )
 from transxnet.data.examples import Example, open_examples
 from transxnet.data.images import BadImageError
 from transxnet.errors import ConfigError, DataError
+from transxnet.files import user_path
+from transxnet.outputs import check_apart
 
 _ABOUT = """\
 Picture with Grad-CAM where the stages of classifiers find a class (figure 7 of the paper), for
@@ -44,8 +48,10 @@ _EXAMPLES = """\
 def run(arguments: Sequence[str]) -> int:
     """Parse, compute, draw and print; returns 1 if an image could not be read."""
     options = _parser().parse(arguments)
-    files = figure_files(options.out)
     examples = open_examples(options.images, options.max_images, options.seed)
+    folders = [path for path in map(user_path, options.images) if path.is_dir()]
+    files = figure_outputs(options.out, options, [*options.images, *options.checkpoint])
+    check_apart(files[0], folders)  # else it would be one of the images the next time
     device = choose_device(options.device)
     networks = open_compared_networks(options)
     plans = [(network, _layers(network, options), find_class(network, options.target)) for network in networks]
@@ -58,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
             except BadImageError as error:
                 bad[error.path] = error.reason
     for name, reason in bad.items():
-        sys.stderr.write(f"cannot read {name}: {reason}\n")
+        note(f"cannot read {name}: {reason}")
     if not rows:
         raise DataError(f"none of {len(examples)} images can be used")
     save_figure(draw_activations(rows, _title(networks, len(rows))), files)
@@ -78,6 +84,7 @@ def _parser() -> CommandParser:
     add("--max_images", type=int, default=4, help="of more images, a sample of so many (default: 4)")
     add("--out", type=str, default="gradcam", help=".png, .pdf or .svg; without an ending, .png and .pdf")
     add("--json", action="store_true", help="print JSON in place of a table")
+    add_force(parser)
     return parser
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from rich.console import Console
-
+from transxnet.cli.output import discard, note, prepare_streams
 from transxnet.errors import TransXNetError
 from transxnet.training.processes import is_first
 from transxnet.version import __version__
@@ -30,7 +32,17 @@ COMMANDS = {
     "convert": "turn a released checkpoint into a safetensors file",
 }
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SYSTEM = {
+    errno.EROFS: "is on a file system that can only be read",
+    errno.EACCES: "must not be read or written by this user (permission denied)",
+    errno.EPERM: "must not be read or written by this user (operation not permitted)",
+    errno.ENAMETOOLONG: "has too long a name",
+    errno.EISDIR: "is a folder, where a file is meant",
+    errno.ENOTDIR: "lies below a file, where a folder is meant",
+    errno.ENOENT: "does not exist",
+    errno.EMFILE: "cannot be opened: this process has too many open files (see `ulimit -n`)",
+}
 _EXAMPLES = """\
 examples:
   transxnet train                                   learn the embedded digits, in minutes
@@ -41,40 +53,103 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 (something could not be read) or 2 (a mistake)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; exits with 0, 1 (something could not be read or printed) or 2 (a mistake)."""
+    prepare_streams()
+    status: int | None = None
+    with _ended_by_signals():
+        try:
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except KeyboardInterrupt:
+            note("stopped")
+            status = 130
+        finally:
+            lost = _flushed()
+    if status == 0 and lost:
+        status = 1
+    if status or arguments is None:
+        sys.exit(status)
+
+
+def _run(given: Sequence[str]) -> int:
+    """The exit status of a command line, its mistakes as one line on standard error."""
     if given[:1] == ["--version"]:
         sys.stdout.write(f"transxnet {__version__}\n")
-        return
+        return 0
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
-        return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if given[0] not in COMMANDS:
-        console.print(f"transxnet: there is no command {given[0]!r}; there are {', '.join(COMMANDS)}", markup=False)
-        sys.exit(2)
-    # A subcommand's libraries are imported only when it runs.
-    command = importlib.import_module(f"transxnet.cli.{given[0]}")
+        return 0
+    name = given[0]
+    if name not in COMMANDS:
+        note(f"transxnet: there is no command {name!r}; there are {', '.join(COMMANDS)}")
+        return 2
     try:
-        status = command.run(given[1:])
+        # A subcommand's libraries are imported only when it runs.
+        status: int = importlib.import_module(f"transxnet.cli.{name}").run(given[1:])
     except TransXNetError as error:
-        where = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
-        console.print(f"transxnet {given[0]}{where}: {error}", markup=False)
-        sys.exit(2)
+        rank = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
+        note(f"transxnet {name}{rank}: {error}")
+        return 2
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        discard(sys.stdout)
+        return 1
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno in _FULL and not error.filename:  # only streams have no name
+            discard(sys.stdout)
+            note(f"transxnet {name}: cannot write to standard output: {error.strerror}")
+            return 1
+        if error.errno is None and not error.strerror:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        console.print(f"transxnet {given[0]}: cannot write: {error.strerror}{place}. Make room and run it again; a "
-                      "training run goes on with --resume", markup=False)  # fmt: skip
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        sys.exit(130)
-    sys.exit(status)
+        note(f"transxnet {name}: {_explained(error)}")
+        return 2
+    except (MemoryError, RecursionError) as error:
+        what = "the memory does not suffice" if isinstance(error, MemoryError) else "the input is nested too deeply"
+        note(f"transxnet {name}: {what}")
+        return 2
+    return status
+
+
+def _explained(error: OSError) -> str:
+    """What the system refused, and what to do."""
+    name = error.filename or "a file"
+    if error.errno in _FULL:
+        return f"cannot write {name}: {error.strerror}. Make room and run it again; training goes on with --resume"
+    return f"{name} {_SYSTEM.get(error.errno or 0, f'cannot be used: {error.strerror}')}"
+
+
+def _flushed() -> bool:
+    """Write out what is printed; returns whether some of it could not be, which a line says."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return True
+    except (OSError, ValueError) as error:
+        discard(sys.stdout)
+        note(f"transxnet: cannot write to standard output: {getattr(error, 'strerror', None) or error}")
+        return True
+    return False
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, so that no half-written file is left behind.
+
+    Training, which has more to save, takes their place while it runs.
+    """
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _overview() -> str:

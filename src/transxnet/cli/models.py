@@ -12,7 +12,8 @@ from rich.table import Table
 
 from transxnet.analysis.complexity import complexity
 from transxnet.catalogue import RELEASED
-from transxnet.cli.parsing import CommandParser, table_console
+from transxnet.cli.output import table_console
+from transxnet.cli.parsing import CommandParser
 from transxnet.config import VARIANTS
 from transxnet.registry import create_model
 

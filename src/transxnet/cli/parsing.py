@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from transxnet.analysis.drawing import figure_files
 from transxnet.analysis.networks import Network, open_networks
 from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.cli.output import SafeConsole
 from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
 from transxnet.deploy.adapters import ExportedNetwork
 from transxnet.deploy.description import FORMATS
@@ -22,6 +24,7 @@ from transxnet.deploy.fuse import fuse
 from transxnet.deploy.runtimes import is_exported, load_exported
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
+from transxnet.outputs import output_file
 from transxnet.registry import create_model, load_model
 
 _OPTION = re.compile(r"--[a-z][a-z_.-]*")
@@ -171,6 +174,20 @@ def open_dense(options: Any) -> DenseNetwork | None:
     return load_dense(read)
 
 
+def add_force(parser: ArgumentParser) -> None:
+    """The option without which no file is replaced."""
+    parser.add_argument("--force", action="store_true", help="replace files that exist (inputs are never replaced)")
+
+
+def figure_outputs(out: str, options: Any, inputs: Iterable[str | Path] = ()) -> list[Path]:
+    """The files that a figure is written to, checked before it is computed.
+
+    Raises:
+        ConfigError: If the ending is unknown, or a file may not be written.
+    """
+    return [output_file(path, inputs=inputs, force=options.force) for path in figure_files(out)]
+
+
 def add_compared_networks(parser: ArgumentParser) -> None:
     """The options that choose several networks, of ours and of timm, and where they run."""
     add = parser.add_argument
@@ -235,15 +252,9 @@ def choose_device(name: str) -> str:
     return name
 
 
-def table_console() -> Console:
-    """Standard output for tables: as wide as the terminal, or as wide as need be in a file."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
-
-
 def image_progress() -> Progress:
     """A bar that counts images, on standard error so that results can be piped."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from transxnet.analysis.accuracy import table2
 from transxnet.analysis.accuracy_figure import draw_accuracies
-from transxnet.analysis.drawing import figure_files, save_figure
-from transxnet.cli.parsing import CommandParser
+from transxnet.analysis.drawing import save_figure
+from transxnet.cli.parsing import CommandParser, add_force, figure_outputs
 
 _ABOUT = """\
 Draw figures from the paper's published numbers. "accuracy" is figure 2: the ImageNet-1K accuracy of
@@ -29,8 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--cost", type=str, choices=["macs", "params"], default="macs", help="macs (default) or params")
     parser.add_argument("--out", type=str, default="accuracy", help=".png, .pdf or .svg; with no ending, .png and .pdf")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    add_force(parser)
     options = parser.parse(arguments)
-    files = figure_files(options.out)
+    files = figure_outputs(options.out, options)
     save_figure(draw_accuracies(table2(), options.cost), files)
     if options.json:
         numbers = {"figure": [str(path) for path in files], "networks": [asdict(row) for row in table2()]}

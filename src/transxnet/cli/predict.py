@@ -12,17 +12,19 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.cli.output import note, table_console
 from transxnet.cli.parsing import (
     CommandParser,
+    add_force,
     add_network_arguments,
     choose_device,
     image_progress,
     open_network,
-    table_console,
 )
 from transxnet.data.images import expand
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
+from transxnet.outputs import output_file
 from transxnet.tasks.classification.predict import Prediction, predict
 
 _ABOUT = """\
@@ -49,10 +51,11 @@ def run(arguments: Sequence[str]) -> int:
                         "detector's or segmenter's, with pictures, to a folder")  # fmt: skip
     parser.add_argument("--min_score", type=float, default=0.5, help="a detector's: score from which it is shown")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    add_force(parser)
     options = parser.parse(arguments)
     if options.top < 1:
         raise ConfigError(f"--top must be at least 1, not {options.top}")
-    if options.out and Path(options.out).suffix not in ("", ".json", ".csv"):
+    if options.out is not None and Path(options.out).suffix not in ("", ".json", ".csv"):
         raise ConfigError(f"--out ends in .json or .csv, or is a folder, not {options.out}")
     if not 0 <= options.min_score <= 1:
         raise ConfigError(f"--min-score lies between 0 and 1, not {options.min_score}")
@@ -62,8 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         from transxnet.cli.dense import predict as predict_dense  # with their libraries
 
         return predict_dense(model, paths, options)
-    if options.out and Path(options.out).suffix not in (".json", ".csv"):
+    if options.out is not None and Path(options.out).suffix not in (".json", ".csv"):
         raise ConfigError(f"--out ends in .json or .csv, not {options.out}")
+    inputs = [*paths, options.checkpoint or ""]
+    out = output_file(options.out, inputs=inputs, force=options.force) if options.out is not None else None
     with image_progress() as progress:
         task = progress.add_task("predicting", total=len(paths))
         predictions = predict(
@@ -75,15 +80,15 @@ def run(arguments: Sequence[str]) -> int:
             device=choose_device(options.device),
             advance=lambda count: progress.advance(task, count),
         )
-    if options.out:
-        write_text(Path(options.out), _as_csv(predictions) if options.out.endswith(".csv") else _as_json(predictions))
+    if out:
+        write_text(out, _as_csv(predictions) if out.suffix == ".csv" else _as_json(predictions))
     if options.json:
         sys.stdout.write(_as_json(predictions))
     else:
         _print(predictions)
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed:
-        sys.stderr.write(f"cannot read {prediction.path}: {prediction.error}\n")
+        note(f"cannot read {prediction.path}: {prediction.error}")
     return 1 if failed else 0
 
 

@@ -11,9 +11,11 @@ from rich.table import Table
 
 from transxnet.analysis.table_formats import cells, footnotes, headings, to_csv, to_json, to_markdown
 from transxnet.analysis.tables import LEGEND, PaperTable, paper_tables, table_number, with_counts
-from transxnet.cli.parsing import CommandParser, image_progress, table_console
+from transxnet.cli.output import table_console
+from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
+from transxnet.outputs import output_file
 
 _ABOUT = """\
 Print the paper's tables beside our own counts: parameters and multiply-accumulate operations of
@@ -39,14 +41,16 @@ def run(arguments: Sequence[str]) -> int:
         "--format", type=str, help="terminal (default), markdown, csv or json; with --out, its suffix tells"
     )
     parser.add_argument("--out", type=str, help="write to a .md, .csv or .json file in place of the terminal")
+    add_force(parser)
     options = parser.parse(arguments)
     wanted = _format(options.format, options.out)
+    out = output_file(options.out, force=options.force) if options.out is not None else None
     numbers = sorted({table_number(number) for number in options.numbers}) or range(1, 10)
     tables = _counted(paper_tables(numbers))
     if wanted == "terminal":
         _print(tables)
-    elif options.out:
-        write_text(Path(options.out), _FORMATS[wanted](tables))
+    elif out:
+        write_text(out, _FORMATS[wanted](tables))
         sys.stdout.write(f"{options.out} written\n")
     else:
         sys.stdout.write(_FORMATS[wanted](tables))

@@ -14,13 +14,15 @@ import yaml
 from jsonargparse import ActionConfigFile
 from rich.console import Console
 
-from transxnet.cli.parsing import CommandParser
+from transxnet.cli.output import progress_console
+from transxnet.cli.parsing import CommandParser, add_force
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
 from transxnet.tasks import TASKS, recipe_class
 from transxnet.training.processes import is_first
 from transxnet.training.recipe import Recipe, recipe_path
-from transxnet.training.run_folder import RunFolder
+from transxnet.training.run_folder import RunFolder, is_run
 
 if TYPE_CHECKING:
     from transxnet.training.running import TrainingResult
@@ -47,9 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, train, and tell where the results are."""
     job = parse_job(arguments)
     recipe, folder = job.recipe, job.folder
-    console = Console(highlight=False, soft_wrap=True, quiet=not is_first())
+    console = progress_console(quiet=not is_first())
     if folder.summary.exists() and job.resuming:
-        console.print(f"{folder.path} is finished: {folder.summary.read_text().strip()}", markup=False)
+        console.print(f"{folder.path} is finished; its results are in {folder.summary}", markup=False)
         return 0
     from transxnet.tasks.train import train  # imports Lightning
     from transxnet.training.checkpointing import newest_whole
@@ -116,12 +118,12 @@ def parse_job(arguments: Sequence[str]) -> Job:
         CheckpointError: If the checkpoint that was named cannot be used.
     """
     # Our options with a value are few; the rest is the recipe's.
-    given, rest = _taken(arguments, "--resume", "--out")
+    given, rest = _taken(arguments, "--resume", "--out", "--recipe")
     resume, out = given.get("--resume"), given.get("--out")
-    profile = "--profile" in rest
+    profile, force = "--profile" in rest, "--force" in rest
     checkpoint = None
     if resume and resume != "auto":
-        path = Path(resume).expanduser()
+        path = user_path(resume)
         if path.is_dir():
             out = out or resume
         else:
@@ -129,22 +131,22 @@ def parse_job(arguments: Sequence[str]) -> Job:
 
             checkpoint = resumable(resume)
             out = out or str(checkpoint.absolute().parent.parent)
-    if resume and out and RunFolder(Path(out)).config.exists():
-        folder = RunFolder(Path(out))
+    if resume and out and is_run(user_path(out)):
+        folder = RunFolder(user_path(out))
         return Job(_recipe_of(folder, arguments), folder, True, checkpoint, profile)
     recipe = parse_recipe(arguments)
-    name = Path(recipe.data).name
-    if resume is None:  # only the first process writes
-        folder = RunFolder.choose(out, name) if is_first() else RunFolder(Path(out or "runs"))
-        return Job(recipe, folder, False, None, profile)
-    folder = RunFolder.unfinished(out, name)
-    return Job(_recipe_of(folder, arguments), folder, True, checkpoint, profile)
+    if resume and not out and (unfinished := RunFolder.unfinished(recipe.data)):
+        return Job(_recipe_of(unfinished, arguments), unfinished, True, None, profile)
+    if is_first():
+        inputs = [str(user_path(name)) for name in (*recipe.inputs, given.get("--recipe")) if name]
+        folder = RunFolder.choose(out, recipe.data, inputs, force=force)
+    else:  # only the first process writes
+        folder = RunFolder(user_path(out or "runs"))
+    return Job(recipe, folder, resume is not None, checkpoint, profile)
 
 
 def _recipe_of(folder: RunFolder, arguments: Sequence[str]) -> Recipe:
     """The recipe to go on with: the run's own, of which only what changes no result may be changed."""
-    if not folder.config.exists():
-        return parse_recipe(arguments)
     before = parse_recipe(["--recipe", str(folder.config)])
     own = _taken(arguments, "--recipe")[0]
     recipe = parse_recipe(arguments if own else ["--recipe", str(folder.config), *arguments])
@@ -185,9 +187,10 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
                         "auto starts a new run if there is none")  # fmt: skip
     parser.add_argument("--profile", action="store_true",
                         help="tell where a step's time goes, and write a trace of a few steps")  # fmt: skip
+    add_force(parser)
     parser.add_class_arguments(recipe)
     settings: dict[str, Any] = parser.parse([*(["--recipe", str(path)] if path else []), *rest]).as_dict()
-    for name in ("out", "recipe", "resume", "profile", "task"):
+    for name in ("out", "recipe", "resume", "profile", "force", "task"):
         settings.pop(name)
     for field in dataclasses.fields(recipe):
         if dataclasses.is_dataclass(field.default_factory):
@@ -229,7 +232,7 @@ def _default_recipe(task: str | None, data: str) -> str:
     if task in dense:
         raise ConfigError(f"for {task}, name a recipe: --recipe {'coco' if task == 'detection' else 'ade20k'}/"
                           f"{dense[task]}_tiny, or a file")  # fmt: skip
-    if (Path(data).expanduser() / "annotations").is_dir():
+    if (user_path(data) / "annotations").is_dir():
         raise ConfigError(
             f"{data} has annotations: for boxes and masks, name a recipe such as --recipe coco/retinanet_tiny; for "
             "pixels, --recipe ade20k/semantic_fpn_tiny"

@@ -203,6 +203,13 @@ def part_path(path: Path, part: str) -> Path:
     return path.with_name(f"{path.stem}.{part}{path.suffix}")
 
 
+def possible_files(path: Path, format: Format) -> list[Path]:  # noqa: A002
+    """Everything that an export to ``path`` may write: its parts, OpenVINO's weights, and what failed its check."""
+    names = [path, path.with_name(f"{path.stem}.unchecked{path.suffix}")]
+    names += [part_path(name, part) for name in names for part in PARTS]
+    return names if format != "openvino" else [file for name in names for file in (name, name.with_suffix(".bin"))]
+
+
 def files_of(path: Path, said: Description) -> list[Path]:
     """What an export writes, the file that names the others last."""
     networks = [*(part_path(path, part) for part in said.parts), path]

@@ -79,6 +79,11 @@ class DenseRecipe(Recipe):
         if self.image_size is not None and min(self.image_size) < 32:
             raise ConfigError(f"image_size must be at least 32 x 32, not {self.image_size}")
 
+    @property
+    def inputs(self) -> list[str]:
+        """As of :class:`Recipe`."""
+        return [*super().inputs, *([self.backbone_checkpoint] if self.backbone_checkpoint else [])]
+
     def rate_factor(self, epoch: int, step: int, steps: int) -> float:
         """The share of the learning rate in a step.
 

@@ -43,6 +43,9 @@ class History(Callback):
 
     Args:
         path: The table (CSV), which is written anew after each epoch.
+
+    Attributes:
+        started: Whether training has begun, and everything it goes on from has been read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,9 +53,11 @@ class History(Callback):
         self._rows: dict[int, dict[str, float]] = {}
         self._before = 0.0
         self._started = time.monotonic()
+        self.started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
+        self.started = True
 
     @property
     def seconds(self) -> float:

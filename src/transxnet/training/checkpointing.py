@@ -16,8 +16,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 from rich.console import Console
 
+from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.errors import CheckpointError
-from transxnet.files import remove_leftovers, replacing
+from transxnet.files import check_regular, remove_leftovers, replacing, user_path
+
+PROGRESS_KEY = "transxnet_progress"
+"""Where a checkpoint keeps what Lightning does not: metrics of the epoch so far, bad images, who computed."""
 
 _NAME = re.compile(r"epoch(\d+)-step(\d+)\.ckpt")
 
@@ -169,31 +173,49 @@ def step_of(path: Path | None) -> int:
     return int(torch.load(path, map_location="meta", weights_only=True)["global_step"])
 
 
+_CONTENT: dict[str, type] = {
+    "state_dict": dict,
+    "optimizer_states": list,
+    "loops": dict,
+    "callbacks": dict,
+    "global_step": int,
+    "epoch": int,
+    METADATA_KEY: str,
+    PROGRESS_KEY: dict,
+}
+
+
 def newest_whole(folder: Path, console: Console) -> Path | None:
     """The newest checkpoint that can be trusted, telling of each that cannot; None without any."""
     for path in saved(folder):
         reason = damage(path)
         if reason is None:
             return path
-        console.print(f"{path} is damaged ({reason}); going back to the one before", markup=False)
+        console.print(f"{path} cannot be used ({reason}); going back to the one before", markup=False)
     return None
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None if every byte of its contents is as it was written.
+    """What is wrong with a checkpoint; None if it is a run's, and every byte of it as it was written.
 
     PyTorch's files are zip archives with a check sum of each part, which PyTorch itself does not
     compare when it reads.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-        if part is not None:
-            return f"{part} does not match its check sum"
-        torch.load(path, map_location="meta", weights_only=True)
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                return "it is compressed, which no checkpoint is"
+            name = archive.testzip()
+        if name is not None:
+            return f"{name} does not match its check sum"
+        content = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # noqa: BLE001 (damaged bytes can raise anything)
         return _reason(error)
-    return None
+    if not isinstance(content, dict):
+        return "it holds no training run"
+    lacking = [name for name, kind in _CONTENT.items() if not isinstance(content.get(name), kind)]
+    return f"it holds no training run: it lacks {', '.join(lacking)}" if lacking else None
 
 
 def resumable(source: str) -> Path:
@@ -202,11 +224,14 @@ def resumable(source: str) -> Path:
     Raises:
         CheckpointError: If it is not there or damaged.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.is_file():
         raise CheckpointError(f"there is no run folder and no checkpoint {path}")
     if reason := damage(path):
-        raise CheckpointError(f"checkpoint {path} is damaged ({reason}); `--resume auto` takes the newest whole one")
+        raise CheckpointError(
+            f"training cannot be resumed from {path}: {reason}. `--resume auto` takes the newest whole checkpoint of a "
+            "run; --checkpoint starts a new run from weights"
+        )
     return path
 
 

@@ -116,6 +116,11 @@ class Recipe:
         """The images' size, for a line that says that they need too much memory."""
         return ""
 
+    @property
+    def inputs(self) -> list[str]:
+        """What a run reads: data and weights to start from; names of embedded data and URLs among them."""
+        return [self.data, *([self.checkpoint] if self.checkpoint else [])]
+
     def changes_from(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Settings that decide the result and differ: name to (other's, ours)."""
         mine, theirs = (recipe.settings() for recipe in (self, other))

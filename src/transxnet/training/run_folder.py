@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from transxnet.errors import ConfigError
-from transxnet.files import write_text
+from transxnet.files import open_regular, user_path, write_text
+from transxnet.outputs import check_not_inputs, output_folder
 from transxnet.training.recipe import Recipe
+
+_RUNS = Path("runs")
+_CONFIG_START = b"task: "
+_MAX_NAME = 100  # bytes of the data's name in a folder's
 
 
 @dataclass(frozen=True)
@@ -20,29 +27,40 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def choose(cls, path: str | None, name: str) -> RunFolder:
+    def choose(cls, path: str | None, data: str, inputs: Sequence[str] = (), *, force: bool = False) -> RunFolder:
         """The folder given, or one under ``runs/`` named after the time and the data; not made yet.
 
+        Args:
+            path: What the user named.
+            data: What is learned from.
+            inputs: Files and folders that are read, ``data`` among them.
+            force: Whether the folder may hold other files, of which those with a run's names are replaced.
+
         Raises:
-            ConfigError: If the folder holds a run already.
+            ConfigError: If the folder holds a run or other files, or holds or lies in what is read.
         """
-        target = Path(path) if path else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-        if (target / "config.yaml").exists():
+        target = user_path(path) if path is not None else _RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{short_name(data)}"
+        run = cls(target)
+        if is_run(target):
             raise ConfigError(
                 f"{target} holds a run already; --resume auto goes on with it; or choose another folder, or remove it"
             )
-        return cls(target)
+        output_folder(target, inputs=[name for name in inputs if Path(name).is_dir()], force=force)
+        check_not_inputs(run.files, inputs)
+        return run
 
     @classmethod
-    def unfinished(cls, path: str | None, name: str) -> RunFolder:
-        """The folder given, or the newest one under ``runs/`` for this data that has no result yet, or a new one."""
-        if path:
-            return cls(Path(path))
-        found = sorted(Path("runs").glob(f"*-{name}"), key=lambda folder: folder.name)
-        open_ = [
-            folder for folder in found if (folder / "config.yaml").exists() and not (folder / "summary.json").exists()
-        ]
-        return cls(open_[-1]) if open_ else cls.choose(None, name)
+    def unfinished(cls, data: str) -> RunFolder | None:
+        """The newest folder under ``runs/`` for this data that holds a run without a result; None if there is none."""
+        name = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(short_name(data))}")
+        found = sorted(folder for folder in _RUNS.iterdir() if name.fullmatch(folder.name)) if _RUNS.is_dir() else []
+        open_ = [folder for folder in found if is_run(folder) and not (folder / "summary.json").exists()]
+        return cls(open_[-1]) if open_ else None
+
+    @property
+    def files(self) -> list[Path]:
+        """What a run leaves under names of its own, besides checkpoints and logs."""
+        return [self.config, self.metrics, self.weights, self.samples, self.curves, self.summary]
 
     def make(self) -> None:
         """Make the folder; raises ConfigError if that cannot be done."""
@@ -84,3 +102,19 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours: its ``config.yaml`` begins as :meth:`Recipe.to_yaml` begins it."""
+    try:
+        with open_regular(folder / "config.yaml") as file:
+            return file.read(len(_CONFIG_START)) == _CONFIG_START
+    except OSError:
+        return False
+
+
+def short_name(data: str) -> str:
+    """The last part of a data set's path as a part of a folder's name."""
+    name = Path(data).name or Path(data).absolute().name or "data"
+    plain = "".join(character if character.isprintable() and character != "/" else "_" for character in name)
+    return plain.encode(errors="replace")[:_MAX_NAME].decode(errors="ignore")

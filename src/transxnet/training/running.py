@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import nn
 
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.loading import ResumableLoader
-from transxnet.errors import ConfigError
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.files import reason
 from transxnet.model import Block, Stage
 from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
@@ -28,7 +29,7 @@ from transxnet.training.memory import keep_freed_memory
 from transxnet.training.native import use_native_kernels
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.stopping import StopOnSignal
+from transxnet.training.stopping import StopOnSignal, Stopped
 from transxnet.training.task import Task
 from transxnet.training.timing import Profile, StepTimes
 
@@ -126,7 +127,8 @@ def prepare(
         profile: Tell where the time goes, and write a trace.
         resume: The checkpoint to go on from.
     """
-    _set_up_blocks(task.model, recipe)
+    task.kernels = ["native" if _set_up_blocks(task.model, recipe) else "reference"]
+    task.report = lambda line: console.print(line, markup=False)
     if not torch.cuda.is_available():
         keep_freed_memory()
     times = StepTimes(exact=profile)
@@ -174,11 +176,29 @@ def fit(
     if run.trainer.is_global_zero:
         folder.make()
         folder.write_config(run.recipe)  # from here on the folder holds a run
-    run.trainer.fit(run.task, train, validation, ckpt_path=resume, weights_only=True)
+    with _resuming(run, resume):
+        run.trainer.fit(run.task, train, validation, ckpt_path=resume, weights_only=True)
     if run.trainer.is_global_zero and run.trainer.global_step and resume and not run.times.counts["step"]:
         # Only the end was missing: the averaged weights are in the checkpoint.
         run.task.model.load_state_dict(read_checkpoint(resume).state_dict)
     return bool(run.trainer.is_global_zero)
+
+
+@contextmanager
+def _resuming(run: Run, resume: Path | None) -> Iterator[None]:
+    """What a checkpoint that does not fit makes Lightning raise before the first step, as one line.
+
+    Raises:
+        CheckpointError: Instead of what is raised while the checkpoint is read.
+    """
+    try:
+        yield
+    except (Stopped, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if resume is None or run.history.started:
+            raise
+        raise CheckpointError(f"training cannot be resumed from {resume}: {reason(error)}") from error
 
 
 def finish(run: Run, folder: RunFolder, headline: str, scores: dict[str, Any], images: int) -> TrainingResult:
@@ -216,6 +236,7 @@ def finish(run: Run, folder: RunFolder, headline: str, scores: dict[str, Any], i
             "waiting_for_data": times.data_share,
             "peak_memory_bytes": result.peak_memory,
             "skipped_steps": result.skipped_steps,
+            "kernels": run.task.kernels,
             "bad_images": result.bad,
         }
     )
@@ -230,13 +251,17 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
+def _set_up_blocks(model: nn.Module, recipe: Recipe) -> bool:
+    """Prepare a network for training; returns whether our kernels compute it."""
+    native = False
     if recipe.native_kernels and not recipe.compile:
         with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
             use_native_kernels(model)
+            native = True
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):
             module.grad_checkpointing = recipe.grad_checkpointing
         elif recipe.compile:
             module.compile(dynamic=False)
+    return native

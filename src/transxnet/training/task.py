@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
 from transxnet.data.loading import BadImages
-from transxnet.errors import ConfigError
-from transxnet.training.checkpointing import agreed
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.training.checkpointing import PROGRESS_KEY, agreed
 from transxnet.training.finite import marked
 from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe
-
-_PROGRESS_KEY = "transxnet_progress"
 
 
 class Task(LightningModule):
@@ -34,6 +35,8 @@ class Task(LightningModule):
     Attributes:
         metric: Name of the validation metric that chooses the best epoch, a share of 1.
         metric_label: What people call it.
+        kernels: Who has computed the run, in order: "reference" (PyTorch's kernels) or "native" (ours).
+        report: Prints a remark.
     """
 
     metric: ClassVar[str]
@@ -44,6 +47,8 @@ class Task(LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # what convolutions compute with, mostly
         self.recipe = recipe
         self.bad = bad
+        self.kernels = ["reference"]
+        self.report: Callable[[str], None] = lambda line: None
         self._untold = False  # whether the other processes do not know of this one's latest bad images
         self.train_loss = MeanMetric(nan_strategy="disable")
 
@@ -91,13 +96,15 @@ class Task(LightningModule):
         checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be used by itself
         # What only this process has seen of the epoch, and all processes' bad images.
         states = gathered((_plain_state(self.train_loss), self.bad.reasons))
-        checkpoint[_PROGRESS_KEY] = {
+        checkpoint[PROGRESS_KEY] = {
             "train_loss": [state for state, _ in states],
             "bad": {name: reason for _, reasons in states for name, reason in reasons.items()},
+            "kernels": self.kernels,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = checkpoint[_PROGRESS_KEY]
+        self._check_network(checkpoint)
+        progress = checkpoint[PROGRESS_KEY]
         if (before := len(progress["train_loss"])) != self.trainer.world_size:
             raise ConfigError(
                 f"the run was on {before} devices and is now on {self.trainer.world_size}, which would give other "
@@ -105,6 +112,27 @@ class Task(LightningModule):
             )
         _put_state(self.train_loss, progress["train_loss"][self.global_rank])
         self.bad.reasons.update(progress["bad"])
+        before = progress.get("kernels") or self.kernels
+        if before[-1:] != self.kernels:
+            self.report(
+                f"the {before[-1]} kernels computed this run so far, the {self.kernels[0]} kernels compute it from here: "
+                "the weights will differ, in rounding, from those of a run that was not interrupted"
+            )
+            self.kernels = [*before, *self.kernels]
+        else:
+            self.kernels = list(before)
+
+    def _check_network(self, checkpoint: dict[str, Any]) -> None:
+        """Raise CheckpointError if a checkpoint is of another network than the one that is trained."""
+        found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+        if names and not isinstance(self.trainer.strategy, FSDPStrategy):  # whose tensors are in pieces
+            held = json.loads(checkpoint[METADATA_KEY]).get("architecture", "")
+            raise CheckpointError(
+                f"the checkpoint holds another network{f', {held}' if held else ''}: {len(names)} tensors differ, such "
+                f"as {names[0].removeprefix('model.')}"
+            )
 
     def count_bad(self, batch: Any) -> None:
         """Count what a batch could not use; raises DataError when that is too much."""

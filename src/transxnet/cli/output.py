@@ -1,0 +1,129 @@
+"""Standard output and standard error: what is printed is safe for a terminal, and a closed pipe loses no work."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import unicodedata
+from contextlib import suppress
+from typing import IO, Any
+
+from rich.console import Console
+from rich.text import Text
+
+_UNSAFE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Unicode categories of control and formatting characters, surrogates, and separators of lines."""
+
+_JOINERS = "\u200c\u200d"  # harmless, and wanted in some scripts and emoji
+
+
+def printable(text: str) -> str:
+    """A text in which every character that could move, recolour or reorder a terminal's text is escaped.
+
+    Names of files and classes come from others: they may hold newlines, escape sequences, marks that
+    reverse the direction of writing, and bytes that are not Unicode.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _UNSAFE:
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+class SafeConsole(Console):
+    """A console that escapes what is unsafe in every string that it is given, in tables too."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(printable(text), **settings)
+
+
+class LastingStream(io.TextIOBase):
+    """A stream that goes silent, with one line on standard error, when nobody reads it any more.
+
+    Training goes on without its progress rather than losing what it has learned.
+
+    Args:
+        stream: Standard output.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream: IO[str] | None = stream
+        self._real = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._real, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._real.isatty()
+
+    def fileno(self) -> int:
+        return self._real.fileno()
+
+    def write(self, text: str) -> int:
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+        except OSError as error:
+            self._silence(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except OSError as error:
+            self._silence(error)
+
+    def _silence(self, error: OSError) -> None:
+        self._stream = None
+        with suppress(OSError, AttributeError):
+            sys.stderr.write(f"standard output: {error.strerror}; going on without it\n")
+        discard(sys.stdout)
+
+
+def progress_console(*, quiet: bool = False) -> Console:
+    """Standard output for the progress of something that must not stop because nobody looks on."""
+    return SafeConsole(highlight=False, soft_wrap=True, quiet=quiet, file=LastingStream(sys.stdout))  # type: ignore[arg-type]
+
+
+def error_console() -> Console:
+    """Standard error, for remarks and mistakes."""
+    return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or as wide as need be in a file."""
+    console = SafeConsole(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else SafeConsole(highlight=False, width=200)
+
+
+def note(line: str) -> None:
+    """Print a line to standard error."""
+    sys.stderr.write(printable(line) + "\n")
+
+
+def prepare_streams() -> None:
+    """Let standard output and standard error take any character, and be there even if they were closed."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us; its number must not become a file of ours
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard(stream: IO[str]) -> None:
+    """Let what a stream still holds go nowhere, so that Python does not fail on it at the end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
