@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -163,7 +167,7 @@ def test_a_torn_checkpoint_is_passed_over(
     torn = tmp_path / "epoch0001-step00000008.ckpt"
     torn.write_bytes(checkpoint[: len(checkpoint) * tenth // 10])
     assert newest_whole(tmp_path, Console(soft_wrap=True)) == tmp_path / "epoch0000-step00000004.ckpt"
-    assert f"{torn} is damaged" in capsys.readouterr().out
+    assert f"{torn} cannot be used" in capsys.readouterr().out
 
 
 def test_flipped_bytes_are_found_wherever_they_matter(checkpoint: bytes, tmp_path: Path, benchmark: ModuleType) -> None:
@@ -192,9 +196,9 @@ def test_a_damaged_newest_checkpoint_costs_only_the_time_since_the_one_before(
     newest = saved(tmp_path / "run/checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert run("train", "--resume", newest) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert f"training cannot be resumed from {newest}" in capsys.readouterr().err
     assert run("train", "--resume", "auto", "--out", tmp_path / "run") == 0
-    assert f"{newest.name} is damaged" in capsys.readouterr().out
+    assert f"{newest.name} cannot be used" in capsys.readouterr().out
     assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
 
 
@@ -215,3 +219,66 @@ def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
     assert damage(kept[0]) is None
     expected, result = (benchmark.load_file(folder / "weights.safetensors") for folder in (whole, tmp_path / "run"))
     assert benchmark.same(expected, result)
+
+
+def foreign_weights(checkpoint: bytes) -> Any:
+    return {"stem.conv.weight": torch.zeros(3)}
+
+
+def a_network_in_another_layout(checkpoint: bytes) -> Any:
+    return {"state_dict": {"stem.conv.weight": torch.zeros(3)}, "epoch": 3, "optimizer": {}}
+
+
+def parts_of_other_kinds(checkpoint: bytes) -> Any:
+    return torch.load(io.BytesIO(checkpoint), weights_only=True) | {"loops": 3, "transxnet_progress": "all"}
+
+
+def another_network(checkpoint: bytes) -> Any:
+    content = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    return content | {"state_dict": dict(list(content["state_dict"].items())[:-1])}
+
+
+def no_loops(checkpoint: bytes) -> Any:
+    return torch.load(io.BytesIO(checkpoint), weights_only=True) | {"loops": {}}
+
+
+def no_optimizer(checkpoint: bytes) -> Any:
+    return torch.load(io.BytesIO(checkpoint), weights_only=True) | {"optimizer_states": [{"state": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (foreign_weights, "it holds no training run: it lacks state_dict, optimizer_states"),
+        (a_network_in_another_layout, "it holds no training run: it lacks optimizer_states, loops"),
+        (parts_of_other_kinds, "it holds no training run: it lacks loops, transxnet_progress"),
+        (another_network, "the checkpoint holds another network, transxnet_nano: 1 tensors differ"),
+        (no_loops, "training cannot be resumed from"),
+        (no_optimizer, "training cannot be resumed from"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(
+    make: Callable[[bytes], Any], message: str, checkpoint: bytes, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    torch.save(make(checkpoint), tmp_path / "theirs.ckpt")
+    settings = ("--data", photos, *SETTINGS, "--out", tmp_path / "run")
+    assert run("train", "--resume", tmp_path / "theirs.ckpt", *settings) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_a_change_of_kernels_is_reported_and_recorded(
+    checkpoint: bytes, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(io.BytesIO(checkpoint), weights_only=True)
+    computed = content["transxnet_progress"]["kernels"]
+    assert json.loads((whole / "summary.json").read_text())["kernels"] == computed
+    other = "reference" if computed == ["native"] else "native"
+    content["transxnet_progress"]["kernels"] = [other]
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    torch.save(content, tmp_path / "run/checkpoints" / saved(whole / "checkpoints")[0].name)
+    assert run("train", "--resume", tmp_path / "run") == 0
+    assert f"{other} kernels computed this run so far" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/summary.json").read_text())["kernels"] == [other, *computed]

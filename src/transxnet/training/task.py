@@ -112,15 +112,14 @@ class Task(LightningModule):
             )
         _put_state(self.train_loss, progress["train_loss"][self.global_rank])
         self.bad.reasons.update(progress["bad"])
-        before = progress.get("kernels") or self.kernels
-        if before[-1:] != self.kernels:
+        computed = list(progress.get("kernels") or self.kernels)
+        if computed[-1:] != self.kernels:
             self.report(
-                f"the {before[-1]} kernels computed this run so far, the {self.kernels[0]} kernels compute it from here: "
-                "the weights will differ, in rounding, from those of a run that was not interrupted"
+                f"{computed[-1]} kernels computed this run so far, {self.kernels[0]} kernels compute it from here: the "
+                "weights will differ, in rounding, from those of a run that was not interrupted"
             )
-            self.kernels = [*before, *self.kernels]
-        else:
-            self.kernels = list(before)
+            computed += self.kernels
+        self.kernels = computed
 
     def _check_network(self, checkpoint: dict[str, Any]) -> None:
         """Raise CheckpointError if a checkpoint is of another network than the one that is trained."""
