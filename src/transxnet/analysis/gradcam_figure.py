@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from transxnet.analysis.drawing import COLUMN, PAGE, print_style
 from transxnet.analysis.gradcam import ActivationMap
+from transxnet.text import printable
 
 _MAP = "viridis"
 
@@ -35,7 +36,7 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
             axes[0].imshow(row[0].picture)
             for place, found in zip(axes[1:], row, strict=True):
                 place.imshow(_over(found))
-                answer = textwrap.shorten(f"{found.class_name}", wrap, placeholder="…")
+                answer = textwrap.shorten(printable(found.class_name), wrap, placeholder="…")
                 place.set_xlabel(f"{answer}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
         for place, found in zip(grid[0][1:], rows[0], strict=True):
             name = found.network.name

@@ -20,6 +20,7 @@ from transxnet.config import VARIANTS
 from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.registry import create_model, load_model
+from transxnet.text import printable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def describe_weights(networks: Sequence[Network]) -> str:
     if untrained:
         whose = "" if len(untrained) == len(networks) else f" ({', '.join(network.name for network in untrained)})"
         lines.append(f"untrained: weights {untrained[0].weights}{whose}")
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(dict.fromkeys(map(printable, lines)))
 
 
 def open_networks(

@@ -19,7 +19,7 @@ from transxnet.analysis.machine import describe_machine
 from transxnet.analysis.modes import MODES
 from transxnet.analysis.networks import open_networks
 from transxnet.analysis.speed_figure import draw_speeds
-from transxnet.cli.output import table_console
+from transxnet.cli.output import say, table_console
 from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
 from transxnet.files import write_text
 from transxnet.outputs import output_file
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _print(groups, machine, options.rounds)
         for path in [*([options.csv] if options.csv else []), *files]:
-            sys.stdout.write(f"wrote {path}\n")
+            say(f"wrote {path}")
     return 0
 
 

@@ -16,7 +16,7 @@ from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
 from transxnet.analysis.erf_figure import draw_fields
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
 from transxnet.analysis.receptive_field import Rule
-from transxnet.cli.output import note, table_console
+from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
@@ -122,7 +122,7 @@ def _report(
             network = found.network
             table.add_row(escape(network.name), escape(network.weights), str(found.stage), str(found.images), *squares)
         table_console().print(table)
-        sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
+        say(f"wrote {', '.join(map(str, files))}")
     for name, reason in bad.items():
         note(f"cannot read {name}: {reason}")
 

@@ -15,7 +15,7 @@ from transxnet.analysis.drawing import save_figure
 from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
 from transxnet.analysis.gradcam_figure import draw_activations
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_names
-from transxnet.cli.output import note, table_console
+from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
@@ -129,7 +129,7 @@ def _report(
         cells = (Path(name).name, network.name, network.weights, map_.place, map_.class_name)
         table.add_row(*map(escape, cells), f"{map_.probability:.1%}")
     table_console().print(table)
-    sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
+    say(f"wrote {', '.join(map(str, files))}")
 
 
 def _as_json(found: ActivationMap) -> dict[str, Any]:

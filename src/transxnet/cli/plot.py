@@ -10,6 +10,7 @@ from dataclasses import asdict
 from transxnet.analysis.accuracy import table2
 from transxnet.analysis.accuracy_figure import draw_accuracies
 from transxnet.analysis.drawing import save_figure
+from transxnet.cli.output import say
 from transxnet.cli.parsing import CommandParser, add_force, figure_outputs
 
 _ABOUT = """\
@@ -37,5 +38,5 @@ def run(arguments: Sequence[str]) -> int:
         numbers = {"figure": [str(path) for path in files], "networks": [asdict(row) for row in table2()]}
         sys.stdout.write(json.dumps(numbers, indent=2) + "\n")
     else:
-        sys.stdout.write(f"wrote {', '.join(map(str, files))}\n")
+        say(f"wrote {', '.join(map(str, files))}")
     return 0

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from transxnet.analysis.table_formats import cells, footnotes, headings, to_csv, to_json, to_markdown
 from transxnet.analysis.tables import LEGEND, PaperTable, paper_tables, table_number, with_counts
-from transxnet.cli.output import table_console
+from transxnet.cli.output import say, table_console
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         _print(tables)
     elif out:
         write_text(out, _FORMATS[wanted](tables))
-        sys.stdout.write(f"{options.out} written\n")
+        say(f"{options.out} written")
     else:
         sys.stdout.write(_FORMATS[wanted](tables))
     return 0

@@ -16,6 +16,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from transxnet.data.segmentation import IGNORED
 from transxnet.dense.detection.transform import Target
 from transxnet.files import replacing
+from transxnet.text import printable
 
 Color = tuple[int, int, int]
 
@@ -43,7 +44,7 @@ def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors
             masks = V.resize(found["masks"].cpu(), list(canvas.shape[1:]), interpolation=V.InterpolationMode.NEAREST)
             canvas = draw_segmentation_masks(canvas, masks.bool(), alpha=_OPACITY, colors=shades)
         scores = [f" {score:.0%}" for score in found["scores"].tolist()] if "scores" in found else [""] * len(labels)
-        captions = [names[label] + score for label, score in zip(labels, scores, strict=True)]
+        captions = [printable(names[label]) + score for label, score in zip(labels, scores, strict=True)]
         canvas = draw_bounding_boxes(
             canvas,
             found["boxes"].cpu() * factor,
@@ -125,7 +126,7 @@ def _with_legend(
     shown = list(labels[:_MOST])
     more = [f"and {len(labels) - _MOST} more"] if len(labels) > _MOST else []
     places, left, top = [], gap, gap
-    for text in [*(names[label] for label in shown), *more]:
+    for text in [*(printable(names[label]) for label in shown), *more]:
         width = square + gap + round(font.getlength(text)) + 2 * gap
         if left + width > picture.width and left > gap:
             left, top = gap, top + square + gap

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from transxnet.files import replacing
+from transxnet.text import printable
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -35,7 +36,7 @@ def save_samples(verdicts: Sequence[Verdict], path: Path, title: str, columns: i
     """A sheet of images: blue frames and a tick are right, red frames and a cross are wrong."""
     rows = -(-len(verdicts) // columns)
     figure = Figure(figsize=(1.45 * columns, 1.85 * rows + 0.6), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(printable(title), fontsize=13, parse_math=False)
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         if place < len(verdicts):
             _draw(axes, verdicts[place])
@@ -62,6 +63,7 @@ def _draw(axes: Axes, verdict: Verdict) -> None:
 
 
 def _short(name: str, most: int = 16) -> str:
+    name = printable(name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
@@ -78,7 +80,7 @@ def save_curves(
         score: Name of the score, a share of 1, among the metrics, and what people call it.
     """
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(printable(title), fontsize=12, parse_math=False)
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     style = "o-" if len(history) < 2 else "-"
