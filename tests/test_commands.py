@@ -215,7 +215,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trane"], "no command 'trane'; there are train,"),
+        (["trane"], "transxnet trane: there is no such command; there are train,"),
         (["train", "--data", "nowhere"], "nowhere does not exist"),
         (["train", "--recipe", "nope"], "no recipe 'nope'"),
         (["train", "--epochs", "three"], "--epochs"),

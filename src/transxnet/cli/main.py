@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from transxnet.cli.output import discard, note, prepare_streams
-from transxnet.errors import TransXNetError
+from transxnet.cli.output import discard, note, prepare_streams, say
+from transxnet.errors import ConfigError, TransXNetError
 from transxnet.training.processes import is_first
 from transxnet.version import __version__
 
@@ -33,6 +33,7 @@ COMMANDS = {
 }
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOST = (*_FULL, errno.EBADF, errno.EIO)
 _SYSTEM = {
     errno.EROFS: "is on a file system that can only be read",
     errno.EACCES: "must not be read or written by this user (permission denied)",
@@ -72,39 +73,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: Sequence[str]) -> int:
     """The exit status of a command line, its mistakes as one line on standard error."""
-    if given[:1] == ["--version"]:
-        sys.stdout.write(f"transxnet {__version__}\n")
-        return 0
-    if not given or given[0] in ("-h", "--help"):
-        sys.stdout.write(_overview())
-        return 0
-    name = given[0]
-    if name not in COMMANDS:
-        note(f"transxnet: there is no command {name!r}; there are {', '.join(COMMANDS)}")
-        return 2
+    name = given[0] if given and not given[0].startswith("-") else ""
+    program = f"transxnet {name}".strip()
     try:
-        # A subcommand's libraries are imported only when it runs.
-        status: int = importlib.import_module(f"transxnet.cli.{name}").run(given[1:])
+        return _command(given)
     except TransXNetError as error:
         rank = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
-        note(f"transxnet {name}{rank}: {error}")
+        note(f"{program}{rank}: {error}")
         return 2
     except BrokenPipeError:  # the reader of our output has seen enough
         discard(sys.stdout)
         return 1
     except OSError as error:
-        if error.errno in _FULL and not error.filename:  # only streams have no name
+        if error.errno in _LOST and not error.filename:  # only streams have no name
             discard(sys.stdout)
-            note(f"transxnet {name}: cannot write to standard output: {error.strerror}")
+            note(f"{program}: cannot write to standard output: {error.strerror}")
             return 1
         if error.errno is None and not error.strerror:
             raise
-        note(f"transxnet {name}: {_explained(error)}")
+        note(f"{program}: {_explained(error)}")
         return 2
     except (MemoryError, RecursionError) as error:
         what = "the memory does not suffice" if isinstance(error, MemoryError) else "the input is nested too deeply"
-        note(f"transxnet {name}: {what}")
+        note(f"{program}: {what}")
         return 2
+
+
+def _command(given: Sequence[str]) -> int:
+    """Run a subcommand, whose libraries are imported only now."""
+    if given[:1] == ["--version"]:
+        say(f"transxnet {__version__}")
+        return 0
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0
+    if given[0] not in COMMANDS:
+        raise ConfigError(f"there is no such command; there are {', '.join(COMMANDS)}")
+    status: int = importlib.import_module(f"transxnet.cli.{given[0]}").run(given[1:])
     return status
 
 

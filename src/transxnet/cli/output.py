@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -88,8 +89,18 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print a line to standard error."""
-    sys.stderr.write(printable(line) + "\n")
+    """Print a line to standard error; nothing is lost where nobody can read it."""
+    with suppress(OSError):
+        sys.stderr.write(printable(line) + "\n")
+
+
+class ClosedStream(io.TextIOBase):
+    """In place of a standard stream that was closed by whoever started us: writing fails as on a full disk."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
 
 
 def prepare_streams() -> None:
@@ -99,7 +110,7 @@ def prepare_streams() -> None:
         if stream is None:  # closed by whoever started us; its number must not become a file of ours
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+            setattr(sys, name, ClosedStream() if name == "stdout" else open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
