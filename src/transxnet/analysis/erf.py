@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from transxnet.data.images import BadImageError
 from transxnet.data.loading import Advance
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import ConfigError, DataError
-from transxnet.files import replacing
+from transxnet.files import check_regular, replacing
 from transxnet.version import __version__
 
 
@@ -85,14 +84,16 @@ class _Sums:
             np.savez(temporary, fields=self.fields, done=self.done, bad=json.dumps(self.bad))
 
     @classmethod
-    def load(cls, path: Path) -> _Sums | None:
+    def load(cls, path: Path, shape: tuple[int, ...], images: int) -> _Sums | None:
+        """The sums in a file; None if there are none, or not for so many images and maps of this shape."""
         try:
+            check_regular(path)
             with np.load(path) as stored:
-                return cls(stored["fields"], int(stored["done"]), json.loads(str(stored["bad"])))
-        except FileNotFoundError:
+                sums = cls(stored["fields"], int(stored["done"]), dict(json.loads(str(stored["bad"]))))
+        except Exception:  # noqa: BLE001 (whatever is wrong with it, it only saved time)
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None  # damaged: it only saved time
+        fits = sums.fields.shape == shape and sums.fields.dtype == np.float64 and 0 <= sums.done <= images
+        return sums if fits else None
 
 
 def measure(
@@ -120,7 +121,8 @@ def measure(
     Raises:
         DataError: If none of the images can be read.
     """
-    sums = (_Sums.load(state) if state else None) or _Sums(np.zeros((len(settings.stages), *network.input_size[1:])))
+    shape = (len(settings.stages), *network.input_size[1:])
+    sums = (_Sums.load(state, shape, len(examples)) if state else None) or _Sums(np.zeros(shape))
     advance(sums.done)
     model = network.model.eval().to(settings.device).requires_grad_(False)
     saved = time.monotonic()

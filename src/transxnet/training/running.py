@@ -18,7 +18,7 @@ from torch import nn
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.loading import ResumableLoader
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.files import reason
+from transxnet.files import reason, remove_leftovers
 from transxnet.model import Block, Stage
 from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
@@ -175,6 +175,7 @@ def fit(
     )
     if run.trainer.is_global_zero:
         folder.make()
+        remove_leftovers(folder.path)
         folder.write_config(run.recipe)  # from here on the folder holds a run
     with _resuming(run, resume):
         run.trainer.fit(run.task, train, validation, ckpt_path=resume, weights_only=True)
