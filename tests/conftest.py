@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coco_files import content, write
+from kernel_files import Kernel
 from support import released_shapes, released_tensor
 from transxnet.data.coco import CocoSource, open_coco_file
 
@@ -48,3 +50,16 @@ def opened_coco(tmp_path: Path) -> Callable[..., CocoSource]:
         return open_coco_file(write(tmp_path / "a.json", described, tmp_path / "images"), **settings)
 
     return make
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    """A small kernel to compile; no temporary file may be left of it."""
+    kernel = Kernel(tmp_path)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MARKER", str(kernel.marker))
+    monkeypatch.setattr(tempfile, "tempdir", str(kernel.temporary))
+    yield kernel
+    assert list(kernel.temporary.iterdir()) == []
+    assert list(tmp_path.rglob("*.tmp")) == []

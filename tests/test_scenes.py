@@ -15,7 +15,7 @@ from faster_coco_eval.core import mask as coco_mask
 from transxnet import ConfigError
 from transxnet.data.coco import CocoSource, open_coco
 from transxnet.data.scene_painting import material
-from transxnet.data.scenes import polygons, scenes_folder, write_scenes
+from transxnet.data.scenes import data_folder, polygons, scenes_folder, write_scenes
 from transxnet.data.segmentation import open_segmentation
 
 TRAIN, VALIDATION = 12, 16
@@ -113,6 +113,13 @@ def test_an_interrupted_folder_is_written_again(tmp_path: Path) -> None:
     assert sum(written) == 6
     assert not list(folder.rglob("*.tmp*"))
     assert scenes_folder(tmp_path, train=1, validation=1) != folder
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "transxnet").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^.* cannot be written into .*: Not a directory\. Set XDG_CACHE_HOME .*$"):
+        data_folder("scenes")
 
 
 @pytest.mark.parametrize("settings", [{"train": 0}, {"validation": 0}, {"size": (40, 200)}])

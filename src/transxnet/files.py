@@ -139,6 +139,8 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[: _MAX_REASON - 1] + "…" if len(text) > _MAX_REASON else text or type(error).__name__
 
+from transxnet.errors import ConfigError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -188,5 +190,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: transxnet/ in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transxnet"
+    """Where what can be made again is kept: transxnet/ in the user's cache.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG specification asks.
+
+    Raises:
+        ConfigError: If the user has no home folder.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "transxnet"
+    try:
+        home = Path(os.environ["HOME"]) if "HOME" in os.environ else Path.home()
+    except RuntimeError:  # a user without an entry in the password database
+        home = Path()
+    if not home.is_absolute() or not home.is_dir():
+        raise ConfigError("there is no home folder for a cache: set XDG_CACHE_HOME to the path of a folder")
+    return home / ".cache" / "transxnet"

@@ -51,8 +51,21 @@ class _Settings:
 
 
 def data_folder(data: str) -> str:
-    """The folder that is meant: of the embedded scenes for "scenes", else the user's own."""
-    return str(scenes_folder(cache_folder())) if data == SCENES else data
+    """The folder that is meant: of the embedded scenes for "scenes", else the user's own.
+
+    Raises:
+        ConfigError: If the scenes cannot be written into the user's cache.
+    """
+    if data != SCENES:
+        return data
+    root = cache_folder()
+    try:
+        return str(scenes_folder(root))
+    except OSError as error:
+        raise ConfigError(
+            f"the embedded scenes cannot be written into {str(root)!r}: {error.strerror or error}. Set XDG_CACHE_HOME "
+            "to a folder that can be written"
+        ) from error
 
 
 def scenes_folder(

@@ -5,28 +5,37 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import platform
-import shutil
-import subprocess
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from transxnet.errors import ConfigError
-from transxnet.files import cache_folder, replacing
+from transxnet.deploy.native import cache, layouts
+from transxnet.deploy.native.compiler import Compiler, compiled, find_compiler, macros, printable, version
+from transxnet.deploy.native.loading import load
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
-
-
 _FLOAT16 = ("-DFLOAT16",)
+_SYMBOLS = ("layout_size", "block_room", "blocks_bfloat16")
+_FLOAT16_SYMBOLS = (
+    "blocks_float16", "convolution_bfloat16", "convolution_float16", "finite_bfloat16", "finite_float16",
+)  # fmt: skip
+_FLOAT32_SYMBOLS = (
+    "blocks_float32", "depthwise_float32", "kernel_gradient_float32", "attention_room", "attention_float32",
+    "attention_gradients_float32", "batch_norm_float32", "batch_norm_gradients_float32", "scale_gradients_float32",
+    "gelu_float32", "gelu_gradient_float32",
+)  # fmt: skip
+_compiling = threading.Lock()
 
 
-@functools.cache
 def library(float16: bool = False) -> ctypes.CDLL:
     """The compiled kernels of this package, from the user's cache or compiled now, which takes some seconds.
 
-    The environment's CXX names the compiler; by itself it is g++, or what there is of c++ and clang++.
+    The environment's CXX names the compiler and its arguments; by itself it is g++, or what there is of c++ and
+    clang++. What the cache holds is loaded only if nobody else can have written it (:mod:`.cache`); otherwise the
+    kernels are compiled in a private temporary folder, and kept if the cache allows it.
 
     Args:
         float16: Those that compute in float16, if :func:`has_float16`, in place of float32.
@@ -34,51 +43,97 @@ def library(float16: bool = False) -> ctypes.CDLL:
     Raises:
         ConfigError: If there is no compiler, or it cannot compile them.
     """
+    with _compiling:  # threads that come here at once wait for the first one's library
+        return _library(float16)
+
+
+@functools.cache
+def _library(float16: bool) -> ctypes.CDLL:
+    def check(kernels: ctypes.CDLL) -> None:
+        check_symbols(kernels, (*_SYMBOLS, *(_FLOAT16_SYMBOLS if float16 else _FLOAT32_SYMBOLS)))
+        check_sizes(kernels, layouts.SHARED if float16 else (*layouts.SHARED, layouts.AttentionGradients))
+
     with as_file(files("transxnet.deploy.native")) as folder:
-        sources = sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
-        compiler = _compiler()
-        flags = _FLAGS + float16 * _FLOAT16
-        parts = [compiler.encode(), *map(str.encode, flags), _processor(), *(path.read_bytes() for path in sources)]
-        key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-        built = cache_folder() / f"kernels-{key}.so"
-        if not built.is_file():
-            with replacing(built) as path:
-                _compile(compiler, flags, folder / "kernels.cpp", path)
-    return ctypes.CDLL(str(built))
-
-
-def _compiler() -> str:
-    given = os.environ.get("CXX")
-    found = shutil.which(given) if given else next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    if found is None:
-        raise ConfigError(
-            f"the native kernels need a C++ compiler, and there is no {given or 'g++'} here: install one (on Debian, "
-            "apt install g++), or do without them"
-        )
-    return found
+        return built(folder / "kernels.cpp", _FLAGS + float16 * _FLOAT16, check)
 
 
 @functools.cache
 def has_float16() -> bool:
-    """Whether processor and compiler have float16's products, as AVX512-FP16 does."""
-    command = [_compiler(), "-march=native", "-dM", "-E", "-x", "c", os.devnull]
-    return "__AVX512FP16__" in subprocess.run(command, capture_output=True, check=False, text=True).stdout
+    """Whether processor and compiler have float16's products, as AVX512-FP16 does.
+
+    Raises:
+        ConfigError: If there is no compiler, or it does not answer.
+    """
+    return "__AVX512FP16__" in macros(find_compiler(), ["-march=native"])
 
 
-def _compile(compiler: str, flags: Sequence[str], source: Path, path: Path) -> None:
-    command = [compiler, *flags, str(source), "-o", str(path)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        told = done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"]
-        first = next((line for line in told if "error" in line), told[0])
-        raise ConfigError(f"{compiler} cannot compile the native kernels: {first}")
+def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    """A library that was compiled from a source file and the headers beside it, from the user's cache or compiled now.
+
+    Args:
+        source: The source file.
+        flags: The compiler's, which make it a shared library.
+        check: Raises OSError for a library that is not the wanted one.
+
+    Raises:
+        ConfigError: If there is no compiler, or it makes no library that can be loaded.
+    """
+    compiler = find_compiler()
+    name = f"kernels-{_key(compiler, flags, source)}.so"
+    kept = cache.read(name)
+    if kept is not None:
+        try:
+            return _loaded(kept, check)
+        except OSError:  # it needs another library that is no longer there, or is not ours
+            pass
+    made = compiled(compiler, flags, source)
+    try:
+        kernels = _loaded(made, check)
+    except OSError as error:
+        raise compiler.error(f"makes a library that cannot be used: {printable(str(error))}") from None
+    refused = cache.keep(name, made)
+    if refused is not None:
+        warnings.warn(f"compiled kernels are not kept, so the next process compiles them: {refused}", stacklevel=2)
+    return kernels
 
 
-def _processor() -> bytes:
+def _loaded(data: bytes, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    kernels = load(data)
+    check(kernels)
+    return kernels
+
+
+def check_symbols(kernels: ctypes.CDLL, symbols: Sequence[str]) -> None:
+    """Raise OSError if a library lacks a function."""
+    missing = [name for name in symbols if not hasattr(kernels, name)]
+    if missing:
+        raise OSError(f"it lacks {missing[0]}")
+
+
+def check_sizes(kernels: ctypes.CDLL, structures: Sequence[type[ctypes.Structure]]) -> None:
+    """Raise OSError if the structures of a library have other sizes than Python's."""
+    kernels.layout_size.restype = ctypes.c_int64
+    for index, structure in enumerate(structures):
+        size, expected = kernels.layout_size(index), ctypes.sizeof(structure)
+        if size != expected:
+            raise OSError(f"its {structure.__name__} has {size} bytes and not {expected}")
+
+
+def _key(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
+    """Names what a library depends on: sources, flags, compiler, C library and processor."""
+    sources = sorted(path for path in source.parent.iterdir() if path.suffix in (".cpp", ".h"))
+    parts = [*compiler.command, version(compiler), *flags, *platform.libc_ver(), _processor()]
+    for path in sources:
+        parts += [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+@functools.cache
+def _processor() -> str:
     """What tells processors apart: code for one of them does not run on every other."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = [platform.processor()]
     kept = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join([platform.machine(), *dict.fromkeys(kept or lines)]).encode()
+    return "\n".join([platform.machine(), *dict.fromkeys(kept or lines)])

@@ -1,6 +1,7 @@
 // What Python calls. Maps are (image, row, column, channel); what they are stored as is
 // not always what is computed in.
 
+#include <iterator>
 #include <type_traits>
 
 #include "block.h"
@@ -70,6 +71,17 @@ int finite(const T* numbers, int64_t count, int threads) {
 }  // namespace
 
 extern "C" {
+
+// The size of the structure at an index of SHARED in layouts.py, which repeats them; 0 beyond its end.
+int64_t layout_size(int index) {
+  const size_t sizes[] = {sizeof(Matrix), sizeof(Filter), sizeof(Norm), sizeof(Reduction), sizeof(Scales),
+                          sizeof(Block), sizeof(Convolution), sizeof(Attention), sizeof(Bias),
+#ifndef FLOAT16
+                          sizeof(AttentionGradients),
+#endif
+  };
+  return index < static_cast<int>(std::size(sizes)) ? sizes[index] : 0;
+}
 
 // The bytes of memory that a block needs.
 int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {

@@ -87,3 +87,8 @@ class Bias(ctypes.Structure):
     """A position bias: whole, or in factors."""
 
     _fields_ = [("map", _POINTER), ("rows", _POINTER), ("columns", _POINTER), ("stored", _NUMBER)]
+
+
+SHARED = (Matrix, Filter, Norm, Reduction, Scales, Block, Convolution, Attention, Bias)
+"""The structures of all kernels, in the order of `layout_size` in kernels.cpp; those that compute in float32 have
+AttentionGradients, too."""

@@ -49,6 +49,17 @@ def computed(run: Callable[[torch.dtype], Tensor], stored: torch.dtype, suits: C
 
 @functools.cache
 def function(name: str, number: torch.dtype) -> Callable[..., int]:
-    """A kernel that computes in float32 or float16; what it takes is for the caller to know."""
-    found: Callable[..., int] = library(number == torch.float16)[name]
+    """A kernel that computes in float32 or float16; what it takes is for the caller to know.
+
+    Raises:
+        ConfigError: If the compiler that made the kernels has not the type that maps are stored as.
+    """
+    try:
+        found: Callable[..., int] = library(number == torch.float16)[name]
+    except AttributeError:
+        stored = name.rpartition("_")[2]
+        raise ConfigError(
+            f"the C++ compiler that the native kernels were compiled with has no {stored}: use another type, or a "
+            "newer compiler"
+        ) from None
     return found
