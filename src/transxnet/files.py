@@ -36,13 +36,21 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         raise ConfigError(f"{name} has no meaning here: {error}") from error
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], *, folder: int | None = None, follow_links: bool = True) -> BinaryIO:
     """Open a file for reading; a pipe, a device or a folder is refused before anything waits for it.
+
+    Args:
+        path: The file.
+        folder: Descriptor of the folder that a relative path starts from, if not the working folder.
+        follow_links: Whether the file may be a symbolic link.
 
     Raises:
         OSError: If it cannot be opened, or is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if not follow_links:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, dir_fd=folder)
     try:
         _check_regular(os.fstat(descriptor).st_mode, path)
         return os.fdopen(descriptor, "rb")
@@ -138,8 +146,6 @@ def reason(error: BaseException) -> str:
         return f"it lacks {error}"
     text = " ".join(str(error).split())
     return text[: _MAX_REASON - 1] + "…" if len(text) > _MAX_REASON else text or type(error).__name__
-
-from transxnet.errors import ConfigError
 
 
 @contextmanager

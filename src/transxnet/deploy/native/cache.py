@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from transxnet.deploy.native.loading import LARGEST, open_regular
+from transxnet.deploy.native.loading import LARGEST
 from transxnet.errors import ConfigError
-from transxnet.files import cache_folder
+from transxnet.files import cache_folder, open_regular
 
 _RECORD = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})\n")
 
@@ -72,7 +72,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _read(name: str, folder: int, largest: int) -> bytes:
-    with open_regular(name, folder) as file:
+    with open_regular(name, folder=folder, follow_links=False) as file:
         _check(os.fstat(file.fileno()), name)
         return file.read(largest)
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from transxnet.deploy.native.loading import LARGEST, open_regular, private_folder
+from transxnet.deploy.native.loading import LARGEST, private_folder
 from transxnet.errors import ConfigError
+from transxnet.files import open_regular
 
 QUERY_SECONDS = 20.0
 COMPILE_SECONDS = 300.0
@@ -105,7 +106,7 @@ def compiled(compiler: Compiler, flags: Sequence[str], source: Path) -> bytes:
         if done.returncode:
             raise compiler.error(f"cannot compile them: {_failure(done)}")
         try:
-            with open_regular(str(path)) as file:
+            with open_regular(path, follow_links=False) as file:
                 data = file.read(LARGEST + 1)
         except OSError:
             raise compiler.error("compiles without an error, but writes no library") from None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from transxnet.errors import ConfigError
 
@@ -72,21 +70,3 @@ def private_folder() -> Iterator[Path]:
         ) from None
     with temporary as folder:
         yield Path(folder)
-
-
-def open_regular(name: str, folder: int | None = None) -> BinaryIO:
-    """Open a regular file for reading; of anything else nothing is read and nothing is waited for.
-
-    Args:
-        name: The file's name.
-        folder: The descriptor of the folder that the name is in.
-
-    Raises:
-        OSError: If it is a symbolic link, a pipe or anything else, or cannot be opened.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(name, flags, dir_fd=folder), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(f"{name} is no regular file")
-    return file
