@@ -81,8 +81,10 @@ def test_drop_path_grows_with_the_network(name: str, rates: tuple[float, ...]) -
     [
         ({"backbone": "transxnet_tine"}, "did you mean transxnet_tiny"),
         ({"long": 600}, "long must be at least short"),
-        ({"image_size": (16, 64)}, "at least 32 x 32"),
-        ({"warmup_factor": 2.0}, "warmup_factor lies between 0 and 1"),
+        ({"backbone_settings": {"depths": 3.5}}, "backbone_settings: depths must be whole numbers"),
+        ({"epoch_steps": 900_000, "batch_size": 60_000}, "epoch_steps make an epoch of 54,000,000,000 images"),
+        ({"image_size": (16, 64)}, "image_size must be 2 whole numbers from 32 to 16,384, or null, not 16"),
+        ({"warmup_factor": 2.0}, "warmup_factor must be a number from 0 to 1, not 2.0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:

@@ -9,6 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+from transxnet.bounds import (
+    AttentionGroups,
+    Channels,
+    ClassCount,
+    Depth,
+    DropRate,
+    Expansion,
+    Heads,
+    InputChannels,
+    KernelSize,
+    OpenShare,
+    Reduction,
+    ScaleInit,
+    StoredSide,
+    check_bounds,
+    checked,
+    shown,
+)
 from transxnet.errors import ConfigError
 
 PositionBiasResize = Literal["flattened", "geometric"]
@@ -32,7 +50,10 @@ _CHOICES: dict[str, Any] = {
 }
 _INTEGERS = ("depths", "channels", "heads", "reductions", "attention_groups", "kernel_sizes", "expansions")
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
-_RATES = ("drop_rate", "ffn_drop_rate", "drop_path_rate")
+_MAX_STAGES = 8
+_MAX_SCALES = 16
+_MAX_WEIGHTS = 2**30
+_MAX_BIAS_BYTES = 4 * 2**30
 # Name and least number of channels: those that a squeeze inside leaves at least one of.
 _LOCAL_CHANNELS: dict[str, tuple[str, int]] = {
     "idconv": ("IDConv", 4),
@@ -85,46 +106,44 @@ class TransXNetConfig:
         ConfigError: If a value is out of its range, or the values do not fit each other.
     """
 
-    depths: tuple[int, ...]
-    channels: tuple[int, ...]
-    heads: tuple[int, ...]
-    reductions: tuple[int, ...]
-    attention_groups: tuple[int, ...]
-    expansions: tuple[int, ...]
-    kernel_sizes: tuple[int, ...] = (7,)
-    attention_shares: tuple[float, ...] = (0.5,)
-    in_chans: int = 3
-    num_classes: int = 1000
-    img_size: tuple[int, int] = (224, 224)
+    depths: tuple[Depth, ...]
+    channels: tuple[Channels, ...]
+    heads: tuple[Heads, ...]
+    reductions: tuple[Reduction, ...]
+    attention_groups: tuple[AttentionGroups, ...]
+    expansions: tuple[Expansion, ...]
+    kernel_sizes: tuple[KernelSize, ...] = (7,)
+    attention_shares: tuple[OpenShare, ...] = (0.5,)
+    in_chans: InputChannels = 3
+    num_classes: ClassCount = 1000
+    img_size: tuple[StoredSide, StoredSide] = (224, 224)
     position_bias_resize: PositionBiasResize = "flattened"
     global_pool: str = "avg"
-    drop_rate: float = 0.0
-    ffn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    layer_scale_init: float | None = 1e-5
+    drop_rate: DropRate = 0.0
+    ffn_drop_rate: DropRate = 0.0
+    drop_path_rate: DropRate = 0.0
+    layer_scale_init: ScaleInit | None = 1e-5
     stem: Stem = "overlapping"
     token_mixer: TokenMixer = "d_mixer"
     local_operator: LocalOperator = "idconv"
     spatial_reduction: SpatialReduction = "osr"
     enhancer: Enhancer = "ste"
     ffn: FeedForward = "ms_ffn"
-    ffn_scales: tuple[int, ...] = (1, 3, 5, 7)
+    ffn_scales: tuple[KernelSize, ...] = (1, 3, 5, 7)
     position_encoding: PositionEncoding = "dpe"
 
     def __post_init__(self) -> None:
-        count = len(_as_tuple(self.depths))
+        count = len(checked("depths", _as_tuple("depths", self.depths, _MAX_STAGES), tuple[Depth, ...]))
         for name in (*_INTEGERS, "attention_shares"):
             object.__setattr__(self, name, _for_each_stage(name, getattr(self, name), count))
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
-        object.__setattr__(self, "ffn_scales", _as_tuple(self.ffn_scales))
-        self._check_network()
+        object.__setattr__(self, "ffn_scales", _as_tuple("ffn_scales", self.ffn_scales, _MAX_SCALES))
+        self._check_choices()
+        check_bounds(self)
         self._check_stages()
+        self._check_memory()
 
     def _check_stages(self) -> None:
-        for name in _INTEGERS:
-            for value in getattr(self, name):
-                if not _whole(value, 1):
-                    raise ConfigError(f"{name} must be whole numbers of at least 1, not {getattr(self, name)}")
         for stage in range(self.num_stages):
             where = f"stage {stage}"
             reduction, kernel = self.reductions[stage], self.kernel_sizes[stage]
@@ -132,16 +151,12 @@ class TransXNetConfig:
                 raise ConfigError(f"{where}: reductions must be 1 or even, not {reduction}")
             if kernel % 2 == 0:
                 raise ConfigError(f"{where}: kernel_sizes must be odd, not {kernel}")
-            share = self.attention_shares[stage]
-            if not _number(share) or not 0 < share < 1:
-                raise ConfigError(
-                    f"{where}: attention_shares must lie between 0 and 1 (both parts of the D-Mixer get "
-                    f"channels), not {share}"
-                )
             if self.token_mixer == "d_mixer":
                 self._check_d_mixer(stage, where)
             else:
                 self._check_token_mixer(stage, where)
+        if not all(scale % 2 for scale in self.ffn_scales):
+            raise ConfigError(f"ffn_scales must be odd, not {self.ffn_scales}; ffn='pointwise' has none")
 
     def _check_d_mixer(self, stage: int, where: str) -> None:
         channels, heads = self.channels[stage], self.heads[stage]
@@ -167,27 +182,28 @@ class TransXNetConfig:
                 f"not {channels}"
             )
 
-    def _check_network(self) -> None:
-        for name, least in (("in_chans", 1), ("num_classes", 0)):
-            if not _whole(getattr(self, name), least):
-                raise ConfigError(f"{name} must be a whole number of at least {least}, not {getattr(self, name)!r}")
+    def _check_choices(self) -> None:
         if self.global_pool not in _POOLS:
-            raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {self.global_pool!r}")
-        if self.num_classes and not self.global_pool:
-            raise ConfigError("a classifier needs a global_pool; without one, num_classes must be 0")
-        if self.layer_scale_init is not None and not _number(self.layer_scale_init):
-            raise ConfigError(f"layer_scale_init must be a number or None, not {self.layer_scale_init!r}")
+            raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {shown(self.global_pool)}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in (known := get_args(choices)):
                 listed = f"{', '.join(json.dumps(choice) for choice in known[:-1])} or {json.dumps(known[-1])}"
-                raise ConfigError(f"{name} is {listed}, not {getattr(self, name)!r}")
-        if not self.ffn_scales or not all(_whole(scale, 1) and scale % 2 for scale in self.ffn_scales):
+                raise ConfigError(f"{name} is {listed}, not {shown(getattr(self, name))}")
+
+    def _check_memory(self) -> None:
+        """Refuse what no machine should be asked for, before anything is allocated."""
+        if self.num_classes and not self.global_pool:
+            raise ConfigError("a classifier needs a global_pool; without one, num_classes must be 0")
+        if (weights := self.approximate_weights) > _MAX_WEIGHTS:
+            raise ConfigError(f"these depths, channels and expansions make about {weights:,} weights; there may be "
+                              f"{_MAX_WEIGHTS:,}")  # fmt: skip
+        if (size := self.position_bias_bytes) > _MAX_BIAS_BYTES:
+            height, width = self.img_size
             raise ConfigError(
-                f"ffn_scales must be odd whole numbers, at least one, not {self.ffn_scales}; ffn='pointwise' has none"
+                f"position biases stored for an img_size of {height} x {width} take {size / 2**30:,.1f} GiB, and at "
+                f"most {_MAX_BIAS_BYTES // 2**30} GiB are stored; take a smaller img_size: biases are resized to each "
+                "image's size"
             )
-        for name in _RATES:
-            if not _number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)!r}")
 
     @property
     def num_stages(self) -> int:
@@ -206,6 +222,29 @@ class TransXNetConfig:
         """Height and width of a stage's map at ``img_size``."""
         height, width = (-(-size // self.strides[stage]) for size in self.img_size)
         return height, width
+
+    @property
+    def position_bias_bytes(self) -> int:
+        """Bytes of all stored position biases in float32."""
+        if self.token_mixer != "d_mixer":
+            return 0
+        total = 0
+        for stage, (heads, reduction) in enumerate(zip(self.heads, self.reductions, strict=True)):
+            height, width = self.grid(stage)
+            total += 4 * heads * height * width * -(-height // reduction) * -(-width // reduction)
+        return total
+
+    @property
+    def approximate_weights(self) -> int:
+        """Number of weights, by rule of thumb: what grows with the square of the channels, and the kernels."""
+        total = self.channels[-1] * self.num_classes + 49 * self.in_chans * self.channels[0]
+        kernels = sum(scale**2 for scale in self.ffn_scales)
+        for stage, (depth, channels, expansion) in enumerate(
+            zip(self.depths, self.channels, self.expansions, strict=True)
+        ):
+            bank = self.attention_groups[stage] * (self.kernel_sizes[stage] ** 2 + channels // 4)
+            total += depth * channels * (channels * (2 * expansion + 2) + expansion * kernels + bank + 49)
+        return total
 
     def override(self, **changes: Any) -> Self:
         """The same configuration with some fields changed.
@@ -240,33 +279,29 @@ def _check_names(values: Iterable[str]) -> None:
             raise ConfigError(f"TransXNet has no setting {name!r}{hint}")
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+def _as_tuple(name: str, value: Any, most: int) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (value,)
+    if not 0 < len(value) <= most:
+        raise ConfigError(f"{name} needs 1 to {most} values, not {len(value):,}")
+    return tuple(value)
 
 
 def _for_each_stage(name: str, value: Any, count: int) -> tuple[Any, ...]:
-    values = _as_tuple(value)
+    values = _as_tuple(name, value, _MAX_STAGES)
     if len(values) == 1:
         values *= count
     if len(values) != count:
-        raise ConfigError(f"{name} needs one value for each of the {count} stages, or one for all, not {value}")
+        raise ConfigError(f"{name} needs one value for each of the {count} stages, or one for all, not {len(values)}")
     return values
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    values = _as_tuple(value)
+    values = _as_tuple(name, value, _MAX_STAGES)
     if len(values) == 1:
         values *= 2
-    if len(values) != 2 or not all(_whole(size, 1) for size in values):
-        raise ConfigError(f"{name} is one or two positive whole numbers (height, width), not {value}")
+    if len(values) != 2:
+        raise ConfigError(f"{name} is one or two positive whole numbers (height, width), not {len(values)} values")
     return values[0], values[1]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
+from transxnet.bounds import ImageSide, PositiveShare, ScaleFactor, Share, check_bounds
 from transxnet.data.segmentation import IGNORED
 from transxnet.errors import ConfigError
 
@@ -37,25 +38,20 @@ class SegmentationAugmentation:
         short: Bound of the shorter side.
     """
 
-    scale: tuple[float, float] = (0.5, 2.0)
-    crop: int = 512
-    max_share: float = 0.75
-    hflip: float = 0.5
+    scale: tuple[ScaleFactor, ScaleFactor] = (0.5, 2.0)
+    crop: ImageSide = 512
+    max_share: PositiveShare = 0.75
+    hflip: Share = 0.5
     photometric: bool = True
-    long: int = 2048
-    short: int = 512
+    long: ImageSide = 2048
+    short: ImageSide = 512
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"augmentation.scale rises above 0, not {self.scale}")
-        if self.crop < 32:
-            raise ConfigError(f"augmentation.crop is at least 32 pixels, not {self.crop}")
-        if not 0 < self.max_share <= 1:
-            raise ConfigError(f"augmentation.max_share lies above 0 and up to 1, not {self.max_share}")
-        if not 0 <= self.hflip <= 1:
-            raise ConfigError(f"augmentation.hflip lies between 0 and 1, not {self.hflip}")
-        if not 0 < self.short <= self.long:
-            raise ConfigError(f"augmentation.short is above 0 and at most long, not {self.short} and {self.long}")
+        check_bounds(self, "augmentation.")
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"augmentation.scale must rise, not fall from {self.scale[0]:g} to {self.scale[1]:g}")
+        if self.short > self.long:
+            raise ConfigError(f"augmentation.short must be at most long ({self.long}), not {self.short}")
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,10 @@ class DetectionAugmentation:
         hflip: Probability of a horizontal flip.
     """
 
-    hflip: float = 0.5
+    hflip: Share = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.hflip <= 1:
-            raise ConfigError(f"augmentation.hflip lies between 0 and 1, not {self.hflip}")
+        check_bounds(self, "augmentation.")
 
 
 def augment_detection(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from timm.data import create_transform, resolve_data_config
 
+from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
 from transxnet.data.loading import Transform
 from transxnet.errors import ConfigError
+
+_MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,21 @@ class Augmentation:
         erase: Probability of erasing a rectangle, which is done to the batch, after mixing.
     """
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    crop_ratio: tuple[AspectRatio, AspectRatio] = (3 / 4, 4 / 3)
+    hflip: Share = 0.5
     auto_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = 0.0
-    erase: float = 0.25
+    color_jitter: Share = 0.0
+    erase: Share = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("hflip", "color_jitter", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"augmentation.{name} lies between 0 and 1, not {getattr(self, name)}")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ConfigError(f"augmentation.crop_scale rises between 0 and 1, not {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ConfigError(f"augmentation.crop_ratio rises above 0, not {self.crop_ratio}")
+        check_bounds(self, "augmentation.")
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
+            if low > high:
+                raise ConfigError(f"augmentation.{name} must rise, not fall from {low:g} to {high:g}")
+        if any(float(number) > _MAX_STRENGTH for number in re.findall(r"\d+", self.auto_augment)):
+            raise ConfigError(f"augmentation.auto_augment may hold numbers up to {_MAX_STRENGTH:,}, not in "
+                              f"{shown(self.auto_augment)}")  # fmt: skip
 
 
 def evaluation_transform(described: Mapping[str, Any]) -> Transform:
@@ -70,6 +74,6 @@ def training_transform(described: Mapping[str, Any], augmentation: Augmentation)
             mean=config["mean"],
             std=config["std"],
         )
-    except (AssertionError, NotImplementedError) as error:  # timm's answer to a policy it does not know
+    except (AssertionError, NotImplementedError, ValueError) as error:  # timm's answer to a policy it does not know
         raise ConfigError(f"augmentation.auto_augment {augmentation.auto_augment!r} is not timm's: {error}") from error
     return cast(Transform, transform)

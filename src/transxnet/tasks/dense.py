@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
-from transxnet.catalogue import RELEASED, full_name
+from transxnet.bounds import FurtherEpochs, ImageSide, PyramidChannels, Share, Steps
+from transxnet.catalogue import NETWORKS, RELEASED, full_name
 from transxnet.checkpoints.dense import from_released_dense, is_released_dense
 from transxnet.checkpoints.reading import Checkpoint
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
@@ -23,6 +24,8 @@ from transxnet.training.recipe import Recipe
 from transxnet.training.task import Task
 
 RELEASED_CHECKPOINT = "released"
+
+_MAX_EPOCH_IMAGES = 20_000_000  # their addresses are a list
 
 # Ours for the released names that contain "norm"; the released batch normalisations are called "bn".
 _NORMS = re.compile(r"\.(norm1|norm2|ffn\.norm|norms\.\d)\.(weight|bias)$")
@@ -54,30 +57,31 @@ class DenseRecipe(Recipe):
 
     backbone: str = "transxnet_tiny"
     backbone_checkpoint: str | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[ImageSide, ImageSide] | None = None
     backbone_settings: dict[str, Any] = field(default_factory=dict)
-    pyramid_channels: int = 256
+    pyramid_channels: PyramidChannels = 256
     normalised_heads: bool = False
-    epoch_steps: int = 0
+    epoch_steps: Steps = 0
     schedule: Literal["steps", "cosine"] = "steps"
-    milestones: tuple[int, ...] = (8, 11)
-    min_factor: float = 0.0
-    warmup_steps: int = 500
-    warmup_factor: float = 0.001
+    milestones: tuple[FurtherEpochs, ...] = (8, 11)
+    min_factor: Share = 0.0
+    warmup_steps: Steps = 500
+    warmup_factor: Share = 0.001
     decay: Literal["all", "no_norms", "no_vectors"] = "all"
 
     network: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(0, "epoch_steps", "warmup_steps")
-        self._at_least(1, "pyramid_channels")
-        self._shares("min_factor", "warmup_factor")
-        full_name(self.backbone)  # raises ConfigError if there is none
+        variant = full_name(self.backbone)  # raises ConfigError if there is none
         if self.compile:
             raise ConfigError("compile does not go with images of many sizes; leave it out")
-        if self.image_size is not None and min(self.image_size) < 32:
-            raise ConfigError(f"image_size must be at least 32 x 32, not {self.image_size}")
+        if (images := self.epoch_steps * self.batch_size * self.accumulate) > _MAX_EPOCH_IMAGES:
+            raise ConfigError(f"epoch_steps make an epoch of {images:,} images; there may be {_MAX_EPOCH_IMAGES:,}")
+        try:
+            NETWORKS[variant].override(**self.settings_of_backbone())
+        except ConfigError as error:
+            raise ConfigError(f"backbone_settings: {error}") from error
 
     @property
     def inputs(self) -> list[str]:

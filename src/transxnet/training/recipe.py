@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
+from transxnet.bounds import (
+    BatchSize,
+    Devices,
+    DropRate,
+    Epochs,
+    LearningRate,
+    Minutes,
+    Nodes,
+    Seed,
+    Share,
+    StepImages,
+    Tolerated,
+    WeightDecay,
+    Workers,
+    check_bounds,
+    checked,
+    shown,
+)
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
+from transxnet.training.recipe_file import dump_yaml
 
 # What may be changed when a run is taken up again: none of it changes a bit of the result.
 _FREE = {"workers", "max_bad", "max_skipped", "checkpoint_minutes", "keep_checkpoints", "wandb"}
@@ -56,50 +75,38 @@ class Recipe:
 
     data: str
     checkpoint: str | None = None
-    epochs: int = 1
-    batch_size: int = 1
-    accumulate: int = 1
-    lr: float = 1e-3
-    scale_lr_from: int = 0
-    weight_decay: float = 0.05
-    drop_path: float = 0.0
-    ema_decay: float = 0.0
+    epochs: Epochs = 1
+    batch_size: BatchSize = 1
+    accumulate: BatchSize = 1
+    lr: LearningRate = 1e-3
+    scale_lr_from: StepImages = 0
+    weight_decay: WeightDecay = 0.05
+    drop_path: DropRate = 0.0
+    ema_decay: DropRate = 0.0
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     grad_checkpointing: bool = False
     compile: bool = False
     native_kernels: bool = True
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: str = "auto"
-    nodes: int = 1
+    nodes: Nodes = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    checkpoint_minutes: float = 15.0
-    keep_checkpoints: int = 3
-    max_skipped: int = 20
+    checkpoint_minutes: Minutes = 15.0
+    keep_checkpoints: Tolerated = 3
+    max_skipped: Tolerated = 20
     wandb: str | None = None
-    seed: int = 0
-    workers: int = 0
-    max_bad: float = 0.01
+    seed: Seed = 0
+    workers: Workers = 0
+    max_bad: Share = 0.01
 
     def __post_init__(self) -> None:
-        self._at_least(1, "epochs", "batch_size", "accumulate", "nodes", "keep_checkpoints", "max_skipped")
-        self._at_least(0, "scale_lr_from", "workers", "seed", "checkpoint_minutes", "weight_decay")
-        self._shares("max_bad", "drop_path", "ema_decay")
-        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) > 0):
-            raise ConfigError(f'devices is a number above 0 or "auto", not {self.devices!r}')
+        check_bounds(self)
+        if self.devices != "auto":
+            if not re.fullmatch("[0-9]{1,9}", self.devices):
+                raise ConfigError(f'devices is a number above 0 or "auto", not {shown(self.devices)}')
+            checked("devices", int(self.devices), Devices)
         if self.strategy == "fsdp" and self.ema_decay:
             raise ConfigError("strategy fsdp cannot average the weights: give --ema-decay 0, or take ddp")
-        if self.lr <= 0:
-            raise ConfigError(f"lr must be above 0, not {self.lr}")
-
-    def _at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
-
-    def _shares(self, *names: str) -> None:
-        for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} lies between 0 and 1, not {getattr(self, name)}")
 
     @property
     def subject(self) -> str:
@@ -133,7 +140,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as a file that reproduces the run."""
-        return yaml.safe_dump(self.settings(), sort_keys=False)
+        return dump_yaml(self.settings())
 
 
 def recipe_path(name: str) -> Path:
@@ -142,14 +149,17 @@ def recipe_path(name: str) -> Path:
     Raises:
         ConfigError: If there is neither; the shipped ones are listed.
     """
-    if Path(name).is_file():
-        return Path(name)
     shipped = Path(str(resources.files("transxnet") / "recipes"))
-    path = shipped / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(str(file.relative_to(shipped).with_suffix("")) for file in shipped.rglob("*.yaml"))
-        raise ConfigError(f"there is no recipe {name!r}: give a file, or one of {', '.join(names)}")
-    return path
+    names = sorted(file.relative_to(shipped).with_suffix("").as_posix() for file in shipped.rglob("*.yaml"))
+    path = user_path(name)
+    try:
+        if path.exists() and not path.is_dir():
+            return path
+    except OSError as error:  # a name that is too long, or a folder that is closed
+        raise ConfigError(f"there is no recipe {shown(name)}: {error.strerror}") from error
+    if name not in names:
+        raise ConfigError(f"there is no recipe {shown(name)}: give a file, or one of {', '.join(names)}")
+    return shipped / f"{name}.yaml"
 
 
 def _plain(value: Any) -> Any:

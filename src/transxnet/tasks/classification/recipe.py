@@ -5,6 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from transxnet.bounds import (
+    BatchSize,
+    Beta,
+    Crop,
+    DropRate,
+    Epochs,
+    FurtherEpochs,
+    ImageSide,
+    LearningRate,
+    LowestRate,
+    PositiveShare,
+    Share,
+)
 from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import Recipe
@@ -36,33 +49,27 @@ class ClassificationRecipe(Recipe):
     task: ClassVar[str] = "classification"
 
     data: str = "digits"
-    epochs: int = 300
-    batch_size: int = 128
-    lr: float = 2e-3
-    drop_path: float = 0.1
-    ema_decay: float = 0.9998
+    epochs: Epochs = 300
+    batch_size: BatchSize = 128
+    lr: LearningRate = 2e-3
+    drop_path: DropRate = 0.1
+    ema_decay: DropRate = 0.9998
     model: str | None = "transxnet_tiny"
-    image_size: int | None = 224
-    eval_crop: float = 0.9
-    cooldown_epochs: int = 10
-    min_lr: float = 1e-5
-    warmup_epochs: int = 5
-    layer_decay: float = 1.0
-    label_smoothing: float = 0.1
-    mixup: float = 0.8
-    cutmix: float = 1.0
+    image_size: ImageSide | None = 224
+    eval_crop: Crop = 0.9
+    cooldown_epochs: FurtherEpochs = 10
+    min_lr: LowestRate = 1e-5
+    warmup_epochs: FurtherEpochs = 5
+    layer_decay: PositiveShare = 1.0
+    label_smoothing: Share = 0.1
+    mixup: Beta = 0.8
+    cutmix: Beta = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(0, "cooldown_epochs")
-        if self.image_size is not None:
-            self._at_least(32, "image_size")
         if not self.checkpoint and (self.model is None or self.image_size is None):
             raise ConfigError("without a checkpoint to follow, give --model and --image-size")
-        self._shares("label_smoothing", "layer_decay", "eval_crop")
-        if self.mixup < 0 or self.cutmix < 0:
-            raise ConfigError(f"mixup and cutmix must not be negative, but are {self.mixup} and {self.cutmix}")
 
     @property
     def subject(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from transxnet.bounds import BatchSize, DropRate, Epochs, ImageSide, LearningRate, Regions, WeightDecay
 from transxnet.data.dense_transforms import DetectionAugmentation
 from transxnet.errors import ConfigError
 from transxnet.tasks.dense import DenseRecipe
@@ -31,23 +32,21 @@ class DetectionRecipe(DenseRecipe):
     task: ClassVar[str] = "detection"
 
     data: str = "scenes"
-    epochs: int = 12
-    batch_size: int = 2
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    drop_path: float = 0.1
+    epochs: Epochs = 12
+    batch_size: BatchSize = 2
+    lr: LearningRate = 1e-4
+    weight_decay: WeightDecay = 1e-4
+    drop_path: DropRate = 0.1
     detector: Literal["retinanet", "mask_rcnn"] = "retinanet"
-    short: int = 800
-    long: int = 1333
+    short: ImageSide = 800
+    long: ImageSide = 1333
     same_aspect: bool = True
-    proposals: int = 1000
-    regions: int = 512
+    proposals: Regions = 1000
+    regions: Regions = 512
     augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(32, "short")
-        self._at_least(4, "regions", "proposals")
         if self.long < self.short:
             raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
 

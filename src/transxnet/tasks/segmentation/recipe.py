@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from transxnet.bounds import BatchSize, DropRate, Epochs, LearningRate, Share, Steps, WeightDecay
 from transxnet.data.dense_transforms import SegmentationAugmentation
 from transxnet.tasks.dense import DenseRecipe
 
@@ -26,16 +27,16 @@ class SegmentationRecipe(DenseRecipe):
     task: ClassVar[str] = "segmentation"
 
     data: str = "scenes"
-    epochs: int = 10
-    epoch_steps: int = 8000
-    batch_size: int = 4
-    lr: float = 2e-4
-    weight_decay: float = 1e-4
-    drop_path: float = 0.1
+    epochs: Epochs = 10
+    epoch_steps: Steps = 8000
+    batch_size: BatchSize = 4
+    lr: LearningRate = 2e-4
+    weight_decay: WeightDecay = 1e-4
+    drop_path: DropRate = 0.1
     schedule: Literal["steps", "cosine"] = "cosine"
-    min_factor: float = 1e-8
-    warmup_steps: int = 1000
-    warmup_factor: float = 0.1
+    min_factor: Share = 1e-8
+    warmup_steps: Steps = 1000
+    warmup_factor: Share = 0.1
     segmenter: Literal["semantic_fpn"] = "semantic_fpn"
     reduce_zero_label: bool = False
     augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
