@@ -209,9 +209,15 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
         (["erf", "--model", "transxnet_tini"], "did you mean transxnet_tiny?"),
         (["erf", "--model", "transxnet_nano", "--stage", "5"], "has stages 1 to 4"),
         (["erf", "--out", "field.jpg"], "ends in .pdf, .png, .svg"),
-        (["erf", "--max-images", "0"], "at least 1 image"),
-        (["erf", "--model", "transxnet_nano", "--batch-size", "0"], "batch size must be at least 1"),
-        (["erf", "--model", "transxnet_nano", "--image-size", "8"], "at least 32"),
+        (["erf", "--max-images", "0"], "--max-images must be a whole number from 1 to 1,000,000, not 0"),
+        (
+            ["erf", "--model", "transxnet_nano", "--batch-size", "0"],
+            "--batch-size must be a whole number from 1 to 65,536, not 0",
+        ),
+        (
+            ["erf", "--model", "transxnet_nano", "--image-size", "8"],
+            "--image-size must be a whole number from 32 to 16,384",
+        ),
         (["erf", "nowhere.png", "--model", "transxnet_nano"], "none of 1 images can be used"),
         (["erf", "--model", "transxnet_nano", "test_vit", "--stage", "all"], "different numbers of stages"),
         (["erf", "--model", "a", "b", "--checkpoint", "c"], "--model NAME=CHECKPOINT"),

@@ -235,7 +235,7 @@ def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
         ({"precision": "float64"}, "precision is one of"),
         ({"precision": "bfloat16"}, "onnx files hold float32, float16, int8, not bfloat16"),
         ({"format": "openvino"}, "ends in .xml"),
-        ({"opset": 7}, "opset lies between 18 and 23"),
+        ({"opset": 7}, "opset must be a whole number from 18 to 23, not 7"),
         ({"precision": "int8"}, "needs images to calibrate with"),
     ):
         with pytest.raises(ConfigError, match=said):

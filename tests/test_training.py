@@ -88,7 +88,7 @@ def test_one_bad_batch_spoils_the_step_that_it_is_accumulated_in(tmp_path: Path)
 def test_too_many_steps_that_are_not_finite_stop_and_name_the_images(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = (*QUICK, "--lr", "1e30", "--max-skipped", "2", "--out", tmp_path / "run")
+    settings = (*QUICK, "--lr", "1000", "--weight-decay", "1000", "--max-skipped", "2", "--out", tmp_path / "run")
     assert run("train", "--data", photos, *settings) == 2
     said = capsys.readouterr().err
     assert "2 steps in a row" in said and "--lr" in said

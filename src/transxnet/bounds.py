@@ -91,7 +91,8 @@ Minutes = Annotated[float, Bound(0, 1_000_000)]
 Tolerated = Annotated[int, Bound(1, 1_000_000)]
 """How often something may happen, or how many of something are kept."""
 
-PyramidChannels = Annotated[int, Bound(1, 2048)]
+PyramidChannels = Annotated[int, Bound(4, 2048)]
+DenseClasses = Annotated[int, Bound(1, 10_000)]
 Regions = Annotated[int, Bound(4, 10_000)]
 """Regions of an image that a detector proposes or learns from."""
 
@@ -212,7 +213,7 @@ def checked_settings(cls: type, values: Mapping[Any, Any], prefix: str = "") -> 
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, 1) if isinstance(name, str) else []
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-            raise ConfigError(f"there is no setting {prefix}{_quoted(name)}{hint}")
+            raise ConfigError(f"there is no setting {_quoted(f'{prefix}{name}')}{hint}")
     return {name: checked(f"{prefix}{name}", value, kinds[name]) for name, value in values.items()}
 
 
@@ -226,9 +227,13 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
         checked(f"{prefix}{name}", getattr(settings, name), kind)
 
 
-@cache
 def kinds_of(cls: Any) -> dict[str, Any]:
     """The types of a dataclass's fields, with their bounds."""
+    return _kinds_of(cls)
+
+
+@cache
+def _kinds_of(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -270,10 +275,8 @@ def shown(value: Any) -> str:
     return "a mapping" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
-def _quoted(text: Any) -> str:
+def _quoted(text: str) -> str:
     """Text in quotation marks, without control characters, cut if it is long."""
-    if not isinstance(text, str):
-        return shown(text)
     return repr(text) if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]!r}... ({len(text):,} characters)"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transxnet.analysis.machine import peak_memory
 from transxnet.analysis.modes import MODES, Run
 from transxnet.analysis.networks import Network
+from transxnet.bounds import BatchSize, Rounds, Seconds, checked
 from transxnet.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
@@ -99,8 +100,12 @@ def measure_speed(
     Raises:
         ConfigError: If a number is out of range, or memory does not suffice.
     """
-    if batch_size < 1 or rounds < 1:
-        raise ConfigError(f"batch size and rounds must be at least 1, not {batch_size} and {rounds}")
+    for name, value, kind in (
+        ("batch_size", batch_size, BatchSize),
+        ("rounds", rounds, Rounds),
+        ("min_seconds", min_seconds, Seconds),
+    ):
+        checked(name, value, kind)
     calls, repeats, memories = [], [], []
     for candidate in candidates:
         call, memory = _prepare(candidate, batch_size, device)

@@ -17,11 +17,12 @@ from torch import nn
 
 from transxnet.analysis.networks import Network, stage_maps
 from transxnet.analysis.receptive_field import SHARES, Rule, contribution, square_area, square_side
+from transxnet.bounds import BatchSize, checked
 from transxnet.data.examples import Example
 from transxnet.data.images import BadImageError
 from transxnet.data.loading import Advance
 from transxnet.data.transforms import evaluation_transform
-from transxnet.errors import ConfigError, DataError
+from transxnet.errors import DataError
 from transxnet.files import check_regular, replacing
 from transxnet.version import __version__
 
@@ -67,8 +68,7 @@ class Settings:
     save_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"the batch size must be at least 1, not {self.batch_size}")
+        checked("batch_size", self.batch_size, BatchSize)
 
 
 @dataclass

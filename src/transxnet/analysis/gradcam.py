@@ -59,7 +59,7 @@ def find_class(network: Network, wanted: str | None) -> int | None:
         lowered = [name.lower() for name in names]
         if wanted.lower() in lowered:
             return lowered.index(wanted.lower())
-    if wanted.isdecimal() and int(wanted) < count:
+    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < count:
         return int(wanted)
     near = difflib.get_close_matches(wanted, readable_names(model), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"classes are names or 0 to {count - 1}"

@@ -14,6 +14,7 @@ import torch
 from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
+from transxnet.bounds import ImageSide, Seed, checked, shown
 from transxnet.catalogue import SHORT_NAMES
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.config import VARIANTS
@@ -82,8 +83,8 @@ def open_networks(
         CheckpointError: If weights cannot be had.
         ConfigError: If a name is unknown, or several models share checkpoints.
     """
-    if image_size is not None and image_size < 32:
-        raise ConfigError(f"the image size must be at least 32, not {image_size}")
+    checked("image_size", image_size, ImageSide | None)
+    checked("seed", seed, Seed)
     pairs = [(name, checkpoint) for name, _, checkpoint in (model.partition("=") for model in models)]
     if checkpoints:
         if len(pairs) > 1 or any(checkpoint for _, checkpoint in pairs):
@@ -161,9 +162,9 @@ def _stages(model: nn.Module) -> list[tuple[int, Mapping[str, Any]]]:
 def stage_index(model: nn.Module, stage: str) -> int:
     """The number of a stage given as a number from 1 or as "last"; raises ConfigError if there is none."""
     count = len(stage_names(model))
-    number = count if stage == "last" else int(stage) if stage.isdecimal() else 0
+    number = count if stage == "last" else int(stage) if stage.isdecimal() and len(stage) < 10 else 0
     if not 1 <= number <= count:
-        raise ConfigError(f'{type(model).__name__} has stages 1 to {count} (or "last"), not {stage!r}')
+        raise ConfigError(f'{type(model).__name__} has stages 1 to {count} (or "last"), not {shown(stage)}')
     return number
 
 

@@ -19,6 +19,7 @@ from transxnet.analysis.machine import describe_machine
 from transxnet.analysis.modes import MODES
 from transxnet.analysis.networks import open_networks
 from transxnet.analysis.speed_figure import draw_speeds
+from transxnet.bounds import BatchSize, ImageSide, Rounds, Seconds
 from transxnet.cli.output import say, table_console
 from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
 from transxnet.files import write_text
@@ -97,10 +98,12 @@ def _parser() -> CommandParser:
         help=f"{', '.join(MODES)} (default: eager)",
     )
     add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")
-    add("--batch_size", type=int, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
-    add("--image_size", type=int, nargs="+", help="sides of the square images, where they are not the networks' own")
-    add("--rounds", type=int, default=30, help="timings of each network (default: 30)")
-    add("--min_seconds", type=float, default=0.1, help="least duration of a timing (default: 0.1)")
+    add_number = parser.add_number
+    add_number("--batch_size", BatchSize, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
+    add_number("--image_size", ImageSide, nargs="+",
+        help="sides of the square images, where they are not the networks' own")  # fmt: skip
+    add_number("--rounds", Rounds, default=30, help="timings of each network")
+    add_number("--min_seconds", Seconds, default=0.1, help="least duration of a timing")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
     add("--csv", type=str, help="also write the results to this file")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 from jsonargparse import ActionConfigFile
 from rich.markup import escape
@@ -16,14 +15,18 @@ from rich.table import Table
 
 from transxnet.ablation.rows import BASES, ROWS
 from transxnet.analysis.drawing import save_figure
+from transxnet.bounds import Seed, SeedCount, checked
+from transxnet.cli.command import made_recipe, recipe_option, take_options
 from transxnet.cli.output import SafeConsole, note, table_console
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.data.sources import DIGITS
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.outputs import output_folder
+from transxnet.tasks import task_of
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.training.recipe import recipe_path
+from transxnet.training.recipe_file import read_recipe, recipe_settings
 from transxnet.training.stopping import Stopped
 
 _ABOUT = """\
@@ -39,27 +42,23 @@ _EXAMPLES = """\
   transxnet compare transxnet_nano transxnet_nano_table6_dwconv --seeds 5 --epochs 30 --out runs/two
   transxnet compare table9 --data photos --recipe pictures --out runs/table9
 """
-_OUR_OWN = {"networks", "seeds", "base", "out", "json", "recipe", "force"}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, train, and print."""
     if any(argument.partition("=")[0] == "--model" for argument in arguments):
         raise ConfigError("name the networks themselves, without --model")
-    options = _parser().parse(_recipe_first(arguments))
-    settings: dict[str, Any] = {k: v for k, v in options.as_dict().items() if k not in _OUR_OWN}
-    for field in dataclasses.fields(ClassificationRecipe):
-        if dataclasses.is_dataclass(field.default_factory):
-            settings[field.name] = field.default_factory(**settings[field.name])
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, not {options.seeds}")
+    path, rest = _recipe_first(arguments)
+    options = _parser().parse(rest)
+    recipe = made_recipe(ClassificationRecipe, options, path)
     names = [name for given in options.networks for name in _networks(given, options.base)]
     names = list(dict.fromkeys(names))
-    seeds = range(settings["seed"], settings["seed"] + options.seeds)
+    seeds = range(recipe.seed, recipe.seed + options.seeds)
+    checked("the last seed", seeds[-1], Seed)
     from transxnet.analysis.compare import as_dict, compare, conclusion, is_comparison, write  # imports Lightning
     from transxnet.analysis.compare_figure import draw_comparison
 
-    data = [] if settings["data"] == DIGITS else [user_path(settings["data"])]
+    data = [] if recipe.data == DIGITS else [user_path(recipe.data)]
     out = output_folder(options.out, inputs=data, ours=is_comparison, force=options.force)
 
     with image_progress() as progress:
@@ -70,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
             note(f"{name}, seed {seed}: {score:.2%}")
 
         try:
-            comparison = compare(names, ClassificationRecipe(**settings), seeds, out, SafeConsole(quiet=True), done)
+            comparison = compare(names, recipe, seeds, out, SafeConsole(quiet=True), done)
         except Stopped as stopped:
             command = shlex.join(["transxnet", "compare", *arguments])
             note(f"stopped by {stopped.signal.name}; go on with: {command}")
@@ -98,27 +97,25 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     add("networks", type=str, nargs="+", metavar="NETWORK", help='registered names, or "table5" to "table9"')
     add("--out", type=str, required=True, help="folder of the runs and of the comparison")
-    add("--seeds", type=int, default=3, help="runs of each network (default: 3)")
+    parser.add_number("--seeds", SeedCount, default=3, help="runs of each network")
     add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)
     add("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe (default: digits)")
-    parser.add_class_arguments(ClassificationRecipe)
+    parser.add_recipe(ClassificationRecipe)
     return parser
 
 
-def _recipe_first(arguments: Sequence[str]) -> list[str]:
-    """The recipe as a file, before the options that override it."""
+def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The recipe's file (none if help is wanted), and its settings before the options that override them."""
     if "-h" in arguments or "--help" in arguments:
-        return list(arguments)
-    rest, name = [], "digits"
-    given = iter(arguments)
-    for argument in given:
-        if argument == "--recipe" or argument.startswith("--recipe="):
-            name = argument.partition("=")[2] or next(given, "")
-        else:
-            rest.append(argument)
-    return ["--recipe", str(recipe_path(name)), *rest]
+        return None, list(arguments)
+    given, rest = take_options(arguments, "--recipe")
+    path = recipe_path(given.get("--recipe", "digits"))
+    content = read_recipe(path)
+    if (task := task_of(content, path)) != ClassificationRecipe.task:
+        raise ConfigError(f"{path} is a recipe for {task}; classifiers are compared")
+    return path, [recipe_option(recipe_settings(ClassificationRecipe, content, path)), *rest]
 
 
 def _networks(given: str, base: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
 from transxnet.cli.output import error_console, table_console
 from transxnet.cli.parsing import CommandParser, image_progress
 from transxnet.data.checking import DataCheck, Findings
@@ -90,18 +91,14 @@ def _shard(arguments: Sequence[str]) -> int:
     parser.usage = "transxnet data shard FOLDER OUT [options]"
     parser.add_argument("folder", type=str, help="a folder of images")
     parser.add_argument("out", type=str, help="the folder to write to; new, or with a part of the shards")
-    parser.add_argument("--shard_mb", type=float, default=1000, help="size of a shard in MB (default: 1000)")
-    about_seed = "decides the order, and what is held out where there is no val/ (default: 0)"
-    parser.add_argument("--seed", type=int, default=0, help=about_seed)
+    parser.add_number("--shard_mb", Megabytes, default=1000, help="size of a shard in MB")
+    about_seed = "decides the order, and what is held out where there is no val/"
+    parser.add_number("--seed", Seed, default=0, help=about_seed)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
-    if not options.shard_mb > 0:
-        raise ConfigError(f"--shard-mb must be above 0, not {options.shard_mb:g}")
-    if options.seed < 0:
-        raise ConfigError(f"--seed must be at least 0, not {options.seed}")
     folder, out = user_path(options.folder), user_path(options.out)
     check_apart(out, [folder])
-    plan = plan_shards(str(folder), round(options.shard_mb * 1e6), options.seed)
+    plan = plan_shards(str(folder), max(1, round(options.shard_mb * 1e6)), options.seed)
     with image_progress() as progress:
         task = progress.add_task("writing", total=plan.images)
         manifest, kept = write_shards(plan, out, lambda count: progress.advance(task, count))
@@ -147,11 +144,9 @@ def _check(arguments: Sequence[str]) -> int:
     parser.add_argument("path", type=str, help="a folder of images, of tar shards or of Parquet files")
     about_zero = "in labels of pixels, 0 means none, as in ADE20K"
     parser.add_argument("--reduce_zero_label", action="store_true", help=about_zero)
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode (default: 0, the main one)")
+    parser.add_number("--workers", Workers, default=0, help="processes that decode (default: 0, the main one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
-    if options.workers < 0:
-        raise ConfigError(f"--workers must be at least 0, not {options.workers}")
     if is_annotated(options.path):
         return _check_annotated(options)
     check = DataCheck(options.path)
@@ -211,14 +206,12 @@ def _scenes(arguments: Sequence[str]) -> int:
     parser = CommandParser("data scenes", _ABOUT_SCENES, _EXAMPLES_SCENES)
     parser.usage = "transxnet data scenes OUT [options]"
     parser.add_argument("out", type=str, help="the folder to write to")
-    parser.add_argument("--train", type=int, default=4800, help="images to learn from (default: 4800)")
-    parser.add_argument("--val", type=int, default=120, help="images to judge by (default: 120)")
-    parser.add_argument("--height", type=int, default=128, help="of a lying image in pixels (default: 128)")
-    parser.add_argument("--width", type=int, default=160, help="of a lying image in pixels (default: 160)")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything (default: 0)")
+    parser.add_number("--train", ImageCount, default=4800, help="images to learn from")
+    parser.add_number("--val", ImageCount, default=120, help="images to judge by")
+    parser.add_number("--height", SceneSide, default=128, help="of a lying image in pixels")
+    parser.add_number("--width", SceneSide, default=160, help="of a lying image in pixels")
+    parser.add_number("--seed", Seed, default=0, help="decides everything")
     options = parser.parse(arguments)
-    if options.seed < 0:
-        raise ConfigError(f"--seed must be at least 0, not {options.seed}")
     out = output_folder(options.out)
     from transxnet.data.scenes import write_scenes  # with scikit-image
 

@@ -16,6 +16,7 @@ from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
 from transxnet.analysis.erf_figure import draw_fields
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
 from transxnet.analysis.receptive_field import Rule
+from transxnet.bounds import BatchSize, ImageCount
 from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
@@ -87,8 +88,8 @@ def _parser() -> CommandParser:
     add_compared_networks(parser)
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
     add("--absolute", action="store_true", help="all outputs, and the gradient's absolute value")
-    add("--max_images", type=int, default=100, help="of more images, a sample of so many (default: 100)")
-    add("--batch_size", type=int, default=1, help="images in a step (default: 1)")
+    parser.add_number("--max_images", ImageCount, default=100, help="of more images, a sample of so many")
+    parser.add_number("--batch_size", BatchSize, default=1, help="images in a step")
     add("--out", type=str, default="erf", help=".png, .pdf or .svg; without an ending, .png and .pdf (default: erf)")
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.bounds import Share
 from transxnet.cli.output import table_console
 from transxnet.cli.parsing import (
     CommandParser,
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=str, required=True, help='the images; also "digits" or "scenes"')
     add_network_arguments(parser)
     parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
-    parser.add_argument("--max_bad", type=float, default=0.01, help="share of the images that may be unreadable")
+    parser.add_number("--max_bad", Share, default=0.01, help="share of the images that may be unreadable")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--results", type=str, help="a detector's: write every detection to a JSON file, as COCO has it"

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
+from transxnet.bounds import ImageCount
 from transxnet.catalogue import full_name
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.output import SafeConsole, note, table_console
@@ -19,7 +20,7 @@ from transxnet.dense.create import holds_dense, load_dense
 from transxnet.deploy.checking import Check
 from transxnet.deploy.description import FORMATS, PRECISIONS, part_path, possible_files
 from transxnet.deploy.export import Exported, ExportError, check_choices, export
-from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
+from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS, Opset
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.outputs import output_file
@@ -84,10 +85,10 @@ def _parser() -> CommandParser:
         help=f"{', '.join(PRECISIONS)} (default: float32)")  # fmt: skip
     add("--calibration", type=str, help='for int8: a folder of your images, or "digits"; with a folder for each class '
         "the accuracy before and after is told")  # fmt: skip
-    add("--calibration_images", type=int, default=128, help="images that the ranges are found with (default: 128)")
+    parser.add_number("--calibration_images", ImageCount, default=128, help="images that the ranges are found with")
     add("--features", action="store_true", help="of a classifier: the maps of its stages in place of the scores")
-    add("--opset", type=int, default=DEFAULT_OPSET,
-        help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")  # fmt: skip
+    parser.add_number("--opset", Opset, default=DEFAULT_OPSET,
+        help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]}")  # fmt: skip
     add("--no_check", action="store_true", help="do not compare the file with the network")
     add("--json", action="store_true", help="print the result as JSON")
     add_force(parser)

@@ -15,6 +15,7 @@ from transxnet.analysis.drawing import save_figure
 from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
 from transxnet.analysis.gradcam_figure import draw_activations
 from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_names
+from transxnet.bounds import ImageCount
 from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
@@ -81,7 +82,7 @@ def _parser() -> CommandParser:
     add("--class", dest="target", type=str, metavar="CLASS", help="name or index (default: the most probable one)")
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
     add("--layer", type=str, help="name of a module, in place of a stage")
-    add("--max_images", type=int, default=4, help="of more images, a sample of so many (default: 4)")
+    parser.add_number("--max_images", ImageCount, default=4, help="of more images, a sample of so many")
     add("--out", type=str, default="gradcam", help=".png, .pdf or .svg; without an ending, .png and .pdf")
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from transxnet.analysis.drawing import figure_files
 from transxnet.analysis.networks import Network, open_networks
+from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
 from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.cli.output import SafeConsole
 from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
 from transxnet.deploy.adapters import ExportedNetwork
@@ -27,65 +26,21 @@ from transxnet.model import TransXNet
 from transxnet.outputs import output_file
 from transxnet.registry import create_model, load_model
 
-_OPTION = re.compile(r"--[a-z][a-z_.-]*")
 
-
-class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions and examples as they were written, options in a terminal 100 columns wide."""
-
-    def __init__(self, prog: str, **settings: Any) -> None:
-        super().__init__(prog, **{"max_help_position": 30, "width": 98, **settings})
-
-
-class CommandParser(ArgumentParser):
-    """jsonargparse with dashes in the options' names, and mistakes as one line.
-
-    Args:
-        command: The subcommand.
-        about: What it does.
-        examples: Shown at the end of the help.
-    """
-
-    def __init__(self, command: str, about: str, examples: str) -> None:
-        super().__init__(
-            prog=f"transxnet {command}",
-            usage=f"transxnet {command} [options]",
-            description=about,
-            epilog=f"examples:\n{examples}",
-            formatter_class=Formatter,
-        )
-
-    def parse(self, arguments: Sequence[str]) -> Any:
-        """Parse; raises ConfigError on a mistake."""
-        return self.parse_args([self._internal(argument) for argument in arguments])
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        text = super().format_help(formatter)
-        return _OPTION.sub(lambda match: match[0].replace("_", "-"), text)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(message).split()))
-        line = _OPTION.sub(lambda match: match[0].replace("_", "-"), line)
-        raise ConfigError(f"{line} (`{self.prog} --help` tells the options)")
-
-    @staticmethod
-    def _internal(argument: str) -> str:
-        name, equals, value = argument.partition("=")
-        return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
-
-
-def add_network_arguments(parser: ArgumentParser) -> None:
+def add_network_arguments(parser: CommandParser) -> None:
     """The options that choose a network and where it runs."""
-    add = parser.add_argument
+    add, add_number = parser.add_argument, parser.add_number
     add(
         "--checkpoint",
         type=str,
         help="weights: a released file, a file or run folder of ours, an exported file, or a URL",
     )
     add("--model", type=str, help="name of the network; without a checkpoint, its released weights are downloaded")
-    add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
-    add("--batch_size", type=int, default=32, help="images in a step (default: 32)")
-    add("--workers", type=int, default=0, help="processes that read images (default: 0, the main one)")
+    add_number(
+        "--image_size", ImageSide, help="side of the square images in pixels, where it is not to be the network's"
+    )
+    add_number("--batch_size", BatchSize, default=32, help="images in a step")
+    add_number("--workers", Workers, default=0, help="processes that read images (default: 0, the main one)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--fuse", action="store_true", help="compute the same faster: fold what can be folded and, on a CPU, use "
         "kernels that the machine's C++ compiler makes")  # fmt: skip
@@ -130,9 +85,7 @@ def _no_image_size(options: Any) -> None:
 
 
 def _square(side: int, channels: int) -> tuple[int, int, int]:
-    """What timm takes for the size of square images; raises ConfigError if it is too small."""
-    if side < 32:
-        raise ConfigError(f"--image-size must be at least 32, not {side}")
+    """What timm takes for the size of square images."""
     return channels, side, side
 
 
@@ -174,7 +127,7 @@ def open_dense(options: Any) -> DenseNetwork | None:
     return load_dense(read)
 
 
-def add_force(parser: ArgumentParser) -> None:
+def add_force(parser: CommandParser) -> None:
     """The option without which no file is replaced."""
     parser.add_argument("--force", action="store_true", help="replace files that exist (inputs are never replaced)")
 
@@ -188,7 +141,7 @@ def figure_outputs(out: str, options: Any, inputs: Iterable[str | Path] = ()) ->
     return [output_file(path, inputs=inputs, force=options.force) for path in figure_files(out)]
 
 
-def add_compared_networks(parser: ArgumentParser) -> None:
+def add_compared_networks(parser: CommandParser) -> None:
     """The options that choose several networks, of ours and of timm, and where they run."""
     add = parser.add_argument
     add("--model", type=str, nargs="+", action="extend", metavar="NAME[=CHECKPOINT]",
@@ -196,9 +149,11 @@ def add_compared_networks(parser: ArgumentParser) -> None:
     add("--checkpoint", type=str, action="append", default=[],
         help="weights of the model, or a classifier of ours: a file, a run folder, a URL; repeatable")  # fmt: skip
     add("--pretrained", action="store_true", help="download the weights of models without a checkpoint")
-    add("--image_size", type=int, help="side of the square images in pixels, where it is not to be the network's")
+    parser.add_number(
+        "--image_size", ImageSide, help="side of the square images in pixels, where it is not to be the network's"
+    )
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
-    add("--seed", type=int, default=0, help="of random weights and random choices (default: 0)")
+    parser.add_number("--seed", Seed, default=0, help="of random weights and random choices")
 
 
 def open_compared_networks(options: Any) -> list[Network]:

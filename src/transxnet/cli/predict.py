@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.bounds import Answers, Share
 from transxnet.cli.output import note, table_console
 from transxnet.cli.parsing import (
     CommandParser,
@@ -46,19 +47,15 @@ def run(arguments: Sequence[str]) -> int:
     parser.usage = "transxnet predict IMAGE [IMAGE ...] [options]"
     parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help="files, folders and glob patterns")
     add_network_arguments(parser)
-    parser.add_argument("--top", type=int, default=3, help="answers for each image")
+    parser.add_number("--top", Answers, default=3, help="answers for each image")
     parser.add_argument("--out", type=str, help="write the answers too: a classifier's to a .json or .csv file; a "
                         "detector's or segmenter's, with pictures, to a folder")  # fmt: skip
-    parser.add_argument("--min_score", type=float, default=0.5, help="a detector's: score from which it is shown")
+    parser.add_number("--min_score", Share, default=0.5, help="a detector's: score from which it is shown")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)
     options = parser.parse(arguments)
-    if options.top < 1:
-        raise ConfigError(f"--top must be at least 1, not {options.top}")
     if options.out is not None and Path(options.out).suffix not in ("", ".json", ".csv"):
         raise ConfigError(f"--out ends in .json or .csv, or is a folder, not {options.out}")
-    if not 0 <= options.min_score <= 1:
-        raise ConfigError(f"--min-score lies between 0 and 1, not {options.min_score}")
     paths = expand(options.images)
     model = open_network(options)
     if hasattr(model, "head_description"):

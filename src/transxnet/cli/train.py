@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import signal
 from collections.abc import Sequence
@@ -10,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import ActionConfigFile
 from rich.console import Console
 
+from transxnet.cli.command import CommandParser, made_recipe, recipe_option, take_options
 from transxnet.cli.output import progress_console
-from transxnet.cli.parsing import CommandParser, add_force
+from transxnet.cli.parsing import add_force
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.tasks import TASKS, recipe_class
+from transxnet.tasks import TASKS, recipe_class, task_of
 from transxnet.training.processes import is_first
 from transxnet.training.recipe import Recipe, recipe_path
+from transxnet.training.recipe_file import read_recipe, recipe_settings
 from transxnet.training.run_folder import RunFolder, is_run
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def parse_job(arguments: Sequence[str]) -> Job:
         CheckpointError: If the checkpoint that was named cannot be used.
     """
     # Our options with a value are few; the rest is the recipe's.
-    given, rest = _taken(arguments, "--resume", "--out", "--recipe")
+    given, rest = take_options(arguments, "--resume", "--out", "--recipe")
     resume, out = given.get("--resume"), given.get("--out")
     profile, force = "--profile" in rest, "--force" in rest
     checkpoint = None
@@ -148,7 +148,7 @@ def parse_job(arguments: Sequence[str]) -> Job:
 def _recipe_of(folder: RunFolder, arguments: Sequence[str]) -> Recipe:
     """The recipe to go on with: the run's own, of which only what changes no result may be changed."""
     before = parse_recipe(["--recipe", str(folder.config)])
-    own = _taken(arguments, "--recipe")[0]
+    own = take_options(arguments, "--recipe")[0]
     recipe = parse_recipe(arguments if own else ["--recipe", str(folder.config), *arguments])
     if changes := recipe.changes_from(before):
         listed = "; ".join(f"{name} is {old!r} there, {new!r} here" for name, (old, new) in changes.items())
@@ -158,22 +158,9 @@ def _recipe_of(folder: RunFolder, arguments: Sequence[str]) -> Recipe:
     return recipe
 
 
-def _taken(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """The values of some options, and the other arguments."""
-    found, rest = {}, []
-    given = iter(arguments)
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if name in names:
-            found[name] = value if equals else next(given, "")
-        else:
-            rest.append(argument)
-    return found, rest
-
-
 def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """The recipe that a command line asks for."""
-    path, task, rest = _recipe_first(arguments)
+    path, content, task, rest = _recipe_first(arguments)
     recipe = recipe_class(task)
     parser = CommandParser("train", _ABOUT, _EXAMPLES)
     parser.add_argument("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe "
@@ -188,39 +175,27 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     parser.add_argument("--profile", action="store_true",
                         help="tell where a step's time goes, and write a trace of a few steps")  # fmt: skip
     add_force(parser)
-    parser.add_class_arguments(recipe)
-    settings: dict[str, Any] = parser.parse([*(["--recipe", str(path)] if path else []), *rest]).as_dict()
-    for name in ("out", "recipe", "resume", "profile", "force", "task"):
-        settings.pop(name)
-    for field in dataclasses.fields(recipe):
-        if dataclasses.is_dataclass(field.default_factory):
-            settings[field.name] = field.default_factory(**settings[field.name])
-    return recipe(**settings)
+    parser.add_recipe(recipe)
+    first = [recipe_option(recipe_settings(recipe, content, path))] if path else []
+    options = parser.parse([*first, *rest])
+    return made_recipe(recipe, options, path)
 
 
-def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, str, list[str]]:
-    """The recipe's file (none if help is wanted), its task, and the options that override it."""
-    given, rest = _taken(arguments, "--recipe", "--task")
+def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, dict[str, Any], str, list[str]]:
+    """The recipe's file (none if help is wanted), its settings, its task, and the options that override it."""
+    given, rest = take_options(arguments, "--recipe", "--task")
     task = given.get("--task")
     if task is not None:
         recipe_class(task)  # raises ConfigError if there is none
     if "-h" in rest or "--help" in rest:
-        return None, task or "classification", rest
-    path = recipe_path(given.get("--recipe") or _default_recipe(task, _taken(rest, "--data")[0].get("--data", DIGITS)))
-    theirs = _task_of(path)
+        return None, {}, task or "classification", rest
+    data = take_options(rest, "--data")[0].get("--data", DIGITS)
+    path = recipe_path(given.get("--recipe") or _default_recipe(task, data))
+    content = read_recipe(path)
+    theirs = task_of(content, path)
     if task not in (None, theirs):
         raise ConfigError(f"{path} is a recipe for {theirs}, not {task}; leave --task out, or choose another recipe")
-    return path, theirs, rest
-
-
-def _task_of(path: Path) -> str:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is no recipe: it holds no settings")
-    return str(content.get("task", "classification"))
+    return path, content, theirs, rest
 
 
 def _default_recipe(task: str | None, data: str) -> str:

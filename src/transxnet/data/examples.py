@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from transxnet.bounds import ImageCount, Seed, checked
 from transxnet.data.images import expand, read_image
 from transxnet.data.randomness import seed_for
 from transxnet.data.sources import DIGITS, open_evaluation
-from transxnet.errors import ConfigError
 
 _SKIMAGE = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")
 _SKLEARN = ("china.jpg", "flower.jpg")
@@ -44,10 +44,10 @@ def open_examples(patterns: Sequence[str], most: int, seed: int = 0) -> list[Exa
 
     Raises:
         DataError: If a pattern matches nothing.
-        ConfigError: If ``most`` is less than 1.
+        ConfigError: If ``most`` or ``seed`` is out of range.
     """
-    if most < 1:
-        raise ConfigError(f"at least 1 image is needed, not {most}")
+    checked("most", most, ImageCount)
+    checked("seed", seed, Seed)
     found: list[Example] = []
     if DIGITS in patterns and not Path(DIGITS).exists():
         digits = open_evaluation(DIGITS, None, 10)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from transxnet.bounds import BatchSize, Share, Workers, checked
 from transxnet.data.images import BadImageError
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
@@ -192,7 +193,11 @@ def make_loader(
         workers: Processes that read images.
         collate: Makes a batch of samples.
         **sampling: Of :class:`AddressSampler`.
+
+    Raises:
+        ConfigError: If a number is out of range, or there are fewer images than processes.
     """
+    checked("batch_size", batch_size, BatchSize)
     return ResumableLoader(
         dataset,
         AddressSampler(len(dataset), batch_size, **sampling),
@@ -220,9 +225,9 @@ def worker_settings(workers: int) -> dict[str, Any]:
 
     They are forked from a process that has imported this module and computed nothing: a fork of a
     process that computes with threads can hang, and a fresh one takes seconds to import PyTorch.
-    They end when the process that they work for is killed.
+    They end when the process that they work for is killed. Raises ConfigError for a number out of range.
     """
-    if not workers:
+    if not checked("workers", workers, Workers):
         return {"num_workers": 0}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -242,6 +247,9 @@ class BadImages:
     total: int
     share: float
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked("max_bad", self.share, Share)
 
     def add(self, bad: Sequence[tuple[str, str]]) -> None:
         """Count bad images.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours, label
 
+from transxnet.bounds import ImageCount, SceneSide, Seed, checked
 from transxnet.data.parts import TRAIN, VALIDATION
 from transxnet.data.randomness import seed_for
 from transxnet.data.run_lengths import from_mask, uncompressed
@@ -44,10 +45,10 @@ class _Settings:
     version: int = _VERSION
 
     def __post_init__(self) -> None:
-        if self.train < 1 or self.validation < 1:
-            raise ConfigError(f"scenes need images of both parts, not {self.train} and {self.validation}")
-        if min(self.size) < 64:
-            raise ConfigError(f"scenes are at least 64 pixels high and wide, not {self.size}")
+        checked("train", self.train, ImageCount)
+        checked("validation", self.validation, ImageCount)
+        checked("size", self.size, tuple[SceneSide, SceneSide])
+        checked("seed", self.seed, Seed)
 
 
 def data_folder(data: str) -> str:

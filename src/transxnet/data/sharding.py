@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from transxnet.bounds import Seed, ShardBytes, checked
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
 from transxnet.data.randomness import seed_for
 from transxnet.data.shards import entry_type
@@ -71,7 +72,10 @@ def plan_shards(folder: str, shard_bytes: int, seed: int = 0) -> Plan:
 
     Raises:
         DataError: If it is not a folder of images.
+        ConfigError: If a number is out of range.
     """
+    checked("shard_bytes", shard_bytes, ShardBytes)
+    checked("seed", seed, Seed)
     sources = {part: source for part, source in open_parts(folder).items() if isinstance(source, FolderSource)}
     if not sources:
         raise DataError(f"{folder} is packed already; give a folder of image files")

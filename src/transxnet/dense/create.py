@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from transxnet.bounds import DenseClasses, PyramidChannels, checked
 from transxnet.catalogue import NETWORKS, full_name
 from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
@@ -51,6 +52,7 @@ def create_segmenter(
     """
     if name != "semantic_fpn":
         raise ConfigError(f"there is no segmenter {name!r}; there is semantic_fpn")
+    _check_numbers(num_classes, pyramid_channels)
     head = Head(name, num_classes, pyramid_channels, short=512, long=2048)
     return cast(SemanticFPN, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
 
@@ -82,8 +84,14 @@ def create_detector(
     """
     if name not in ("retinanet", "mask_rcnn"):
         raise ConfigError(f"there is no detector {name!r}; there are retinanet and mask_rcnn")
+    _check_numbers(num_classes, pyramid_channels)
     head = Head(name, num_classes, pyramid_channels)
     return cast(Detector, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
+
+
+def _check_numbers(num_classes: int, pyramid_channels: int) -> None:
+    checked("num_classes", num_classes, DenseClasses)
+    checked("pyramid_channels", pyramid_channels, PyramidChannels)
 
 
 def load_detector(checkpoint: Source) -> Detector:

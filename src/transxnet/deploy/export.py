@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from transxnet.bounds import ImageCount, checked
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.deploy import checking, formats
 from transxnet.deploy.adapters import ExportedNetwork
@@ -26,7 +27,7 @@ from transxnet.deploy.description import (
     files_of,
     part_path,
 )
-from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS
+from transxnet.deploy.formats import DEFAULT_OPSET, Opset
 from transxnet.deploy.quantise import quantise
 from transxnet.deploy.runtimes import load_exported
 from transxnet.deploy.tracing import check_model, trace, trace_head
@@ -164,6 +165,7 @@ def export(
     target = Path(path).expanduser()
     kind = format or _format_by(target)
     check_choices(target, kind, precision, opset)
+    checked("calibration_images", calibration_images, ImageCount)
     check_model(model)
     if precision == "int8" and isinstance(model, MaskRCNN):
         raise ConfigError("Mask R-CNN is not exported in int8; take float32, float16 or bfloat16")
@@ -206,8 +208,7 @@ def check_choices(path: Path, format: Format, precision: Precision, opset: int) 
         raise ConfigError(f"{format} files hold {', '.join(SUPPORTED[format])}, not {precision}")
     if path.suffix != SUFFIXES[format]:
         raise ConfigError(f"a file for {format} ends in {SUFFIXES[format]}, which {path} does not")
-    if format == "onnx" and opset not in OPSETS:
-        raise ConfigError(f"opset lies between {OPSETS[0]} and {OPSETS[-1]}, not {opset}")
+    checked("opset", opset, Opset)
 
 
 def _format_by(path: Path) -> Format:
@@ -256,8 +257,6 @@ def _calibration(data: str | None, count: int, precision: Precision, model: nn.M
         raise ConfigError("int8 needs images to calibrate with, such as those that the network will see: a folder")
     if data is None:
         return None
-    if count < 1:
-        raise ConfigError(f"calibration takes at least one image, not {count}")
     from transxnet.deploy.calibration import open_calibration  # the data sets' libraries
 
     return open_calibration(data, model)

@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from transxnet.bounds import Bound
 from transxnet.deploy.description import KEY, Description
 from transxnet.errors import ConfigError
 
@@ -20,6 +21,7 @@ Program = torch.export.ExportedProgram
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
+Opset = Annotated[int, Bound(OPSETS[0], OPSETS[-1])]
 METADATA_FILE = "transxnet.json"
 """The file in PyTorch's archives that holds the description."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from transxnet.bounds import checked
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import Recipe
 
@@ -26,6 +28,15 @@ def recipe_class(task: str) -> type[Recipe]:
         raise ConfigError(f"there is no task {task!r}; there are {', '.join(TASKS)}")
     found: type[Recipe] = getattr(importlib.import_module(f"{__name__}.{task}.recipe"), _RECIPES[task])
     return found
+
+
+def task_of(content: Mapping[str, Any], path: Path) -> str:
+    """The task of a recipe's file; raises ConfigError if there is none of that name."""
+    try:
+        task: str = checked("task", content.get("task", TASKS[0]), Literal[*TASKS])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return task
 
 
 def plan_function(task: str) -> Callable[..., Plan]:

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from transxnet.data.loading import Advance, BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource
 from transxnet.data.transforms import evaluation_transform
-from transxnet.errors import ConfigError, DataError
+from transxnet.errors import DataError
 from transxnet.model import TransXNet
 
 
@@ -82,9 +82,8 @@ def run_network(
 
     Raises:
         DataError: If more images than that are unreadable.
+        ConfigError: If a number is out of range.
     """
-    if batch_size < 1 or workers < 0:
-        raise ConfigError(f"batch_size must be at least 1 and workers at least 0, not {batch_size} and {workers}")
     transform = evaluation_transform(vars(model)["pretrained_cfg"])
     loader = make_loader(LabelledImages(source, transform), batch_size, workers=workers)
     bad = BadImages(len(source.targets), max_bad)

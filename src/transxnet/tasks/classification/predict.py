@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transxnet.bounds import Answers, checked
 from transxnet.data.loading import Advance
 from transxnet.data.sources import FolderSource
 from transxnet.model import TransXNet
@@ -54,6 +55,7 @@ def predict(
     Returns:
         One prediction for each path, in the same order.
     """
+    checked("top", top, Answers)
     source = FolderSource((), list(paths), [0] * len(paths))
     outputs = run_network(model, source, batch_size=batch_size, workers=workers, device=device, advance=advance)
     names = readable_names(model)

@@ -1,0 +1,178 @@
+"""A subcommand's parser: bounds, mistakes as one line, and recipes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser, set_loader
+
+from transxnet.bounds import checked, described, kinds_of, shown
+from transxnet.errors import ConfigError
+from transxnet.training.recipe import Recipe
+from transxnet.training.recipe_file import dump_yaml, load_yaml
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+_YAML = "transxnet"
+set_loader(_YAML, load_yaml, exceptions=(ConfigError,))  # what is typed is read within the limits of files
+
+_MISTAKE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?: ?(.*)')
+_GIVEN = re.compile(r"(?:Got|Given) value: (.*)$")
+_LONGEST = 400
+_OPTION = re.compile(r"--[a-z][a-z_.-]*")
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions and examples as they were written, options in a terminal 100 columns wide."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 30, "width": 98, **settings})
+
+
+class CommandParser(ArgumentParser):
+    """jsonargparse with dashes in the options' names, and mistakes as one line.
+
+    Args:
+        command: The subcommand.
+        about: What it does.
+        examples: Shown at the end of the help.
+    """
+
+    def __init__(self, command: str, about: str, examples: str) -> None:
+        super().__init__(
+            prog=f"transxnet {command}",
+            usage=f"transxnet {command} [options]",
+            description=about,
+            epilog=f"examples:\n{examples}",
+            formatter_class=Formatter,
+            allow_abbrev=False,
+            parser_mode=_YAML,
+        )
+        self.kinds: dict[str, Any] = {}  # the type of each option that is checked after parsing, with its bounds
+        self._groups: list[str] = []
+
+    def add_number(self, name: str, kind: Any, **settings: Any) -> None:
+        """Add an option that is a number within bounds.
+
+        Args:
+            name: Such as "--batch_size".
+            kind: Its type, of :mod:`transxnet.bounds`.
+            **settings: Of ``add_argument``; the default is put at the end of the help.
+        """
+        default = settings.get("default")
+        if default is not None and "(default" not in settings["help"]:
+            settings["help"] += f" (default: {default})"
+        self.add_argument(name, type=kind, **settings)
+        self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
+
+    def add_recipe(self, recipe: type[Recipe]) -> None:
+        """Add an option for every setting of a task's recipes."""
+        self.add_class_arguments(recipe)
+        for name, kind in kinds_of(recipe).items():
+            if dataclasses.is_dataclass(kind):
+                self._groups.append(name)
+                self.kinds |= {f"{name}.{inner}": one for inner, one in kinds_of(kind).items()}
+            else:
+                self.kinds[name] = kind
+        for action in self._actions:
+            if action.dest in self._groups:
+                action.help = argparse.SUPPRESS  # jsonargparse would read any file there
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """Parse; raises ConfigError on a mistake."""
+        given = list(arguments)
+        end = given.index("--") if "--" in given else len(given)
+        internal = [self._internal(argument) for argument in given[:end]]
+        for group in self._groups:
+            if any(argument.partition("=")[0] == f"--{group}" for argument in internal):
+                parts = ", ".join(_spelt(key) for key in self.kinds if key.startswith(f"{group}."))
+                raise ConfigError(f"--{group} is no option by itself; there are {parts}")
+        options = self.parse_args(internal + given[end:])
+        for key, kind in self.kinds.items():
+            value = options.get(key)
+            if value is not None or self.get_default(key) is not None:
+                checked(_spelt(key), value, kind)
+        return options
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        return _OPTION.sub(lambda match: match[0].replace("_", "-"), text)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(str(message).split())
+        mistake = _MISTAKE.search(line)
+        line = self._plainly(*mistake.groups()) if mistake else _OPTION.sub(lambda one: _spelt(one[0][2:]), line)
+        line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        raise ConfigError(f"{line} (`{self.prog} --help` tells the options)")
+
+    def _plainly(self, key: str, reason: str) -> str:
+        """A mistake in jsonargparse's words in ours: what was expected, and what was given."""
+        if key not in self.kinds:
+            return f"{_spelt(key)}: {reason}"
+        given = _GIVEN.search(reason)
+        value = "" if given is None else f", not {shown(None if given[1] == 'None' else given[1])}"
+        return f"{_spelt(key)} must be {described(self.kinds[key])}{value}"
+
+    @staticmethod
+    def _internal(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _spelt(key: str) -> str:
+    """An option as it is typed."""
+    return f"--{key.replace('_', '-')}"
+
+
+def take_options(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
+    """The values of some options, and the other arguments; what follows a bare "--" is none of the options.
+
+    Raises:
+        ConfigError: If one of these options has no value, or an empty one.
+    """
+    found: dict[str, str] = {}
+    rest: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            return found, [*rest, argument, *given]
+        if name not in names:
+            rest.append(argument)
+            continue
+        found[name] = value if equals else next(given, "")
+        if not found[name] or (not equals and found[name].startswith("-")):
+            raise ConfigError(f"{name} needs a value")
+    return found, rest
+
+
+def recipe_option(settings: Mapping[str, Any]) -> str:
+    """Settings of a recipe's file, which were checked, as the argument for ``ActionConfigFile``."""
+    return f"--recipe={dump_yaml(dict(settings))}"
+
+
+def made_recipe(recipe: type[AnyRecipe], options: Any, path: Path | None) -> AnyRecipe:
+    """The recipe that a parser's options make, those of :meth:`CommandParser.add_recipe`.
+
+    Args:
+        recipe: Its class.
+        options: What the parser gave.
+        path: The file that the options override, if any; for messages.
+
+    Raises:
+        ConfigError: If settings do not go together.
+    """
+    given = options.as_dict()
+    settings = {name: given[name] for name in kinds_of(recipe)}
+    try:
+        for name, kind in kinds_of(recipe).items():
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                settings[name] = kind(**settings[name])
+        return recipe(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (recipe: {path})" if path else str(error)) from error
