@@ -3,7 +3,7 @@
     python benchmarks/kill_and_resume.py --kills 20 --workers 0 1 2
 
 Every run is killed with SIGKILL once, each fourth while a checkpoint is being written, and taken up
-with `--resume auto`. Weights, moving average, optimizer state and metrics must be the same bits.
+with `--resume auto`. Weights, metrics and pictures must be the same bytes, moving average and optimizer state the same bits.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 SETTINGS = ("--epochs", "2", "--batch-size", "96", "--mixup", "0.2", "--drop-path", "0.1",
             "--augmentation.erase", "0.2", "--checkpoint-minutes", "0.01", "--keep-checkpoints", "2")  # fmt: skip
+
+FILES = ("weights.safetensors", "metrics.csv", "samples.png", "curves.png")
+"""What equal runs leave equal, byte for byte."""
 
 
 def start(folder: Path, workers: int, *more: str) -> subprocess.Popen[str]:
@@ -71,11 +73,10 @@ def contents(folder: Path) -> dict[str, Any]:
     """Everything that a run leaves which does not tell the time."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     return {
-        "weights": load_file(folder / "weights.safetensors"),
+        **{name: (folder / name).read_bytes() for name in FILES},
         "state_dict": checkpoint["state_dict"],
         "current_model_state": checkpoint["current_model_state"],
         "optimizer_states": checkpoint["optimizer_states"],
-        "metrics": (folder / "metrics.csv").read_bytes(),
         "step": checkpoint["global_step"],
     }
 
