@@ -3,7 +3,8 @@
     python benchmarks/kill_and_resume.py --kills 20 --workers 0 1 2
 
 Every run is killed with SIGKILL once, each fourth while a checkpoint is being written, and taken up
-with `--resume auto`. Weights, metrics and pictures must be the same bytes, moving average and optimizer state the same bits.
+with `--resume auto`. Weights, metrics and pictures must be the same bytes, the moving average and the
+optimizer's state the same bits.
 """
 
 from __future__ import annotations
