@@ -235,7 +235,7 @@ def test_what_is_no_regular_file_is_no_recipe(tmp_path: Path, capsys: pytest.Cap
     compared = ["compare", "transxnet_nano", "--out", "x", "--recipe"]
     assert "it is a pipe" in told_of_mistake([*compared, str(tmp_path / "pipe")], empty, capsys)
     assert "is a recipe for detection" in told_of_mistake([*compared, "scenes/retinanet"], empty, capsys)
-    (tmp_path / "config.yaml").write_text("lr: [1]")  # as of a run folder
+    (tmp_path / "config.yaml").write_text("task: classification\nlr: [1]")  # as of a run folder
     assert "config.yaml: lr must be" in told_of_mistake(["train", "--resume", str(tmp_path)], empty, capsys)
 
 
