@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from transxnet.catalogue import SHORT_NAMES
 from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.checkpoints.tensors import check_values
+from transxnet.checkpoints.values import MAX_SIDE
 from transxnet.config import VARIANTS
 from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import CheckpointError, ConfigError
@@ -81,8 +83,8 @@ def open_networks(
         CheckpointError: If weights cannot be had.
         ConfigError: If a name is unknown, or several models share checkpoints.
     """
-    if image_size is not None and image_size < 32:
-        raise ConfigError(f"the image size must be at least 32, not {image_size}")
+    if image_size is not None and not 32 <= image_size <= MAX_SIDE:
+        raise ConfigError(f"the image size must be from 32 to {MAX_SIDE:,}, not {image_size}")
     pairs = [(name, checkpoint) for name, _, checkpoint in (model.partition("=") for model in models)]
     if checkpoints:
         if len(pairs) > 1 or any(checkpoint for _, checkpoint in pairs):
@@ -122,12 +124,20 @@ def _create(name: str, checkpoint: str, pretrained: bool, image_size: int | None
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be had: {str(error).partition(chr(10))[0]}") from error
     if checkpoint:
-        try:
-            model.load_state_dict(read_checkpoint(checkpoint).state_dict)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{checkpoint} does not fit {name}: {reason}") from error
+        _load(model, checkpoint, name)
     return model
+
+
+def _load(model: nn.Module, checkpoint: str, name: str) -> None:
+    """Load the weights of a network of timm; raises CheckpointError if they do not fit."""
+    weights = read_checkpoint(checkpoint).state_dict
+    own = dict(model.named_parameters())
+    check_values({entry: tensor for entry, tensor in weights.items() if entry in own}, own, checkpoint)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{checkpoint} does not fit {name}: {reason}") from error
 
 
 def _stores_size(name: str) -> bool:
