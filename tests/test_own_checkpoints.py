@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import timm
 import torch
 
@@ -81,6 +85,53 @@ def test_timms_own_export_is_read_back(tmp_path: Path) -> None:
     timm.models.save_for_hf(model, str(tmp_path / "export"), safe_serialization="both")
     loaded: Any = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     assert same(loaded, model.state_dict())
+
+
+_SAVE = """
+import sys, torch, transxnet
+from pathlib import Path
+folder = Path(sys.argv[1])
+torch.manual_seed(0)
+model = transxnet.create_model("transxnet_nano", img_size=64, num_classes=2)
+model.pretrained_cfg.update(label_names=["a", "b"], crop_mode="center")
+transxnet.save_model(model, folder / "classifier.safetensors")
+dense = {"backbone": "transxnet_nano", "pyramid_channels": 8, "num_classes": 2, "img_size": 64}
+transxnet.save_model(transxnet.create_detector("retinanet", **dense), folder / "detector.safetensors")
+transxnet.save_model(transxnet.create_segmenter(**dense), folder / "segmenter.safetensors")
+"""
+
+
+def test_equal_networks_make_equal_files(tmp_path: Path) -> None:
+    for seed in ("0", "1"):  # of the order of sets, and of what else is hashed
+        (tmp_path / seed).mkdir()
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", _SAVE, str(tmp_path / seed)], check=True, env=environment)
+    names = sorted(path.name for path in (tmp_path / "0").iterdir())
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), name
+
+
+def test_a_written_file_is_any_safetensors_file(tmp_path: Path) -> None:
+    model = nano()
+    path = transxnet.save_model(model, tmp_path / "model.safetensors")
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0  # values are aligned
+    assert list(json.loads(content[8 : 8 + length])["__metadata__"]) == ["format", "transxnet"]
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert sorted(file.keys()) == sorted(model.state_dict())
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+    model = nano()
+    vars(model)["pretrained_cfg"]["interpolation"] = "newest"
+    with pytest.raises(transxnet.ConfigError, match="interpolation must be one of nearest"):
+        transxnet.save_model(model, tmp_path / "model.safetensors")
+    with pytest.raises(transxnet.ConfigError, match="only classifiers, detectors and segmenters can be saved"):
+        transxnet.save_model(transxnet.create_backbone("transxnet_nano"), tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])

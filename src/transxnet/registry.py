@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from timm.models import FeatureListNet, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
-from timm.models._hub import load_state_dict_from_hf
+from timm.models._hub import download_from_hf
 
 from transxnet.catalogue import NETWORKS, full_name, timm_descriptions
-from transxnet.checkpoints.fitting import fit, square_size, variant_of
+from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.errors import CheckpointError
 from transxnet.model import Stage, TransXNet
 
 default_cfgs = generate_default_cfgs(timm_descriptions())
+
+_FIELDS = frozenset(field.name for field in fields(TransXNetConfig))
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class StageFeatures(FeatureListNet):
@@ -51,7 +54,10 @@ def _create(
         checkpoint = _read_source(variant, pretrained_cfg, overlay, cache_dir)
         if checkpoint.config is not None:
             config = checkpoint.config
-        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay)
+        planned = config.override(**{name: value for name, value in settings.items() if name in _FIELDS})
+        check_variant(checkpoint.state_dict, planned, checkpoint.source)  # before anything is allocated
+        wanted = settings.get("num_classes", 0 if settings.get("features_only") else None)
+        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay, _sizes(checkpoint, planned, wanted))
     model: TransXNet = build_model_with_cfg(
         _build,
         variant,
@@ -82,7 +88,7 @@ def _fit(
 ) -> dict[str, Any]:
     assert checkpoint is not None  # timm calls this for pretrained networks only
     stored_size = checkpoint.config.img_size if checkpoint.config else None
-    return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size)
+    return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size, adapted=True)
 
 
 def _read_source(
@@ -105,12 +111,20 @@ def _read_source(
     return checkpoint
 
 
-def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> Mapping[str, Any]:
+def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> Source:
+    """Read a model's weights from Hugging Face as any other file."""
     try:
-        named = {"filename": file} if file else {}
-        weights: Mapping[str, Any] = load_state_dict_from_hf(model_id, **named, weights_only=True, cache_dir=cache_dir)
-        return weights
-    except (OSError, ValueError, HfHubHTTPError) as error:
+        for name in (file,) if file else _HUB_FILES:
+            try:
+                return read_checkpoint(download_from_hf(model_id, name, cache_dir))
+            except LocalEntryNotFoundError:  # there is no network
+                raise
+            except EntryNotFoundError as error:
+                missing = error
+        raise missing
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, HfHubHTTPError, EntryNotFoundError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"could not download {model_id} from Hugging Face ({reason}); without a network, fetch the file on "
@@ -118,18 +132,49 @@ def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> 
         ) from error
 
 
-def _overlay(checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(
+    checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> dict[str, Any]:
     """What timm must know of the file: the weights, and where it differs from the registered ones."""
-    weights, described = checkpoint.state_dict, {**checkpoint.pretrained_cfg, **overlay}
+    described = {**checkpoint.pretrained_cfg, **overlay}
     cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
-    facts: dict[str, Any] = {**described, "state_dict": weights, "custom_load": False, "architecture": variant}
-    if "head.fc.weight" in weights:
-        facts["num_classes"] = weights["head.fc.weight"].shape[0]
-    if "stem.conv.weight" in weights:
-        size = square_size(weights, NETWORKS[variant])
-        # Biases stored for another size than usual tell the size to use the network at.
-        native = size if size and size != NETWORKS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
-        facts["input_size"] = (weights["stem.conv.weight"].shape[1], *native)
+    size = square_size(checkpoint.state_dict, NETWORKS[variant])
+    # Biases stored for another size than usual give the size to use the network at.
+    native = size if size and size != NETWORKS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
+    facts = {"state_dict": checkpoint.state_dict, "source": "", "custom_load": False, "architecture": variant}
+    if "num_classes" in sizes:
+        facts["num_classes"] = sizes["num_classes"]
+    return {**described, **facts, "input_size": (sizes.get("in_chans", cfg.input_size[0]), *native)}
+
+
+def _stems(planned: TransXNetConfig) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the kernels that a stem may have."""
+    return [(planned.channels[0], side, side) for side in (4, 7)]
+
+
+def _sizes(checkpoint: Checkpoint, planned: TransXNetConfig, wanted: int | None) -> dict[str, Any]:
+    """Input channels and classes of the file.
+
+    Args:
+        checkpoint: The file.
+        planned: The network that is to be built.
+        wanted: Classes that were asked for; None if none were.
+
+    Raises:
+        CheckpointError: If the file has a stem or a classifier of no such network, or no classifier
+            where none was asked for.
+    """
+    stem, head = (checkpoint.state_dict.get(name) for name in ("stem.conv.weight", "head.fc.weight"))
+    facts: dict[str, Any] = {}
+    # What has another shape is left for fit to name; no network is built that large.
+    if stem is not None and stem.ndim == 4 and (stem.shape[0], *stem.shape[2:]) in _stems(planned):
+        facts["in_chans"] = stem.shape[1]
+    if head is not None and head.ndim == 2 and head.shape[1] == planned.channels[-1]:
+        facts["num_classes"] = head.shape[0]
+    elif head is None:
+        if wanted is None and (checkpoint.config is None or checkpoint.config.num_classes):
+            raise CheckpointError(f"{checkpoint.source} holds no classifier; give num_classes for a new one, or 0")
+        facts["num_classes"] = 0
     return facts
 
 
@@ -207,7 +252,7 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
     if checkpoint is None:
         return cast(TransXNet, timm.create_model(name, **settings))
     overlay: dict[str, Any]
-    if isinstance(checkpoint, Mapping):
+    if isinstance(checkpoint, Mapping | Checkpoint):
         overlay = {"state_dict": checkpoint}
     else:
         location = str(checkpoint)
@@ -215,13 +260,13 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
     return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
 
 
-def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:
+def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNet:
     """Create the classifier that a checkpoint holds, whatever it is.
 
     Our files name their network; a released one is recognised by its sizes.
 
     Args:
-        checkpoint: As of :func:`create_model`, but no state dict.
+        checkpoint: As of :func:`create_model`, but no state dict; or what was read of it.
         **settings: As of :func:`create_model`.
 
     Raises:
@@ -235,4 +280,4 @@ def load_model(checkpoint: str | Path, **settings: Any) -> TransXNet:
     name = read.architecture or variant_of(read.state_dict)
     if not name:
         raise CheckpointError(f"{read.source} does not say which network it holds; use create_model with a name")
-    return create_model(name, checkpoint=checkpoint, **settings)
+    return create_model(name, checkpoint=read, **settings)

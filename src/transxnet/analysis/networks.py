@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transxnet.bounds import ImageSide, Seed, checked, shown
 from transxnet.catalogue import SHORT_NAMES
 from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.checkpoints.tensors import check_values
 from transxnet.config import VARIANTS
 from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import CheckpointError, ConfigError
@@ -124,12 +125,20 @@ def _create(name: str, checkpoint: str, pretrained: bool, image_size: int | None
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be had: {str(error).partition(chr(10))[0]}") from error
     if checkpoint:
-        try:
-            model.load_state_dict(read_checkpoint(checkpoint).state_dict)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{checkpoint} does not fit {name}: {reason}") from error
+        _load(model, checkpoint, name)
     return model
+
+
+def _load(model: nn.Module, checkpoint: str, name: str) -> None:
+    """Load the weights of a network of timm; raises CheckpointError if they do not fit."""
+    weights = read_checkpoint(checkpoint).state_dict
+    own = dict(model.named_parameters())
+    check_values({entry: tensor for entry, tensor in weights.items() if entry in own}, own, checkpoint)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{checkpoint} does not fit {name}: {reason}") from error
 
 
 def _stores_size(name: str) -> bool:

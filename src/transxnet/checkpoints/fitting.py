@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Set
 
 from torch import Tensor, nn
 
 from transxnet.checkpoints.released import MARKER, from_released
+from transxnet.checkpoints.tensors import check_values
 from transxnet.config import VARIANTS, TransXNetConfig
-from transxnet.errors import CheckpointError
+from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import PositionBias
 from transxnet.model import Trunk
 
-_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
-_STAGE_PART = re.compile(r"(stages|norms)\.(\d+)")
+_BLOCK = re.compile(r"stages\.(\d{1,9})\.blocks\.(\d{1,9})\.", re.ASCII)
+_STAGE_PART = re.compile(r"(stages|norms)\.(\d{1,9})", re.ASCII)
 _HEAD = "head.fc."
 
 
@@ -26,13 +28,13 @@ def fit(
     source: str = "the state dict",
     stored_size: tuple[int, int] | None = None,
     keep_size: bool = False,
+    adapted: bool = False,
 ) -> dict[str, Tensor]:
     """The state dict with every entry that ``model`` has, and no other.
 
     Stages and output normalisations that the network was built without are left out.
     Position biases of another image size are adopted by the network, or with ``keep_size`` resized
-    to the network's. An absent or differently sized classifier and a stem with another number of
-    input channels are left to timm, which adapts them.
+    to the network's.
 
     Args:
         state_dict: Weights under the released names or ours.
@@ -40,39 +42,44 @@ def fit(
         source: What the weights were read from, for messages.
         stored_size: Image size (height, width) of the stored position biases, if it is known.
         keep_size: Whether the network's image size was asked for.
+        adapted: Whether timm is to adapt an absent or differently sized classifier, and a stem with
+            another number of input channels.
 
     Raises:
-        CheckpointError: If the weights are another variant's, or entries are missing, unexpected
-            or of another shape.
+        CheckpointError: If the weights are another variant's, entries are missing, unexpected or of
+            another shape, or values are none that the network can take over.
     """
     weights = from_released(state_dict) if MARKER in state_dict else dict(state_dict)
-    _check_variant(weights, model.config, source)
+    check_variant(weights, model.config, source)
     _fit_position_biases(weights, model, source, stored_size, keep_size)
-    weights = {name: tensor for name, tensor in weights.items() if not _left_out(name, model)}
-    _check_entries(weights, model, source)
+    parts = {name for name, _ in model.named_modules()}
+    weights = {name: tensor for name, tensor in weights.items() if not _left_out(name, model, parts)}
+    _check_entries(weights, model, source, adapted)
+    check_values(weights, model.state_dict(), source)
     return weights
 
 
 def variant_of(state_dict: Mapping[str, Tensor]) -> str:
     """The registered name that the weights' depths and channels belong to; empty if none."""
-    depths, channels = _sizes(state_dict)
+    depths, channels = sizes_of(state_dict)
     for name, config in VARIANTS.items():
         if (config.depths, config.channels) == (depths, channels):
             return name
     return ""
 
 
-def _sizes(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def sizes_of(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Depths and channels of the stages of a classifier or backbone, by its entries under our names."""
     blocks = {(int(match[1]), int(match[2])) for match in map(_BLOCK.match, weights) if match}
-    stages = sorted({stage for stage, _ in blocks})
-    depths = tuple(sum(of == stage for of, _ in blocks) for stage in stages)
-    names = [f"stages.{stage}.blocks.0.norm1.weight" for stage in stages]
-    channels = tuple(weights[name].shape[0] for name in names if name in weights)
-    return depths, channels
+    depths = Counter(stage for stage, _ in blocks)
+    norms = [weights.get(f"stages.{stage}.blocks.0.norm1.weight") for stage in sorted(depths)]
+    channels = tuple(norm.shape[0] for norm in norms if norm is not None and norm.ndim == 1)
+    return tuple(depths[stage] for stage in sorted(depths)), channels
 
 
-def _check_variant(weights: Mapping[str, Tensor], config: TransXNetConfig, source: str) -> None:
-    depths, channels = _sizes(weights)
+def check_variant(weights: Mapping[str, Tensor], config: TransXNetConfig, source: str) -> None:
+    """Raise CheckpointError if the weights' depths and channels are not the configuration's."""
+    depths, channels = sizes_of(weights)
     if not depths:
         names = ", ".join(list(weights)[:3])
         raise CheckpointError(f"{source} is not a TransXNet's: it has entries like {names}")
@@ -124,26 +131,33 @@ def square_size(weights: Mapping[str, Tensor], config: TransXNetConfig) -> tuple
     names = [f"stages.{stage}.position_bias.table" for stage in range(config.num_stages)]
     if not all(name in weights for name in names):
         return None
-    shapes = [weights[name].shape[-2:] for name in names]
-    side = config.strides[0] * math.isqrt(shapes[0][0])
-    square = config.override(img_size=max(side, 1))
+    shapes = [tuple(weights[name].shape) for name in names]
+    if not all(len(shape) == 4 for shape in shapes):
+        return None
+    side = config.strides[0] * math.isqrt(shapes[0][2])
+    try:
+        square = config.override(img_size=max(side, 1))
+    except ConfigError:  # larger than any that is stored
+        return None
     for stage, shape in enumerate(shapes):
         height, width = square.grid(stage)
         keys = -(-height // square.reductions[stage]) * -(-width // square.reductions[stage])
-        if tuple(shape) != (height * width, keys):
+        if shape != (1, square.heads[stage], height * width, keys):
             return None
     return square.img_size
 
 
-def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str) -> None:
-    expected = model.state_dict()
-    flexible = tuple(name for name in (*weights, *expected) if name.startswith(_HEAD))
-    missing = [name for name in expected if name not in weights and name not in flexible]
-    unexpected = [name for name in weights if name not in expected and name not in flexible]
+def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str, adapted: bool) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if adapted:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_HEAD)}
+        shapes |= _head_shapes(weights, model)
+    missing = [name for name in shapes if name not in weights]
+    unexpected = [name for name in weights if name not in shapes]
     reshaped = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and name not in flexible and not _same_shape(name, weights[name], tensor)
+        f"{name} {tuple(weights[name].shape)} for {shape}"
+        for name, shape in shapes.items()
+        if name in weights and not _same_shape(name, tuple(weights[name].shape), shape, adapted)
     ]
     findings = [
         f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -157,16 +171,21 @@ def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str) -> 
         )
 
 
-def _left_out(name: str, model: Trunk) -> bool:
+def _head_shapes(weights: Mapping[str, Tensor], model: Trunk) -> dict[str, tuple[int, ...]]:
+    """Shapes that the file's own classifier must have, whatever its number of classes; none if it has none."""
+    classes = {len(tensor) for name, tensor in weights.items() if name.startswith(_HEAD) and tensor.ndim}
+    if not any(name.startswith(_HEAD) for name in weights):
+        return {}
+    count = max(classes, default=0)
+    return {f"{_HEAD}weight": (count, model.config.channels[-1]), f"{_HEAD}bias": (count,)}
+
+
+def _left_out(name: str, model: Trunk, parts: Set[str]) -> bool:
     part = _STAGE_PART.match(name)
-    return part is not None and int(part[2]) < model.config.num_stages and not _has(model, part[0])
+    return part is not None and int(part[2]) < model.config.num_stages and part[0] not in parts
 
 
-def _has(model: Trunk, name: str) -> bool:
-    return any(own == name for own, _ in model.named_modules())
-
-
-def _same_shape(name: str, weight: Tensor, expected: Tensor) -> bool:
-    if name == "stem.conv.weight":  # another number of input channels is adapted
-        return weight.shape[0] == expected.shape[0] and weight.shape[2:] == expected.shape[2:]
-    return weight.shape == expected.shape
+def _same_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], adapted: bool) -> bool:
+    if adapted and name == "stem.conv.weight":  # another number of input channels
+        return len(shape) == 4 and (shape[0], *shape[2:]) == (expected[0], *expected[2:])
+    return shape == expected

@@ -1,31 +1,29 @@
-"""Reading weights without executing anything."""
+"""Reading weights without executing anything, and without believing what a file gives as its sizes."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import pickle
-import pickletools
 import struct
-import urllib.error
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from io import BufferedReader
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
-from timm.models._hub import download_cached_file
 from torch import Tensor
 
+from transxnet.catalogue import NETWORKS
+from transxnet.checkpoints.claims import check_config, check_depths
+from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
+from transxnet.checkpoints.downloads import download
+from transxnet.checkpoints.pickles import load_pickle
+from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.released import MARKER, from_released
+from transxnet.checkpoints.tensors import check_kinds, check_sizes, check_storages
+from transxnet.checkpoints.values import describing, label_names, parse_description, shown, text
 from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError
-
-Source = str | os.PathLike[str] | Mapping[str, Any]
+from transxnet.files import MAX_TEXT_BYTES, check_regular, open_regular, reason, user_path
 
 METADATA_KEY = "transxnet"
 """Where our files hold architecture, configuration and preprocessing, as JSON."""
@@ -34,32 +32,20 @@ METADATA_KEY = "transxnet"
 _LAYOUTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # A run folder of ours, or a folder that timm exported.
 _IN_FOLDERS = ("weights.safetensors", "model.safetensors", "pytorch_model.bin")
+_MAX_NAME = 300
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
-
-
-# What PyTorch's readers raise on damaged files.
-_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    TypeError,
-    struct.error,
-)
+_MAX_HEADER = 2 * MAX_TEXT_BYTES  # of a safetensors file: the description, and a hundred bytes for each tensor
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under our names, and what the file says about itself.
+    """Weights under our names, and the file's metadata.
 
     Attributes:
         source: What was read, for messages.
         state_dict: The weights.
         architecture: The network's registered name; empty if the file does not say.
-        config: Its configuration, if the file has it.
+        config: Its configuration, if the file has it; it fits the weights.
         pretrained_cfg: timm's description (preprocessing, class names), if the file has it.
         head: What stands on the backbone, if the file is a detector's or segmenter's and says so.
     """
@@ -72,121 +58,121 @@ class Checkpoint:
     head: dict[str, Any] = field(default_factory=dict)
 
 
+Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
+
+
 def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Checkpoint:
     """Read a released file, one of ours, a run folder, a URL or a state dict.
 
     Pickles are read with ``weights_only=True``; beside tensors and plain values only an
     ``argparse.Namespace``, as in the released files, is admitted. The weights may be the whole
     file or stand under ``state_dict``, ``model``, ``state_dict_ema`` or ``model_ema``; averaged
-    weights are preferred.
+    weights are preferred. The sizes that a file gives are compared with the file's own before
+    anything is allocated.
 
     Args:
-        source: A path, a URL or a mapping.
+        source: A path, a URL or a mapping; what was read already is given back.
         cache_dir: Where to keep a download, if not where PyTorch does.
 
     Raises:
-        CheckpointError: If nothing is there, the file is damaged, wants to run code, or holds no
-            weights, or a URL cannot be reached.
+        CheckpointError: If nothing is there, the file is damaged, wants to run code, contradicts
+            itself or holds no weights, or a URL cannot be reached.
     """
+    if isinstance(source, Checkpoint):
+        return source
     if isinstance(source, Mapping):
-        return Checkpoint("the state dict", _our_names(_weights(source, "the state dict")))
+        weights = _weights(source, "the state dict")
+        check_kinds(weights, "the state dict")
+        return Checkpoint("the state dict", _our_names(weights, "the state dict"))
     name = os.fspath(source)
-    path = _download(name, cache_dir) if "://" in name else Path(name).expanduser()
-    if path.is_dir():
-        path = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path / _IN_FOLDERS[0])
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"checkpoint {path} is empty (0 bytes): copy or download it again")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = _unpickle(path)
-    weights = _our_names(_weights(content, str(path)))
-    return _described(str(path), weights, content.get(METADATA_KEY) if isinstance(content, Mapping) else None)
-
-
-def _download(url: str, cache_dir: str | Path | None) -> Path:
+    path, size = _found(download(name, cache_dir) if "://" in name else user_path(name))
     try:
-        return Path(download_cached_file(url, progress=True, cache_dir=cache_dir))
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, size)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged bytes make readers raise anything
+        why = str(error).partition("\n")[0][:120] or type(error).__name__
         raise CheckpointError(
-            f"could not download {url} ({reason}); without a network, fetch the file on another machine "
-            "and give its path as the checkpoint"
+            f"{path} ({size:,} bytes) is truncated or not a checkpoint; download or copy it again [{why}]"
         ) from error
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def _found(path: Path) -> tuple[Path, int]:
+    """The file that a path stands for, in a folder the weights, and its size in bytes."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-    weights = _our_names(_weights(tensors, str(path)))
-    return _described(str(path), weights, metadata.get(METADATA_KEY))
+        if path.is_dir():
+            path = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path / _IN_FOLDERS[0])
+        size = check_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {path} does not exist") from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason(error)}") from error
+    if not size:
+        raise CheckpointError(f"checkpoint {path} is empty (0 bytes): copy or download it again")
+    return path, size
 
 
-def _described(source: str, weights: dict[str, Tensor], description: str | None) -> Checkpoint:
+def _read_safetensors(path: Path) -> Checkpoint:
+    with open_regular(path) as start:
+        (header,) = struct.unpack("<Q", start.read(8))
+    if header > _MAX_HEADER:
+        raise ValueError(f"its header claims {header:,} bytes")
+    with safetensors.safe_open(path, framework="pt") as file:  # which compares the header's sizes with the file's
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    return _described(path, _weights(tensors, str(path)), metadata.get(METADATA_KEY))
+
+
+def _read_pickle(path: Path, size: int) -> Checkpoint:
+    content = load_pickle(path, shapes_only=True)
+    weights = _weights(content, str(path))
+    check_kinds(weights, str(path), shapes_only=True)
+    check_sizes(weights, size, str(path))
+    checkpoint = _described(path, weights, content.get(METADATA_KEY))
+    weights = _weights(load_pickle(path), str(path))
+    check_kinds(weights, str(path))
+    check_storages(weights, str(path))
+    return replace(checkpoint, state_dict=_our_names(weights, str(path)))
+
+
+def _described(path: Path, weights: dict[str, Tensor], description: Any) -> Checkpoint:
+    source = str(path)
+    weights = _our_names(weights, source)
     if description is None:
         return Checkpoint(source, weights)
-    try:
-        about = json.loads(description)
-        config = TransXNetConfig.from_dict(about["config"])
-        return Checkpoint(
-            source, weights, about["architecture"], config, about["pretrained_cfg"], dict(about.get("head") or {})
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: its description of the network cannot be read ({error})") from error
+    with describing(source):
+        about = parse_description(description)
+        architecture = text("architecture", about["architecture"], ("", *NETWORKS))
+        head, values, preprocessing = (_mapping(about, name) for name in ("head", "config", "pretrained_cfg"))
+        body = _body(weights) if head else weights
+        check_depths(values, body, source)
+        config = TransXNetConfig.from_dict(values)
+        check_config(config, body, source, classifier=not head)
+        if not head:
+            preprocessing = _checked_cfg(preprocessing, config)
+    return Checkpoint(source, weights, architecture, config, preprocessing, head)
 
 
-def _unpickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if wanted := _unsafe_globals(path):
-            raise CheckpointError(
-                f"{path} is a pickle that wants to run code of its own ({', '.join(wanted)}), which is never done. "
-                "If you trust it, load it with torch.load yourself and save the bare state dict"
-            ) from error
-        raise _damaged(path, error) from error
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+def _mapping(about: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = about[name] if name != "head" else about.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object, not {shown(value)}")
+    return value
 
 
-def _unsafe_globals(path: Path) -> list[str]:
-    """Names of the functions and classes that a pickle wants and that weights do not need."""
-    try:
-        if zipfile.is_zipfile(path):
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return list(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-        with path.open("rb") as file:  # PyTorch's old format is several pickles in a row; listed, never run
-            wanted = dict.fromkeys(_wanted(file))
-        return [name for name in wanted if not name.startswith(("torch.", "collections.", "argparse."))]
-    except (*_DAMAGE, pickle.UnpicklingError):
-        pass  # damaged: there is nothing to name then
-    return []
+def _checked_cfg(values: Mapping[str, Any], config: TransXNetConfig) -> dict[str, Any]:
+    count = values.get("num_classes", config.num_classes)
+    if count != config.num_classes or isinstance(count, bool):
+        raise ValueError(f"pretrained_cfg has {shown(count)} classes, the configuration {config.num_classes}")
+    checked = checked_preprocessing(values, config.in_chans) | {"num_classes": config.num_classes}
+    names = label_names(values.get("label_names"), config.num_classes)
+    return checked | ({"label_names": list(names)} if names else {})
 
 
-def _wanted(file: BufferedReader) -> Iterator[str]:
-    """What the pickles at the start of a file look up, as module.name."""
-    texts: list[str] = []
-    while file.peek(1)[:1] == b"\x80":  # how a pickle begins
-        for operation, argument, _ in pickletools.genops(file):
-            if operation.name == "GLOBAL":
-                yield str(argument).replace(" ", ".")
-            elif operation.name == "STACK_GLOBAL":
-                yield ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = "" if isinstance(error, pickle.UnpicklingError) else f" [{str(error).partition(chr(10))[0][:120]}]"
-    return CheckpointError(
-        f"{path} ({path.stat().st_size:,} bytes) is truncated or not a checkpoint; download or copy it again{reason}"
-    )
+def _body(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's entries of a detector or segmenter."""
+    ours = from_released_dense(weights) if is_released_dense(weights) else weights
+    return {name.removeprefix(BODY): tensor for name, tensor in ours.items() if name.startswith(BODY)}
 
 
 def _weights(content: Any, source: str) -> dict[str, Tensor]:
@@ -198,10 +184,12 @@ def _weights(content: Any, source: str) -> dict[str, Tensor]:
                 break
     if not isinstance(weights, Mapping) or not weights:
         raise CheckpointError(f"{source} holds no state dict, but {_shape_of(content)}")
-    strange = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
-    if strange:
+    named = {str(name): value for name, value in weights.items()}
+    if unusable := [name for name in named if len(name) > _MAX_NAME or not name.isprintable()]:
+        raise CheckpointError(f"{source} holds no state dict: {shown(unusable[0])} is no name of a tensor")
+    if strange := [name for name, value in named.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(f"{source} holds no state dict: {', '.join(strange[:3])} are not tensors")
-    return _unwrapped({str(name): tensor for name, tensor in weights.items()})
+    return _unwrapped(named)
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -212,11 +200,18 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return from_released(weights) if MARKER in weights else weights
+def _our_names(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    if MARKER not in weights:
+        return weights
+    try:
+        return from_released(weights)
+    except (RuntimeError, IndexError) as error:  # of a tensor without the dimensions that are rearranged
+        raise CheckpointError(
+            f"{source} has the names of a released file, but other shapes: {reason(error)}"
+        ) from error
 
 
 def _shape_of(content: Any) -> str:
     if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(map(str, list(content)[:5])) or 'nothing'}"
+        return f"a dictionary of {', '.join(str(name)[:_MAX_NAME] for name in list(content)[:5]) or 'nothing'}"
     return f"a {type(content).__name__}"

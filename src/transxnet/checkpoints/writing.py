@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import safetensors.torch
 from torch import nn
 
+from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.reading import METADATA_KEY
+from transxnet.checkpoints.values import label_names
 from transxnet.errors import ConfigError
-from transxnet.files import replacing
+from transxnet.files import replacing, user_path
 from transxnet.model import TransXNet
 
-_DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+_ALIGNMENT = 8  # of the values in a safetensors file
 
 
 class Describable(Protocol):
-    """A network that says for itself what it is."""
+    """A network with a description of its own."""
 
     def describe(self) -> dict[str, Any]:
         """Architecture, configuration and the rest, as plain values."""
@@ -27,39 +30,70 @@ class Describable(Protocol):
 
 
 def description(model: nn.Module) -> str:
-    """Architecture, configuration, preprocessing and class names of a network, as JSON."""
-    if not isinstance(model, TransXNet):
-        return json.dumps(cast(Describable, model).describe())
-    described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    kept = {name: described[name] for name in _DESCRIBED if name in described}
-    if len(kept.get("label_names") or ()) != model.num_classes:
-        kept.pop("label_names", None)  # of a classifier that was replaced
-    return json.dumps(
-        {
+    """Architecture, configuration, preprocessing and class names of a network, as JSON.
+
+    Raises:
+        ConfigError: If the network is none that can be described, or its ``pretrained_cfg`` has values
+            that no reader would take.
+    """
+    if isinstance(model, TransXNet):
+        described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+        about = {
             "architecture": described.get("architecture", ""),
             "config": model.config.to_dict(),
-            "pretrained_cfg": {**kept, "num_classes": model.num_classes},
+            "pretrained_cfg": _preprocessing(model, described),
         }
-    )
+    elif hasattr(model, "describe"):
+        about = cast(Describable, model).describe()
+    else:
+        raise ConfigError(f"only classifiers, detectors and segmenters can be saved, not {type(model).__name__}")
+    return json.dumps(about, sort_keys=True)
+
+
+def _preprocessing(model: TransXNet, described: dict[str, Any]) -> dict[str, Any]:
+    names = described.get("label_names") or ()
+    if len(names) != model.num_classes:  # of a classifier that was replaced
+        names = ()
+    size = described.get("input_size")
+    if size is not None:  # the stem may have been adapted
+        described = {**described, "input_size": (model.in_chans, *size[1:])}
+    kept = checked_preprocessing(described, model.in_chans) | {"num_classes": model.num_classes}
+    labels = label_names(list(names), model.num_classes)
+    return kept | ({"label_names": labels} if labels else {})
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a network as safetensors with its configuration, preprocessing and class names inside.
 
     ``transxnet.load_model``, ``load_detector`` and ``load_segmenter`` are the ways back. The file
-    appears complete or not at all.
+    appears complete or not at all, and equal networks make equal files.
 
     Args:
         model: A classifier made by timm or by :mod:`transxnet.registry`, a detector or a segmenter.
         path: The file; its suffix should be ``.safetensors``.
 
     Raises:
-        ConfigError: If the network is fused: its weights would fit no network that loads files.
+        ConfigError: If the network is fused, since its weights would fit no network that loads files,
+            or is none that can be described.
     """
     if hasattr(model, "left"):
         raise ConfigError("a fused network cannot be saved; save the one it was made from, and fuse it after loading")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    target = Path(path)
-    with replacing(target) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: description(model)}))
+    content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: description(model)})
+    target = user_path(path)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        header, values = _in_order(content)
+        file.write(header)
+        file.write(values)
     return target
+
+
+def _in_order(content: bytes) -> tuple[bytes, memoryview]:
+    """A safetensors file's header with its metadata in order, which the library writes at random, and the rest."""
+    (length,) = struct.unpack_from("<Q", content)
+    start = struct.calcsize("<Q")
+    entries = json.loads(content[start : start + length])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _ALIGNMENT)
+    return struct.pack("<Q", len(header)) + header, memoryview(content)[start + length :]

@@ -10,13 +10,16 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from transxnet.bounds import DenseClasses, PyramidChannels, checked
 from transxnet.catalogue import NETWORKS, full_name
+from transxnet.checkpoints.claims import unallocated
 from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.checkpoints.tensors import check_values
+from transxnet.checkpoints.values import describing
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.head import CLASS_LAYERS, Head, head_of, kind_of
+from transxnet.dense.head import CLASS_LAYERS, Head, check_head, head_of, kind_of
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
@@ -118,40 +121,45 @@ def load_segmenter(checkpoint: Source) -> SemanticFPN:
     return model
 
 
-def load_dense(checkpoint: Source | Checkpoint) -> DenseNetwork:
+def load_dense(checkpoint: Source) -> DenseNetwork:
     """The detector or segmenter in a released file or one of ours, in evaluation mode.
 
     Raises:
         CheckpointError: If it cannot be read, or holds neither.
     """
-    read = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
-    weights = _our_names(read.state_dict)
+    read = read_checkpoint(checkpoint)
+    weights = _our_names(read)
     kind = kind_of(weights)
     if not kind:
         raise CheckpointError(
             f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
         )
-    head = Head.from_dict(read.head, read.source) if read.head else head_of(weights, kind)
+    with describing(read.source):
+        head = Head.from_dict(read.head, read.source) if read.head else head_of(weights, kind)
+    check_head(head, weights, read.source)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
     if not variant:
         raise CheckpointError(
             f"{read.source} holds a {kind} on a backbone of unknown size; create it and load the state"
         )
-    config = read.config or NETWORKS[full_name(variant)].override(img_size=_stored_size(body, variant))
+    config = read.config or NETWORKS[variant].override(img_size=_stored_size(body, variant))
     settings = {name: value for name, value in config.to_dict().items() if value != NETWORKS[variant].to_dict()[name]}
+    with unallocated(read.source):
+        planned = create_dense(head, variant, None, None, **settings)
+    _check(_rest(weights), planned, read.source)
     return cast(DenseNetwork, create_dense(head, variant, read, None, **settings).eval())
 
 
 def holds_dense(read: Checkpoint) -> bool:
     """Whether a file that was read holds a detector or a segmenter."""
-    return bool(kind_of(_our_names(read.state_dict)))
+    return bool(kind_of(_our_names(read)))
 
 
 def create_dense(
     head: Head,
     backbone: str,
-    checkpoint: Source | Checkpoint | None = None,
+    checkpoint: Source | None = None,
     backbone_checkpoint: Source | None = None,
     *,
     new_classes: bool = False,
@@ -186,21 +194,23 @@ def create_dense(
             model.rpn.set_proposals(head.proposals)
     model.head_description, model.architecture = head, full_name(backbone)
     if checkpoint is not None:
-        read = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
-        _load(model, read, CLASS_LAYERS[head.kind] if new_classes else (), "img_size" in settings)
+        _load(
+            model, read_checkpoint(checkpoint), CLASS_LAYERS[head.kind] if new_classes else (), "img_size" in settings
+        )
     return model
 
 
 def _load(model: DenseNetwork, read: Checkpoint, left: tuple[str, ...], keep_size: bool) -> None:
-    weights = _our_names(read.state_dict)
+    weights = _our_names(read)
     if left:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left)}
         weights |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(left)}
     trunk = model.get_submodule(BODY.rstrip("."))
     stored = read.config.img_size if read.config else None
     fitted = fit(_body(weights), trunk, source=read.source, stored_size=stored, keep_size=keep_size)  # type: ignore[arg-type]
-    rest = {name: tensor for name, tensor in weights.items() if not name.startswith(BODY)}
+    rest = _rest(weights)
     _check(rest, model, read.source)
+    check_values(rest, model.state_dict(), read.source)
     model.load_state_dict({**rest, **{BODY + name: tensor for name, tensor in fitted.items()}})
 
 
@@ -220,8 +230,16 @@ def _check(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None
             )
 
 
-def _our_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return from_released_dense(weights) if is_released_dense(weights) else weights
+def _our_names(read: Checkpoint) -> dict[str, Tensor]:
+    if not is_released_dense(read.state_dict):
+        return read.state_dict
+    with describing(read.source):
+        return from_released_dense(read.state_dict)
+
+
+def _rest(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is not the backbone's."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(BODY)}
 
 
 def _body(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -233,4 +251,6 @@ def _stored_size(body: Mapping[str, Tensor], variant: str) -> tuple[int, int]:
 
 
 def _name(checkpoint: Source) -> str:
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.source
     return "the state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)

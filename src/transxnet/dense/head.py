@@ -9,11 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from transxnet.checkpoints.values import MAX_CLASSES, MAX_SIDE, describing, flag, items, label_names, shown, text, whole
 from transxnet.config import TransXNetConfig
 from transxnet.dense.backbone import DenseBackbone
-from transxnet.errors import CheckpointError
+from transxnet.errors import CheckpointError, ConfigError
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
+
+_MAX_CHANNELS = 16_384
+_MAX_PROPOSALS = 100_000
+_MAX_ID = 2**53  # of a COCO category; JSON has no larger whole numbers
 
 # Names of ours by which a state dict's kind is known, and the layers that depend on the classes.
 _MARKS = {
@@ -21,6 +26,7 @@ _MARKS = {
     "mask_rcnn": "roi_heads.box_predictor.cls_score.weight",
     "semantic_fpn": "head.classifier.weight",
 }
+_INNER = "backbone.fpn.inner_blocks.0."  # a convolution, and its normalisation if it has one
 CLASS_LAYERS = {
     "retinanet": ("head.classification_head.cls_logits.",),
     "mask_rcnn": ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."),
@@ -45,6 +51,9 @@ class Head:
         short: Length in pixels to which an image's shorter side is brought.
         long: Bound of the longer side.
         reduce_zero_label: Whether the data set's label 0 means "none".
+
+    Raises:
+        ConfigError: If a value is of another kind or out of its range.
     """
 
     kind: str
@@ -59,6 +68,23 @@ class Head:
     long: int = 1333
     reduce_zero_label: bool = False
 
+    def __post_init__(self) -> None:
+        text("the kind of a head", self.kind, KINDS)
+        count = whole("num_classes", self.num_classes, 1, MAX_CLASSES)
+        whole("pyramid_channels", self.pyramid_channels, 1, _MAX_CHANNELS)
+        flag("normalised", self.normalised)
+        flag("reduce_zero_label", self.reduce_zero_label)
+        label_names(self.label_names, count)
+        for number in items("category_ids", self.category_ids, 0, count):
+            whole("category_ids", number, -_MAX_ID, _MAX_ID)
+        for color in items("colors", self.colors, 0, count):
+            for level in items("colors", color, 3):
+                whole("colors", level, 0, 255)
+        whole("proposals", self.proposals, 1, _MAX_PROPOSALS)
+        short, long = whole("short", self.short, 1, MAX_SIDE), whole("long", self.long, 1, MAX_SIDE)
+        if short > long:
+            raise ConfigError(f"short must be at most long ({long:,}), not {short:,}")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> Head:
         """The inverse of ``dataclasses.asdict``.
@@ -66,13 +92,14 @@ class Head:
         Raises:
             CheckpointError: If the description in ``source`` is not one.
         """
-        try:
-            head = cls(**{name: _frozen(value) for name, value in values.items()})
-        except TypeError as error:
-            raise CheckpointError(f"{source}: its description of the network cannot be read ({error})") from error
-        if head.kind not in KINDS:
-            raise CheckpointError(f"{source} holds a {head.kind!r}; known are {', '.join(KINDS)}")
-        return head
+        with describing(source):
+            kind = values["kind"]
+            if kind not in KINDS:
+                raise CheckpointError(f"{source} holds a {shown(kind)}; known are {', '.join(KINDS)}")
+            known = {field.name for field in dataclasses.fields(cls)}
+            if unknown := [name for name in values if name not in known]:
+                raise ConfigError(f"a head has no {shown(unknown[0])}")
+            return cls(**{name: _frozen(value) for name, value in values.items()})
 
 
 def kind_of(state_dict: Mapping[str, Tensor]) -> str:
@@ -81,13 +108,36 @@ def kind_of(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def head_of(state_dict: Mapping[str, Tensor], kind: str) -> Head:
-    """What weights under our names say of themselves: a released file has no description."""
-    outputs = state_dict[_MARKS[kind]].shape[0]
-    classes = {"retinanet": outputs // 9, "mask_rcnn": outputs - 1, "semantic_fpn": outputs}[kind]
-    channels = state_dict["backbone.fpn.inner_blocks.0.0.weight"].shape[0]
+    """The head that weights under our names have, by their shapes: a released file has no description.
+
+    Raises:
+        CheckpointError: If no head of that kind has such weights.
+    """
+    outputs, channels = (_rows(state_dict.get(name)) for name in (_MARKS.get(kind, ""), f"{_INNER}0.weight"))
+    classes = {"retinanet": outputs // 9, "mask_rcnn": outputs - 1, "semantic_fpn": outputs}.get(kind, 0)
+    if classes < 1 or channels < 1:
+        raise CheckpointError(f"these are no weights of a {kind or 'detector or segmenter'}")
+    normalised = f"{_INNER}1.weight" in state_dict
     if kind == "semantic_fpn":
-        return Head(kind, classes, channels, short=512, long=2048, reduce_zero_label=classes == 150)
-    return Head(kind, classes, channels)
+        return Head(kind, classes, channels, normalised, short=512, long=2048, reduce_zero_label=classes == 150)
+    return Head(kind, classes, channels, normalised)
+
+
+def check_head(head: Head, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Compare a head's description with weights under our names, before anything is allocated.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    found = head_of(state_dict, kind_of(state_dict))
+    for name in ("kind", "num_classes", "pyramid_channels", "normalised"):
+        said, has = getattr(head, name), getattr(found, name)
+        if said != has:
+            raise CheckpointError(f"{source}: its description gives {name} {said}, but its tensors have {has}")
+
+
+def _rows(tensor: Tensor | None) -> int:
+    return tensor.shape[0] if tensor is not None and tensor.ndim else 0
 
 
 class Described:

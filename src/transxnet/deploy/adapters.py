@@ -31,6 +31,7 @@ class ExportedNetwork(nn.Module):
         self.runtime = runtime
         self.num_classes = said.num_classes
         self.pretrained_cfg: dict[str, Any] = {
+            "input_size": (3, 224, 224),
             **said.preprocessing,
             "architecture": said.architecture,
             "num_classes": said.num_classes,

@@ -19,7 +19,7 @@ from transxnet.dense.detection.mask_rcnn import MaskRCNN
 from transxnet.dense.detection.regions import BOX_SIDE, MASK_SIDE
 from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.dense.semantic_fpn import SemanticFPN
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.version import __version__
 
@@ -111,30 +111,8 @@ class Description:
         return dataclasses.replace(self, outputs=PARTS[part].outputs, parts=(), part=part)
 
     def to_json(self) -> str:
-        """The inverse of :meth:`from_json`."""
+        """JSON that :func:`~transxnet.deploy.claims.read_description` reads."""
         return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | None, path: Path) -> Description:
-        """What a file says.
-
-        Raises:
-            CheckpointError: If it says nothing, or what another version would.
-        """
-        if not text:
-            raise CheckpointError(f"{path} was not written by `transxnet export`: it does not say what it holds")
-        try:
-            values: dict[str, Any] = json.loads(text)
-            version = values["format_version"]
-            if version != FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{path} was exported by transxnet {values.get('version')} (format {version}); this is transxnet "
-                    f"{__version__}, which reads format {FORMAT_VERSION}: export the network again"
-                )
-            lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-            return cls(**{**values, **lists})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path}: its description of the network cannot be read ({error})") from error
 
 
 def describe(model: nn.Module, format: Format, precision: Precision, opset: int = 0) -> Description:  # noqa: A002

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from transxnet.checkpoints.archives import open_archive, read_part
+from transxnet.deploy.claims import check_outputs, check_signature, read_description
 from transxnet.deploy.description import FORMATS, KEY, PARTS, SMALLEST, Description, Format, part_path
-from transxnet.deploy.formats import METADATA_FILE, library, quiet
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.deploy.formats import library, quiet
+from transxnet.deploy.ports import check_initializers, onnx_values, openvino_values
+from transxnet.deploy.programs import check_program
+from transxnet.errors import CheckpointError, ConfigError, TransXNetError
+from transxnet.files import check_regular, reason, user_path
 
 Array = npt.NDArray[np.float32]
 
@@ -52,6 +55,7 @@ class Runtime(ABC):
 
         Raises:
             ConfigError: If they have another shape or type, or images a side under 32 pixels.
+            CheckpointError: If the file cannot be run on them, or gives what its description does not.
         """
         if images.ndim != 4 or images.dtype != np.float32:
             what = self.description.input
@@ -60,15 +64,25 @@ class Runtime(ABC):
             return self._run_regions(images)
         if not len(images) or min(images.shape[2:]) < SMALLEST:
             raise ConfigError(f"images are at least {SMALLEST} x {SMALLEST}, and one of them, not {images.shape}")
-        return self._run(np.ascontiguousarray(images))
+        return self._checked(images)
 
     def _run_regions(self, regions: Array) -> list[Array]:
         side = PARTS[self.description.part].side
         if regions.shape[2:] != (side, side):
             raise ConfigError(f"regions for {self.description.part} are {side} x {side}, not {regions.shape}")
         if not len(regions):  # not every runtime takes none
-            return [output[:0] for output in self._run(np.zeros((1, *regions.shape[1:]), np.float32))]
-        return self._run(np.ascontiguousarray(regions))
+            return [output[:0] for output in self._checked(np.zeros((1, *regions.shape[1:]), np.float32))]
+        return self._checked(regions)
+
+    def _checked(self, images: Array) -> list[Array]:
+        try:
+            outputs = self._run(np.ascontiguousarray(images))
+        except TransXNetError:
+            raise
+        except Exception as error:  # every runtime has its own
+            raise CheckpointError(f"{self.path} cannot be run on {images.shape}: {reason(error)}") from error
+        check_outputs(self.description, images.shape, outputs, self.path)
+        return outputs
 
     @abstractmethod
     def _run(self, images: Array) -> list[Array]: ...
@@ -82,11 +96,13 @@ class OnnxRuntime(Runtime):
         onnxruntime = library("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it says comes as an exception too
         with _readable(path):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        said = self._session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.description = Description.from_json(said, path)
+            said = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.description = read_description(said, path)
+        values = (onnx_values(self._session.get_inputs()), onnx_values(self._session.get_outputs()))
+        check_signature(self.description, path, *values)
 
     def _run(self, images: Array) -> list[Array]:
         return list(self._session.run(None, {self.description.input: images}))
@@ -99,14 +115,18 @@ class OpenVinoRuntime(Runtime):
         super().__init__(path, threads)
         openvino = library("openvino")
         core = openvino.Core()
-        if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
-            raise CheckpointError(f"{path.with_suffix('.bin')} is missing: it has the weights of {path.name}")
+        if path.suffix == ".xml":
+            _check_there(path.with_suffix(".bin"), f"it has the weights of {path.name}")
         with _readable(path):
+            if path.suffix == ".onnx":
+                check_initializers(path)
             model = core.read_model(str(path))
-        said = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-        if path.suffix == ".onnx":
-            said = model.get_rt_info(["framework", KEY]).astype(str) if model.has_rt_info(["framework", KEY]) else None
-        self.description = Description.from_json(said, path)
+            where = ["framework", KEY] if path.suffix == ".onnx" else [KEY]
+            said = model.get_rt_info(where).astype(str) if model.has_rt_info(where) else None
+        self.description = read_description(said, path)
+        with _readable(path):
+            values = (openvino_values(model.inputs), openvino_values(model.outputs))
+        check_signature(self.description, path, *values)
         wanted = "bf16" if self.description.precision == "bfloat16" else "f32"
         settings = {"INFERENCE_PRECISION_HINT": wanted, "INFERENCE_NUM_THREADS": self.threads}
         with _readable(path):
@@ -128,10 +148,11 @@ class TorchRuntime(Runtime):
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(path, threads)
-        files: dict[str, Any] = {METADATA_FILE: ""}
+        with _readable(path):
+            said = check_program(path)
+        self.description = read_description(said, path)
         with _readable(path), quiet():
-            program = torch.export.load(path, extra_files=files)
-        self.description = Description.from_json(files[METADATA_FILE], path)
+            program = torch.export.load(path)
         # The guards hold what PyTorch assumed of a side of 1; the operators do without.
         self._module = program.module(check_guards=False)
 
@@ -141,14 +162,15 @@ class TorchRuntime(Runtime):
 
 
 class AotRuntime(Runtime):
-    """A network compiled by AOTInductor: native code, which does what it likes once it is loaded."""
+    """A network compiled by AOTInductor: native code, which can execute anything once it is loaded."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(path, threads)
         with _readable(path):
-            self.description = Description.from_json(_aot_metadata(path), path)
-            with quiet():
-                self._module = torch._inductor.aoti_load_package(str(path))
+            said = _aot_metadata(path)
+        self.description = read_description(said, path)
+        with _readable(path), quiet():
+            self._module = torch._inductor.aoti_load_package(str(path))
 
     def _run(self, images: Array) -> list[Array]:
         with torch.inference_mode():
@@ -169,23 +191,30 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
     Args:
         path: The file.
         runtime: What runs it, where it is not to be the one of the file's own format. ONNX files run
-            in OpenVINO too. An AOTInductor package is native code and runs only if asked for.
+            in OpenVINO too. Files that end in .pt2 are programs, which can execute anything once they
+            are loaded: they run only if "torch" or "aot" is asked for.
         threads: Processor cores to use; PyTorch's number if not given.
 
     Raises:
-        CheckpointError: If the file, or one beside it, is missing, damaged, not ours or of another version.
-        ConfigError: If the runtime is not installed, or does not run such files.
+        CheckpointError: If the file, or one beside it, is missing, damaged, not ours or of another version,
+            or is not what its description gives.
+        ConfigError: If the runtime is not installed, does not run such files, or must be asked for.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     kind = format_of(path)
     if runtime is not None and runtime not in FORMATS:
         raise ConfigError(f"there is no runtime {runtime!r}; there are {', '.join(FORMATS)}")
-    if kind == "aot" and runtime is None:
-        raise ConfigError(f"{path} is compiled code: if you trust where it comes from, ask for it with the runtime aot")
+    if path.suffix == _PT2 and runtime is None:
+        what = "compiled code" if kind == "aot" else "a program of PyTorch's"
+        raise ConfigError(
+            f"{path} is {what}: if you trust where it comes from, ask for it with the runtime {kind} (--runtime {kind})"
+        )
     if runtime not in (None, kind) and (kind, runtime) != ("onnx", "openvino"):
         raise ConfigError(f"{path} is a file for {kind}, which {runtime} does not run")
     loaded = _RUNTIMES[runtime or kind](path, threads)
     said = loaded.description
+    if said.format != kind:
+        raise CheckpointError(f"{path} is a file for {kind}, but its description gives {said.format}")
     if said.part:
         whole = f"{path.stem.removesuffix(f'.{said.part}')}{path.suffix}"
         raise CheckpointError(f"{path} holds a part of a detector; give the file that it belongs to, {whole}")
@@ -196,8 +225,7 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
 
 def _load_part(whole: Runtime, part: str, kind: Format) -> Runtime:
     path = part_path(whole.path, part)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: it has a part of {whole.path.name}; keep its files together")
+    _check_there(path, f"it has a part of {whole.path.name}; keep its files together")
     loaded = _RUNTIMES[kind](path, whole.threads)
     if loaded.description != whole.description.of_part(part):
         raise CheckpointError(f"{path} is of another export than {whole.path.name}; export the network again")
@@ -215,22 +243,36 @@ def format_of(path: Path) -> Format:
     Raises:
         CheckpointError: If it is missing, empty, damaged or none.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is a folder, not a file")
+    try:
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
     if path.suffix in _SUFFIXES:
         return _SUFFIXES[path.suffix]
     if path.suffix != _PT2:
         raise CheckpointError(f"{path} is no exported network: their names end in .onnx, .xml or .pt2")
-    with _readable(path), zipfile.ZipFile(path) as archive:
+    with _readable(path), open_archive(path) as archive:
         return "aot" if any("/aotinductor/" in name for name in archive.namelist()) else "torch"
 
 
+def _check_there(path: Path, why: str) -> None:
+    """Raise CheckpointError if a file beside another is missing."""
+    try:
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: {why}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+
+
 def _aot_metadata(path: Path) -> str | None:
-    """What a package says of itself, read without running it."""
-    with zipfile.ZipFile(path) as archive:
+    """A package's description, read without running it."""
+    with open_archive(path) as archive:
         for name in archive.namelist():
             if name.endswith("_metadata.json"):
-                said: str | None = json.loads(archive.read(name)).get(KEY)
+                said: str | None = json.loads(read_part(archive, name)).get(KEY)
                 return said
     return None
 
@@ -243,8 +285,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (ConfigError, CheckpointError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is truncated or not an exported network; export or copy it again "
-            f"[{reason}]"
+            f"[{reason(error)}]"
         ) from error

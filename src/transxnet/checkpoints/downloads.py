@@ -1,0 +1,119 @@
+"""Downloads that are kept, none of which is taken for another or for whole when it is not."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import urllib.parse
+import urllib.request
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from transxnet.errors import CheckpointError
+from transxnet.files import open_regular, read_text, reason, replacing, write_text
+from transxnet.version import __version__
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_SCHEMES = ("https", "http", "file")
+_CHUNK = 2**20
+_MAX_BYTES = 64 * 2**30
+_TIMEOUT = 60  # seconds without an answer
+_MAX_NAME = 120  # characters of a kept file's name
+# torch.hub's convention: eight or more digits of the file's SHA-256 before its ending.
+_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
+
+
+def download(url: str, cache_dir: str | Path | None = None) -> Path:
+    """The file at a URL, from the cache if it was downloaded before and is still whole.
+
+    It is kept in a folder of its own for each URL, with its SHA-256 in a file beside it.
+
+    Args:
+        url: Of a file; http, https or file.
+        cache_dir: Where to keep it, if not where PyTorch keeps its downloads.
+
+    Raises:
+        CheckpointError: If it cannot be had, arrives incomplete or damaged, or cannot be kept.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme.lower() not in _SCHEMES:
+            raise ValueError(f"{parts.scheme!r} is none of {', '.join(_SCHEMES)}")
+        name = _name(parts.path)
+        path = _cache(cache_dir) / hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16] / name
+        if not _is_whole(path):
+            _fetch(url, path)
+        return path
+    except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
+        inner = getattr(error, "reason", None)
+        why = inner if isinstance(inner, str) else reason(inner if isinstance(inner, Exception) else error)
+        raise CheckpointError(
+            f"could not download {url} ({why}); without a network, fetch the file on another machine and give its "
+            "path as the checkpoint"
+        ) from error
+
+
+def _name(path: str) -> str:
+    """The base name of a URL's path, as any file system takes it; its ending decides how it is read."""
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(urllib.parse.unquote(path)).name, flags=re.ASCII)
+    return name[-_MAX_NAME:].lstrip(".-") or "weights"
+
+
+def _cache(cache_dir: str | Path | None) -> Path:
+    folder = Path(cache_dir) if cache_dir is not None else Path(torch.hub.get_dir(), "checkpoints")
+    if folder.parts[:1] and folder.parts[0].startswith("~"):  # of a user without a home
+        raise OSError(None, "there is no home folder to keep it in: set TORCH_HOME")
+    return folder
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a kept file is as it was when it was downloaded."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(cast(BufferedReader, file), "sha256")
+        return digest.hexdigest() == read_text(_record(path)).strip()
+    except (OSError, ValueError):
+        return False
+
+
+def _fetch(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": f"transxnet/{__version__}"})
+    digest, count = hashlib.sha256(), 0
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, replacing(path) as temporary:
+        length = response.headers.get("Content-Length")
+        size = int(length) if length is not None else None
+        with temporary.open("wb") as file, _progress() as progress:
+            task = progress.add_task(path.name, total=size)
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                digest.update(chunk)
+                count += len(chunk)
+                progress.advance(task, len(chunk))
+                if count > _MAX_BYTES:
+                    raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+        if size is not None and count != size:
+            raise EOFError(f"the connection ended after {count:,} of {size:,} bytes; try again")
+        known = _DIGEST_IN_NAME.search(path.name)
+        if known and not digest.hexdigest().startswith(known[1]):
+            raise ValueError(f"its SHA-256 begins with {digest.hexdigest()[: len(known[1])]}, not as its name says")
+    write_text(_record(path), f"{digest.hexdigest()}\n")
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
