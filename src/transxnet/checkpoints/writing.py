@@ -13,7 +13,7 @@ from torch import nn
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.errors import ConfigError
 from transxnet.files import replacing
-from transxnet.model import TransXNet
+from transxnet.model import TransXNet, is_fused
 
 _DESCRIBED = ("num_classes", "label_names", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -56,7 +56,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Raises:
         ConfigError: If the network is fused: its weights would fit no network that loads files.
     """
-    if hasattr(model, "left"):
+    if is_fused(model):
         raise ConfigError("a fused network cannot be saved; save the one it was made from, and fuse it after loading")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     target = Path(path)

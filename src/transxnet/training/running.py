@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch import nn
 
+from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.loading import ResumableLoader
-from transxnet.errors import ConfigError
 from transxnet.model import Block, Stage
 from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
@@ -25,7 +24,6 @@ from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer
 from transxnet.training.finite import FiniteSteps
 from transxnet.training.memory import keep_freed_memory
-from transxnet.training.native import use_native_kernels
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.stopping import StopOnSignal
@@ -156,6 +154,22 @@ def prepare(
     return Run(recipe, trainer, task, history, finite, times)
 
 
+def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
+    """Who computes the operators in a run: see :data:`transxnet.kernels.Policy`.
+
+    Args:
+        recipe: Its ``native_kernels: false`` leaves them to PyTorch.
+        device: PyTorch's name of the device.
+    """
+    if not recipe.native_kernels or recipe.compile or torch.device(device).type != "cpu":
+        return "reference"
+    policy = kernels.current_policy()
+    if policy != "auto":
+        return policy
+    # Without a compiler PyTorch's kernels give the same, more slowly.
+    return "native" if kernels.native_available() else "reference"
+
+
 def fit(
     run: Run, train: ResumableLoader, validation: ResumableLoader, folder: RunFolder, console: Console,
     resume: Path | None,
@@ -231,9 +245,6 @@ def peak_memory() -> int:
 
 
 def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
-    if recipe.native_kernels and not recipe.compile:
-        with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
-            use_native_kernels(model)
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):

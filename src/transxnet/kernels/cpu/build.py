@@ -34,7 +34,7 @@ def library(float16: bool = False) -> ctypes.CDLL:
     Raises:
         ConfigError: If there is no compiler, or it cannot compile them.
     """
-    with as_file(files("transxnet.deploy.native")) as folder:
+    with as_file(files("transxnet.kernels.cpu")) as folder:
         sources = sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
         compiler = _compiler()
         flags = _FLAGS + float16 * _FLOAT16

@@ -71,6 +71,24 @@ int finite(const T* numbers, int64_t count, int threads) {
 
 extern "C" {
 
+// The sizes of the structures, which Python compares with its own: see loading.py.
+#define SIZE(Structure) \
+  int64_t size_of_##Structure() { return sizeof(Structure); }
+SIZE(Matrix)
+SIZE(Filter)
+SIZE(Norm)
+SIZE(Reduction)
+SIZE(Scales)
+SIZE(Block)
+SIZE(Convolution)
+SIZE(Attention)
+SIZE(Bias)
+#ifndef FLOAT16
+SIZE(AttentionGradients)
+SIZE(BatchNorm)
+SIZE(ScaleGradients)
+#endif
+
 // The bytes of memory that a block needs.
 int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
