@@ -43,8 +43,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
         Shapes: (B, C, H, W) to the same.
         """
-        assert self.num_batches_tracked is not None and self.running_mean is not None
-        assert self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         return batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, momentum=self.momentum, eps=self.eps,
