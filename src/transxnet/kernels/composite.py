@@ -96,15 +96,15 @@ def attention_backward(
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     inner = F.gelu(x) if gelu == "before" else x
     variance, mean = torch.var_mean(inner.double(), (0, 2, 3), correction=0)
     statistics = torch.stack((mean, (variance + eps).rsqrt()))
     y = F.batch_norm(inner, None, None, weight, bias, training=True, eps=eps)
     rows = x.numel() // x.shape[1]
-    new = torch.stack((mean, variance * (rows / max(rows - 1, 1))))
-    running = torch.stack((running_mean, running_var))
-    return _last(F.gelu(y) if gelu == "after" else y), statistics, running.lerp(new.to(running.dtype), momentum)
+    new_mean = running_mean.lerp(mean.to(running_mean.dtype), momentum)
+    new_var = running_var.lerp((variance * (rows / max(rows - 1, 1))).to(running_var.dtype), momentum)
+    return _last(F.gelu(y) if gelu == "after" else y), statistics, new_mean, new_var
 
 
 def batch_norm_backward(

@@ -102,10 +102,9 @@ def batch_norm(
     parameters = (weight, bias, running_mean, running_var)
     if not (is_native(x) and _is_normalised_natively(x, parameters)):
         return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
-    y, _, running = operators.batch_norm(x, *parameters, momentum, eps, gelu)
-    with torch.no_grad():
-        running_mean.copy_(running[0])
-        running_var.copy_(running[1])
+    y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
+    running_mean.copy_(new_mean)
+    running_var.copy_(new_var)
     return y
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from transxnet.kernels import composite
 from transxnet.kernels.cpu import attention as cpu_attention
@@ -33,9 +34,9 @@ SCHEMAS = (
     "attention_backward(Tensor gradient, Tensor q, Tensor kv, Tensor bias, Tensor? columns, Tensor out, int heads, "
     "bool of_bias) -> (Tensor, Tensor, Tensor)",
     # gelu: none, before or after. Returns the map; means and reciprocal deviations (2, C), float64; the new running
-    # means and variances (2, C).
+    # means and variances (C).
     "batch_norm(Tensor x, Tensor weight, Tensor bias, Tensor running_mean, Tensor running_var, float momentum, "
-    "float eps, str gelu) -> (Tensor, Tensor, Tensor)",
+    "float eps, str gelu) -> (Tensor, Tensor, Tensor, Tensor)",
     "batch_norm_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bias, Tensor statistics, str gelu, "
     "bool of_input) -> (Tensor, Tensor, Tensor)",
     "gelu(Tensor x) -> Tensor",
@@ -54,6 +55,8 @@ _CPU: dict[str, ModuleType] = {
 """Where the kernels for CPUs are; each module has a ``forward`` and a ``backward``."""
 
 _library = torch.library.Library("transxnet", "DEF")
+_compute: dict[str, Callable[..., Any]] = {}
+"""How each operator is computed on a CPU."""
 
 
 def _define() -> None:
@@ -61,7 +64,8 @@ def _define() -> None:
         _library.define(schema)
         name = schema.partition("(")[0]
         _library.impl(name, getattr(composite, name), "CompositeExplicitAutograd")
-        _library.impl(name, _on_cpu(name), "CPU")
+        _compute[name] = _on_cpu(name)
+        _library.impl(name, _compute[name], "CPU")
 
 
 def _on_cpu(name: str) -> Callable[..., Any]:
@@ -82,7 +86,7 @@ def _on_cpu(name: str) -> Callable[..., Any]:
 _define()
 depthwise_conv2d: Callable[..., Tensor] = torch.ops.transxnet.depthwise_conv2d.default
 attention: Callable[..., Tensor] = torch.ops.transxnet.attention.default
-batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.ops.transxnet.batch_norm.default
+batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = torch.ops.transxnet.batch_norm.default
 gelu: Callable[..., Tensor] = torch.ops.transxnet.gelu.default
 layer_scale: Callable[..., Tensor] = torch.ops.transxnet.layer_scale.default
 
@@ -100,8 +104,44 @@ def _shapes(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _gradients(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    torch.library.register_autograd(f"transxnet::{name}", backward, setup_context=setup, lib=_library)
+    """Register an operator's gradients. What ``torch.library.register_autograd`` makes of them calls the dispatcher
+    four times, which takes as long as a small map's kernel; plain tensors go to the kernels at once here.
+    """
+    operator = getattr(torch.ops.transxnet, name).default
+
+    def below(*given: Any) -> Any:
+        if _is_plain(given[0]):
+            return _compute[name](*given)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*given)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *given: Any) -> Any:
+            output = below(*given)
+            setup(ctx, given, output)
+            return output
+
+    Function.backward = staticmethod(backward)  # type: ignore[method-assign]
+
+    def compute(*given: Any) -> Any:
+        differentiable = torch.is_grad_enabled() and torch._C._any_requires_grad(*given)
+        return Function.apply(*given) if differentiable else below(*given)
+
+    _library.impl(name, compute, "Autograd")
     torch.library.register_autograd(f"transxnet::{name}_backward", _refuse, lib=_library)
+
+
+def _gradients_of(name: str, *given: Any) -> Any:
+    """Call an operator's ``backward``."""
+    if _is_plain(given[0]) and not torch.is_grad_enabled():
+        return _compute[f"{name}_backward"](*given)
+    return getattr(torch.ops.transxnet, f"{name}_backward").default(*given)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a tensor is on a CPU, and nothing records what is done with it."""
+    return type(x) is Tensor and x.device.type == "cpu" and _get_current_dispatch_mode() is None
 
 
 def _refuse(ctx: Any, *gradients: Tensor) -> Any:
@@ -133,8 +173,8 @@ def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _depthwise_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_input, *of_parameters = ctx.needs_input_grad[:3]
-    back, weight, bias = torch.ops.transxnet.depthwise_conv2d_backward.default(
-        gradient, *ctx.saved_tensors, *ctx.settings, of_input, any(of_parameters)
+    back, weight, bias = _gradients_of(
+        "depthwise_conv2d", gradient, *ctx.saved_tensors, *ctx.settings, of_input, any(of_parameters)
     )
     parameters = (weight, bias if ctx.has_bias else None) if any(of_parameters) else (None, None)
     return back if of_input else None, *parameters, None, None, None
@@ -163,7 +203,7 @@ def _keep_attention(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _attention_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_bias = ctx.needs_input_grad[2]
-    q, kv, bias = torch.ops.transxnet.attention_backward.default(gradient, *ctx.saved_tensors, ctx.heads, of_bias)
+    q, kv, bias = _gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, of_bias)
     return q, kv, bias if of_bias else None, None, None
 
 
@@ -175,7 +215,8 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str,
 ) -> Any:  # fmt: skip
-    return _last(x), x.new_empty(2, x.shape[1], dtype=torch.float64), running_mean.new_empty(2, x.shape[1])
+    statistics = x.new_empty(2, x.shape[1], dtype=torch.float64)
+    return _last(x), statistics, torch.empty_like(running_mean), torch.empty_like(running_var)
 
 
 @_shapes("batch_norm_backward")
@@ -191,9 +232,7 @@ def _keep_batch_norm(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _batch_norm_gradients(ctx: Any, gradient: Tensor, *of_statistics: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
-    back, weight, bias = torch.ops.transxnet.batch_norm_backward.default(
-        gradient, *ctx.saved_tensors, ctx.gelu, of_input
-    )
+    back, weight, bias = _gradients_of("batch_norm", gradient, *ctx.saved_tensors, ctx.gelu, of_input)
     return back if of_input else None, weight, bias, None, None, None, None, None
 
 
@@ -215,7 +254,7 @@ def _keep_gelu(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 
 def _gelu_gradient(ctx: Any, gradient: Tensor) -> Tensor:
-    return torch.ops.transxnet.gelu_backward.default(gradient, *ctx.saved_tensors)  # type: ignore[no-any-return]
+    return _gradients_of("gelu", gradient, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
 _gradients("gelu", _keep_gelu, _gelu_gradient)
@@ -237,7 +276,7 @@ def _keep_layer_scale(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _layer_scale_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
-    back, weight, bias = torch.ops.transxnet.layer_scale_backward.default(gradient, *ctx.saved_tensors, of_input)
+    back, weight, bias = _gradients_of("layer_scale", gradient, *ctx.saved_tensors, of_input)
     return back if of_input else None, weight, bias
 
 

@@ -9,7 +9,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.kernels import depthwise_conv2d
-from transxnet.layers.calls import is_plain
+from transxnet.layers.sequential import is_plain
 
 
 @register_notrace_module

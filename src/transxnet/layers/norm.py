@@ -34,9 +34,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def learns(self, x: Tensor) -> bool:
         """Whether a map is normalised by its own statistics, which go into the running ones."""
-        tracked = (self.weight, self.bias, self.running_mean, self.running_var, self.num_batches_tracked)
-        learns = self.training and self.track_running_stats and self.momentum is not None
-        return learns and x.ndim == 4 and x.numel() > x.shape[1] and all(part is not None for part in tracked)
+        learns = self.training and self.track_running_stats and self.affine and self.momentum is not None
+        return learns and x.ndim == 4 and x.numel() > x.shape[1]
 
     def learn(self, x: Tensor, gelu: GELUOrder = "none") -> Tensor:
         """Normalise a map that the layer :meth:`learns` from, with GELU before or after it.

@@ -17,23 +17,23 @@ _GELU = {"none": 0, "before": 1, "after": 2}  # as in batch_norm.h
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Normalise by the batch's own statistics; arguments as of the operator, float32.
 
     Returns:
         The map, channels last in memory; the batch's means and reciprocal deviations, (2, C), float64; and the new
-        running statistics, (2, C).
+        running means and variances, (C).
     """
     x = x.contiguous(memory_format=torch.channels_last)
     weight, bias = weight.contiguous(), bias.contiguous()
     statistics = x.new_empty(2, x.shape[1], dtype=torch.float64)
-    running = torch.stack((running_mean, running_var))
+    running_mean, running_var = running_mean.clone(), running_var.clone()
     out = torch.empty_like(x, memory_format=torch.channels_last)
     _functions().batch_norm_float32(
-        ctypes.byref(_layer(x, weight, bias, statistics)), _GELU[gelu], eps, momentum, running[0].data_ptr(),
-        running[1].data_ptr(), out.data_ptr(), torch.get_num_threads(),
+        ctypes.byref(_layer(x, weight, bias, statistics)), _GELU[gelu], eps, momentum,
+        running_mean.data_ptr(), running_var.data_ptr(), out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return out, statistics, running
+    return out, statistics, running_mean, running_var
 
 
 def backward(

@@ -26,12 +26,12 @@ def forward(
     """
     if len(weight) not in (1, len(x)):
         raise ValueError(f"there are kernels of {len(weight)} images for {len(x)}")
-    x = x.contiguous(memory_format=torch.channels_last)
+    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     out = torch.empty_like(x, memory_format=torch.channels_last)
     bias = weight.new_zeros(len(weight), x.shape[1]) if bias is None else bias.contiguous()
     parts = zip(
-        x.split(channels, 1), out.split(channels, 1), _laid_out(weight, channels, sizes, identity),
-        bias.split(channels, 1), strict=True,
+        _shares(x, channels), _shares(out, channels), _laid_out(weight, channels, sizes, identity),
+        _shares(bias, channels), strict=True,
     )  # fmt: skip
     for share, result, kernel, offset in parts:
         _convolve(share, kernel, offset, result)
@@ -44,32 +44,37 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the input, (B, C, H, W), of the weight and of the bias; those not asked for are empty."""
     x, gradient = (one.contiguous(memory_format=torch.channels_last) for one in (x, gradient))
-    gradients = gradient.split(channels, 1)
+    gradients, weight = _shares(gradient, channels), weight.contiguous()
     input_gradient = weight_gradient = bias_gradient = x.new_empty(0)
     if of_input:
         input_gradient = torch.empty_like(x, memory_format=torch.channels_last)
-        zeros = weight.new_zeros(len(weight), x.shape[1]).split(channels, 1)
+        zeros = _shares(weight.new_zeros(len(weight), x.shape[1]), channels)
         kernels = _laid_out(weight, channels, sizes, identity)
         for share, result, kernel, zero in zip(
-            gradients, input_gradient.split(channels, 1), kernels, zeros, strict=True
+            gradients, _shares(input_gradient, channels), kernels, zeros, strict=True
         ):
             _convolve(share, kernel.flip(1), zero, result)
     if of_parameters:
         weight_gradient, bias_gradient = torch.empty_like(weight), x.new_empty(len(weight), x.shape[1])
         shares = zip(
-            x.split(channels, 1), gradients, _kernels(weight_gradient, channels, sizes),
-            bias_gradient.split(channels, 1), strict=True,
+            _shares(x, channels), gradients, _kernels(weight_gradient, channels, sizes),
+            _shares(bias_gradient, channels), strict=True,
         )  # fmt: skip
         for share, wanted, kernel, offset in shares:
             _kernel_gradient(share, wanted, kernel, offset)
     return input_gradient, weight_gradient, bias_gradient
 
 
+def _shares(x: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """The parts of a tensor along its second dimension."""
+    return (x,) if len(counts) == 1 and x.shape[1] == counts[0] else x.split(counts, 1)
+
+
 def _kernels(weight: Tensor, channels: Sequence[int], sizes: Sequence[int]) -> Iterator[Tensor]:
     """Views (n, C', K * K) of the kernels of each share in a weight (n, all of them)."""
     counts = [count * size * size for count, size in zip(channels, sizes, strict=True)]
-    for part, count in zip(weight.split(counts, 1), channels, strict=True):
-        yield part.unflatten(1, (count, -1))
+    for part, count in zip(_shares(weight, counts), channels, strict=True):
+        yield part.view(len(part), count, -1)
 
 
 def _laid_out(weight: Tensor, channels: Sequence[int], sizes: Sequence[int], identity: bool) -> Iterator[Tensor]:
