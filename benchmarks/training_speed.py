@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import transxnet
+from transxnet import kernels
 from transxnet.cli.train import parse_recipe
 from transxnet.data.loading import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import open_data
@@ -35,7 +36,7 @@ from transxnet.data.transforms import training_transform
 from transxnet.tasks.classification.task import ClassificationTask
 from transxnet.tasks.classification.train import build_model
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import prepare
+from transxnet.training.running import kernel_policy, prepare
 
 
 class TakingTurns(Callback):
@@ -104,7 +105,8 @@ def main() -> None:
         run.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
         run.trainer.fit_loop.max_epochs = 1
         steps = batches[: options.steps + turns.warm_up]
-        run.trainer.fit(run.task, DataLoader(steps, batch_size=None))  # type: ignore[arg-type]
+        with kernels.use(kernel_policy(recipe, run.device)):
+            run.trainer.fit(run.task, DataLoader(steps, batch_size=None))  # type: ignore[arg-type]
 
     trainer, plain = statistics.median(turns.trainer_s), statistics.median(turns.bare_s)
     print(

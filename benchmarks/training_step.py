@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import transxnet
-from transxnet.training.native import use_native_kernels
+from transxnet import kernels
 
 sys.path.insert(0, str(Path(__file__).parent))
 from literal import Literal
@@ -45,8 +45,6 @@ def network(form: str, options: argparse.Namespace) -> nn.Module:
         model = Literal(model).requires_grad_(True)  # type: ignore[arg-type]
     if form not in ("literal", "plain"):
         model = model.to(memory_format=torch.channels_last)
-    if form == "native":
-        use_native_kernels(model)
     return model.train()
 
 
@@ -63,7 +61,7 @@ def step_of(form: str, options: argparse.Namespace) -> Callable[[Tensor, Tensor]
     cast = torch.autocast("cpu", torch.bfloat16) if form == "autocast" else nullcontext()
 
     def step(images: Tensor, labels: Tensor) -> None:
-        with cast:
+        with cast, kernels.use("native" if form == "native" else "reference"):
             outputs = model(images.contiguous(memory_format=layout))
         loss_of(outputs, labels).backward()
         optimizer.step()

@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 from pathlib import Path
 
-from transxnet.deploy.native import build
+from transxnet.kernels.cpu import build
 
 FLAGS = ("-shared", "-fPIC")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import platform
@@ -19,8 +20,8 @@ import torch
 
 from kernel_files import FLAGS, Kernel, record
 from transxnet import ConfigError
-from transxnet.deploy.native import build, layouts, loading, numbers
-from transxnet.deploy.native.compiler import find_compiler
+from transxnet.kernels.cpu import build, layouts, loading, numbers
+from transxnet.kernels.cpu.compiler import find_compiler
 
 PLANTED = """
 #include <cstdio>
@@ -245,7 +246,7 @@ def test_two_processes_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("TMPDIR", str(kernel.temporary))
     program = (
-        "import sys; from pathlib import Path; from transxnet.deploy.native import build\n"
+        "import sys; from pathlib import Path; from transxnet.kernels.cpu import build\n"
         f"assert build.built(Path(sys.argv[1]), {FLAGS}, lambda _: None).answer() == 42"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(kernel.source)]
@@ -253,6 +254,12 @@ def test_two_processes_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) 
     assert [process.wait() for process in processes] == [0, 0]
     monkeypatch.setattr(build, "compiled", None)
     assert kernel.answer() == 42
+
+
+class Bias(ctypes.Structure):
+    """Smaller than the kernels' structure of this name."""
+
+    _fields_ = [("map", ctypes.c_void_p)]
 
 
 def test_the_packages_kernels_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +270,7 @@ def test_the_packages_kernels_come_from_the_cache(monkeypatch: pytest.MonkeyPatc
     assert again(False).block_room
     with pytest.raises(ConfigError, match="has no float64: use another type"):
         numbers.function("blocks_float64", torch.float32)
-    for module, name, value in ((build, "_SYMBOLS", ["not_there"]), (layouts, "SHARED", [layouts.Filter])):
+    for module, name, value in ((build, "_SYMBOLS", ["not_there"]), (layouts, "SHARED", [Bias])):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             with pytest.raises(TypeError, match="not callable"):  # it would be compiled

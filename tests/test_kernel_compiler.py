@@ -11,7 +11,7 @@ import pytest
 
 from kernel_files import Kernel
 from transxnet import ConfigError
-from transxnet.deploy.native import build, compiler
+from transxnet.kernels.cpu import build, compiler
 
 has_float16 = build.has_float16.__wrapped__  # what is remembered is for the compiler of other tests
 

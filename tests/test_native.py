@@ -19,8 +19,8 @@ from support import images, lively, nano
 from test_fuse import assert_same, dense, hostile
 from transxnet import ConfigError
 from transxnet.ablation.rows import ROWS, Row
-from transxnet.deploy.native import build
-from transxnet.deploy.native.blocks import NativeBlocks
+from transxnet.kernels.cpu import build
+from transxnet.kernels.cpu.blocks import NativeBlocks
 from transxnet.layers import position_bias
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 import transxnet
 from support import images, nano
 from test_fuse import assert_same
-from transxnet.deploy.native import build, numbers
-from transxnet.deploy.native.blocks import NativeBlocks
-from transxnet.deploy.native.patch_embed import NativeConv2d
+from transxnet.kernels.cpu import build, numbers
+from transxnet.kernels.cpu.blocks import NativeBlocks
+from transxnet.kernels.cpu.patch_embed import NativeConv2d
 
 DIGITS = {torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """How far from float32 outputs may be, as a share of the largest: each block rounds to 11 or 8 binary digits."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,18 +17,9 @@ import transxnet
 from support import images, lively, nano
 from test_fuse import assert_same
 from transxnet.ablation.rows import ROWS, Row
-from transxnet.deploy.native.attention import attention
-from transxnet.deploy.native.batch_norm import batch_norm
-from transxnet.deploy.native.convolution import depthwise
-from transxnet.layers import BatchNorm2d, LayerScale, position_bias
-from transxnet.layers.idconv import convolve_each
-from transxnet.layers.ms_ffn import MultiScaleConv
-from transxnet.layers.osra import attend
-from transxnet.layers.position_bias import FactoredBias
-from transxnet.layers.residual import residual
-from transxnet.training.native import use_native_kernels
-
-Place = Literal["before", "after"] | None
+from transxnet.kernels import FactoredBias, GELUOrder, attend, attention, dynamic_depthwise_conv2d, use
+from transxnet.layers import GELU, BatchNorm2d, LayerScale, MultiScaleConv, Sequential, position_bias
+from transxnet.layers.depthwise import residual
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": lambda x: x,
@@ -50,11 +40,10 @@ def layer(channels: int, **settings: Any) -> BatchNorm2d:
     return norm
 
 
-def swapped(*modules: nn.Module) -> nn.Sequential:
-    """A sequence of copies of the modules, by our kernels."""
-    network = nn.Sequential(*copy.deepcopy(modules))
-    use_native_kernels(network)
-    return network
+@pytest.fixture(autouse=True)
+def native_policy() -> Iterator[None]:
+    with use("native"):
+        yield
 
 
 def assert_same_sums(found: Tensor, expected: Tensor, count: int, tolerance: float = 2e-5) -> None:
@@ -72,9 +61,18 @@ def last(x: Tensor) -> Tensor:
     seed=st.integers(0, 2**32),
     batch=st.integers(1, 3), channels=st.integers(1, 40), height=st.integers(1, 20), width=st.integers(1, 40),
     sizes=st.lists(st.sampled_from([1, 3, 5, 7]), min_size=1, max_size=4), each=st.booleans(), last=st.booleans(),
+    identity=st.booleans(),
 )  # fmt: skip
 def test_a_convolution_has_pytorchs_gradients(
-    seed: int, batch: int, channels: int, height: int, width: int, sizes: list[int], each: bool, last: bool
+    seed: int,
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    sizes: list[int],
+    each: bool,
+    last: bool,
+    identity: bool,
 ) -> None:
     """Of the input, kernels and biases, be they the images' own or shared; the input in any memory format."""
     torch.manual_seed(seed)
@@ -86,14 +84,20 @@ def test_a_convolution_has_pytorchs_gradients(
     doubles = [leaf.requires_grad_() for leaf in leaves]
     singles = [leaf.detach().float().requires_grad_() for leaf in leaves]
     layout = torch.channels_last if last else torch.contiguous_format
-    found = depthwise(
-        singles[0].contiguous(memory_format=layout), singles[1 : 1 + len(sizes)], singles[1 + len(sizes) :]
+    weight = torch.cat([kernel.flatten(1) for kernel in singles[1 : 1 + len(sizes)]], dim=1)
+    bias = torch.cat(singles[1 + len(sizes) :], dim=1)
+    found = torch.ops.transxnet.depthwise_conv2d(
+        singles[0].contiguous(memory_format=layout), weight, bias, [channels] * len(sizes), sizes, identity
     )
     parts = zip(x.split(channels, 1), kernels, biases, strict=True)
     expected = torch.cat(
-        [convolve_each(part, kernel.expand(batch, -1, -1, -1), bias.expand(batch, -1)) for part, kernel, bias in parts],
+        [
+            dynamic_depthwise_conv2d(part, kernel.expand(batch, -1, -1, -1), bias.expand(batch, -1))
+            for part, kernel, bias in parts
+        ],
         dim=1,
     )
+    expected = x + expected if identity else expected
     assert_same(found, expected)
     weights = torch.randn_like(expected)
     gradients = torch.autograd.grad((found * weights.float()).sum(), singles)
@@ -104,9 +108,9 @@ def test_a_convolution_has_pytorchs_gradients(
 
 
 @pytest.mark.parametrize("kind", MAPS)
-@pytest.mark.parametrize("place", [None, "before", "after"])
+@pytest.mark.parametrize("place", ["none", "before", "after"])
 @pytest.mark.parametrize("channels", [1, 7, 24, 48, 100])
-def test_batch_norm_is_pytorchs(channels: int, place: Place, kind: str) -> None:
+def test_batch_norm_is_pytorchs(channels: int, place: GELUOrder, kind: str) -> None:
     """Outputs, gradients and running statistics against float64, in two steps, whatever the statistics are."""
     norm = layer(channels)
     double = copy.deepcopy(norm).double()
@@ -114,7 +118,7 @@ def test_batch_norm_is_pytorchs(channels: int, place: Place, kind: str) -> None:
         x = last(MAPS[kind](torch.randn(shape))).requires_grad_()
         exact = x.detach().double().requires_grad_()
         weights = torch.randn(shape)
-        y = batch_norm(norm, x, place)
+        y = norm.learn(x, place)
         expected = double(F.gelu(exact) if place == "before" else exact)
         expected = F.gelu(expected) if place == "after" else expected
         assert y.is_contiguous(memory_format=torch.channels_last)
@@ -141,7 +145,7 @@ def test_batch_norm_does_not_depend_on_threads(threads: int) -> None:
     def run(count: int) -> list[Tensor]:
         torch.set_num_threads(count)
         one, leaf = copy.deepcopy(norm), x.clone().requires_grad_()
-        y = batch_norm(one, leaf, "before")
+        y = one.learn(leaf, "before")
         return [y, *torch.autograd.grad((y * weights).sum(), (leaf, one.weight, one.bias)), *one.buffers()]
 
     try:
@@ -158,7 +162,7 @@ def test_gelu_is_pytorchs() -> None:
         double = exact[: 100_048 if len(shape) > 1 else None].reshape(shape).double()
         x = double.float().contiguous(memory_format=layout).requires_grad_()
         double = double.requires_grad_()
-        (act,) = swapped(nn.GELU())
+        act = GELU()
         y, expected = act(x), F.gelu(double)
         assert ((y - expected).abs() <= 1e-6 * double.abs().clamp_min(1e-3)).all()
         weights = torch.randn(x.shape)
@@ -184,8 +188,8 @@ def test_gelu_is_pytorchs() -> None:
 @pytest.mark.parametrize("form", ["last", "first", "half", "double", "frozen", "autocast"])
 def test_a_layer_is_the_same_however_it_is_set(settings: dict[str, Any], shape: tuple[int, ...], form: str) -> None:
     """With GELU on either side of it; by our kernels, or by PyTorch's for what there is no code for."""
-    modules: tuple[nn.Module, ...] = (nn.GELU(), layer(20, **settings), nn.GELU())
-    plain, ours = nn.Sequential(*copy.deepcopy(modules)), swapped(*modules)
+    ours = Sequential(GELU(), layer(20, **settings), GELU())
+    plain = copy.deepcopy(ours)
     x = torch.randn(shape)
     x = last(x) if form != "first" else x
     if form in ("half", "double"):
@@ -195,7 +199,9 @@ def test_a_layer_is_the_same_however_it_is_set(settings: dict[str, Any], shape: 
         network.train(form != "frozen")
     with torch.autocast("cpu", torch.bfloat16, enabled=form == "autocast"):
         for _ in range(3):
-            assert_same(ours(x), plain(x))
+            with use("reference"):
+                expected = plain(x)
+            assert_same(ours(x), expected)
     assert_same(list(ours.buffers()), list(plain.buffers()), 1e-6)
     assert ours.state_dict().keys() == plain.state_dict().keys()
 
@@ -203,7 +209,7 @@ def test_a_layer_is_the_same_however_it_is_set(settings: dict[str, Any], shape: 
 @pytest.mark.parametrize("channels", [1, 24, 48, 100])
 def test_a_layer_scale_has_pytorchs_gradients(channels: int) -> None:
     plain = LayerScale(channels, 0.3).double()
-    ours = cast(LayerScale, swapped(copy.deepcopy(plain).float())[0])
+    ours = copy.deepcopy(plain).float()
     for shape in ((2, channels, 33, 21), (1, channels, 1, 1)):
         weights = torch.randn(shape)
         for layout in (torch.channels_last, torch.contiguous_format):
@@ -219,26 +225,24 @@ def test_a_layer_scale_has_pytorchs_gradients(channels: int) -> None:
 
 def test_what_is_refused_is_refused() -> None:
     """A single value for each channel, and another number of channels than the layer has."""
-    network = swapped(layer(4, track_running_stats=False))
+    network: nn.Module = layer(4, track_running_stats=False)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         network(torch.randn(1, 4, 1, 1))
-    for module in (network, swapped(nn.GELU(), layer(4))):
+    for module in (layer(4), Sequential(GELU(), layer(4))):
         with pytest.raises(RuntimeError):
             module(last(torch.randn(2, 5, 3, 3)))
 
 
 def test_others_see_the_layers() -> None:
     """A hook between GELU and normalisation is called; a layer that has become another one is that other one."""
-    network = swapped(nn.GELU(), layer(6))
+    network = Sequential(GELU(), layer(6))
     seen: list[Tensor] = []
     x = last(torch.randn(2, 6, 4, 4))
     expected = copy.deepcopy(network)(x)
     network[0].register_forward_hook(lambda module, given, output: seen.append(output))
     assert_same(network(x), expected)
     assert_same(seen[0], F.gelu(x))
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(swapped(nn.GELU(), layer(6)))
-    assert type(converted[1]) is nn.SyncBatchNorm
-    use_native_kernels(converted)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(Sequential(GELU(), layer(6)))
     assert type(converted[1]) is nn.SyncBatchNorm
     norm: Any = converted.eval()[1]
     expected = F.batch_norm(F.gelu(x), norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -262,12 +266,11 @@ def assert_trains_the_same(model: nn.Module, x: Tensor, layout: torch.memory_for
     Returns a copy by our kernels, trained a step.
     """
     ours, plain = (copy.deepcopy(model).train().to(memory_format=layout) for _ in range(2))
-    use_native_kernels(ours)
-    assert ours.state_dict().keys() == model.state_dict().keys()
     exact = model.train().double()
     for network in (ours, plain, exact):
         given = x.double() if network is exact else x.contiguous(memory_format=layout)
-        network(given).square().sum().backward()
+        with use("reference" if network is plain else "native"):
+            network(given).square().sum().backward()
     largest = max(float(parameter.grad.abs().max()) for parameter in exact.parameters() if parameter.grad is not None)
     for (name, one), other in zip(exact.named_parameters(), ours.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None
@@ -287,7 +290,9 @@ def test_training_a_network_is_the_same(layout: torch.memory_format, checkpointi
     model.set_grad_checkpointing(checkpointing)
     x = images(3, 3, 75, 90)
     ours = assert_trains_the_same(model, x, layout).eval()
-    assert_same(ours(x), model.eval()(x))
+    with use("reference"):
+        expected = model.eval()(x)
+    assert_same(ours(x), expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(x).isfinite().all()
     ours.load_state_dict(model.state_dict())
@@ -300,24 +305,10 @@ def test_training_the_ablations_networks_is_the_same(row: Row) -> None:
     assert_trains_the_same(model, images(2, 3, 70, 96), torch.channels_last)
 
 
-def test_a_network_can_be_copied_pickled_and_fused() -> None:
-    model = nano()
-    ours = copy.deepcopy(model)
-    use_native_kernels(ours)
-    file = io.BytesIO()
-    torch.save(ours, file)
-    file.seek(0)
-    x = images(2, 3, 64, 64)
-    expected = model(x)
-    for other in (ours, copy.deepcopy(ours), torch.load(file, weights_only=False), transxnet.fuse(ours)):
-        assert_same(other(x), expected)
-
-
 def test_an_identity_inside_the_convolutions() -> None:
     """x + conv(x) is one convolution, unless somebody looks at the convolutions."""
     scales = MultiScaleConv(40, (1, 3, 5, 7))
     ours = copy.deepcopy(scales)
-    use_native_kernels(ours)
     exact = scales.double()
     x = last(torch.randn(2, 40, 9, 11)).requires_grad_()
     doubled = x.detach().double().requires_grad_()
@@ -360,7 +351,7 @@ def test_attention_has_pytorchs_gradients(
     torch.set_num_threads(threads)
     try:
         given: Any = FactoredBias(leaves[2], columns.float()) if stored else leaves[2]
-        found = attention(leaves[0], leaves[1], given, heads)
+        found = attention(leaves[0], leaves[1], given, heads, scale=1.0)
         assert_same(found, expected)
         gradients = torch.autograd.grad(found, leaves, weights.float())
     finally:

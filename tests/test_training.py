@@ -18,7 +18,7 @@ from test_commands import paint, run
 from test_images import bad_images
 from transxnet.data.loading import BadImages, Batch
 from transxnet.data.sources import open_data
-from transxnet.layers.osra import attend
+from transxnet.kernels import attend
 from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.tasks.classification.task import ClassificationTask
 from transxnet.training.finite import FiniteSteps

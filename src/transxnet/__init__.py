@@ -3,6 +3,7 @@
 Importing the package registers the networks with timm.
 """
 
+from transxnet import kernels
 from transxnet.catalogue import RELEASED
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
@@ -34,6 +35,7 @@ __all__ = [
     "create_segmenter",
     "export",
     "fuse",
+    "kernels",
     "load_detector",
     "load_exported",
     "load_model",

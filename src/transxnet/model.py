@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transxnet import parts
 from transxnet.ablation.patches import PatchStem
 from transxnet.config import TransXNetConfig
+from transxnet.kernels import Bias, Policy, current_policy, use
 from transxnet.layers import BatchNorm2d, LayerScale, PositionBias, RecomputedStatistics, group_norm
-from transxnet.layers.position_bias import Bias
-from transxnet.layers.residual import residual
+from transxnet.layers.depthwise import residual
 
 
 class PatchEmbed(nn.Module):
@@ -86,6 +87,10 @@ class Stage(nn.Module):
         downsample: Leads from the stage before to this one's channels and resolution.
         position_bias: Makes the bias (1, heads, N, M) for a map (B, C, H, W); None where no block has a use for it.
         blocks: The stage's blocks.
+
+    Attributes:
+        grad_checkpointing: Recompute the blocks in the backward pass.
+        fused: The blocks are in their form for inference, made by :func:`transxnet.fuse`.
     """
 
     def __init__(self, downsample: nn.Module, position_bias: PositionBias | None, blocks: Sequence[nn.Module]) -> None:
@@ -94,6 +99,7 @@ class Stage(nn.Module):
         self.position_bias = position_bias
         self.blocks = nn.ModuleList(blocks)
         self.grad_checkpointing = False
+        self.fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H', W')."""
@@ -115,7 +121,19 @@ def _recomputed(block: nn.Module, x: Tensor, position_bias: Bias | None) -> Tens
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
     statistics = RecomputedStatistics(block)
-    return statistics.first_pass(), statistics.recomputation()
+    return statistics.first_pass(), _recomputation(statistics, current_policy())
+
+
+@contextmanager
+def _recomputation(statistics: RecomputedStatistics, policy: Policy) -> Iterator[None]:
+    """Around a recomputation, which has to do the same arithmetic, whatever the policy is by then."""
+    with use(policy), statistics.recomputation():
+        yield
+
+
+def is_fused(network: nn.Module) -> bool:
+    """Whether a network is in its form for inference, which cannot be trained, saved, exported or fused again."""
+    return any(isinstance(module, Stage) and module.fused for module in network.modules())
 
 
 class Trunk(nn.Module):
@@ -319,4 +337,4 @@ def init_weights(module: nn.Module) -> None:
         own()
 
 
-__all__ = ["Block", "PatchEmbed", "Stage", "TransXNet", "Trunk", "init_weights"]
+__all__ = ["Block", "PatchEmbed", "Stage", "TransXNet", "Trunk", "init_weights", "is_fused"]

@@ -15,7 +15,7 @@ from transxnet.ablation.sra import SRA
 from transxnet.ablation.swin import ShiftedWindowAttention
 from transxnet.ablation.window_attention import WindowAttention
 from transxnet.config import TransXNetConfig
-from transxnet.layers import MSFFN, OSRA, STE, DMixer, IDConv, PositionBias
+from transxnet.layers import MSFFN, OSRA, STE, DepthwiseConv2d, DMixer, IDConv, PositionBias
 from transxnet.layers.osra import overlapping_spatial_reduction
 
 
@@ -61,7 +61,7 @@ def _local_operator(config: TransXNetConfig, stage: int, channels: int) -> nn.Mo
         case "idconv":
             return IDConv(channels, size, config.attention_groups[stage])
         case "dwconv":
-            return nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels)
+            return DepthwiseConv2d(channels, size)
         case "dyconv":
             return DyConv(channels, size, config.attention_groups[stage])
         case "window_attention":
@@ -85,7 +85,7 @@ def ffn(config: TransXNetConfig, stage: int) -> nn.Module:
 def position_encoding(config: TransXNetConfig, stage: int) -> nn.Module | None:
     """DPE, a depthwise convolution; None where the configuration leaves it out."""
     channels = config.channels[stage]
-    return nn.Conv2d(channels, channels, 7, padding=3, groups=channels) if config.position_encoding == "dpe" else None
+    return DepthwiseConv2d(channels, 7) if config.position_encoding == "dpe" else None
 
 
 def position_bias(config: TransXNetConfig, stage: int) -> PositionBias | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from transxnet.kernels import dynamic_depthwise_conv2d
 from transxnet.layers import BatchNorm2d
-from transxnet.layers.idconv import convolve_each
 
 
 class DynamicDWConv(nn.Module):
@@ -36,4 +36,4 @@ class DynamicDWConv(nn.Module):
         """Shapes: (B, C, H, W) to the same."""
         batch, channels = x.shape[:2]
         kernel = self.kernel(x).reshape(batch, channels, self.kernel_size, self.kernel_size)
-        return convolve_each(x, kernel, self.bias.expand(batch, -1))
+        return dynamic_depthwise_conv2d(x, kernel, self.bias.expand(batch, -1))

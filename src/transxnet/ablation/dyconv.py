@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transxnet.layers.idconv import convolve_each
+from transxnet.kernels import dynamic_depthwise_conv2d
 
 
 class DyConv(nn.Module):
@@ -44,4 +44,4 @@ class DyConv(nn.Module):
         share = self.attention(x).softmax(dim=1).unsqueeze(-1)  # (B, kernels, 1, 1, 1)
         kernel = (share * self.weight).sum(dim=1)  # (B, C, K, K)
         bias = (share[:, :, 0, :, 0] * self.bias).sum(dim=1)  # (B, C)
-        return convolve_each(x, kernel, bias)
+        return dynamic_depthwise_conv2d(x, kernel, bias)

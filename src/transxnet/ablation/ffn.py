@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from transxnet.layers import BatchNorm2d
+from transxnet.layers import GELU, BatchNorm2d, Sequential
 
 
 class VanillaFFN(Mlp):
@@ -18,7 +18,7 @@ class VanillaFFN(Mlp):
     """
 
     def __init__(self, channels: int, expansion: int, drop_rate: float = 0.0) -> None:
-        super().__init__(channels, expansion * channels, drop=drop_rate)
+        super().__init__(channels, expansion * channels, act_layer=GELU, drop=drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
@@ -37,8 +37,8 @@ class PointwiseFFN(nn.Module):
     def __init__(self, channels: int, expansion: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         hidden = expansion * channels
-        self.expand = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.GELU(), BatchNorm2d(hidden))
-        self.project = nn.Sequential(nn.Conv2d(hidden, channels, 1, bias=False), BatchNorm2d(channels))
+        self.expand = Sequential(nn.Conv2d(channels, hidden, 1, bias=False), GELU(), BatchNorm2d(hidden))
+        self.project = Sequential(nn.Conv2d(hidden, channels, 1, bias=False), BatchNorm2d(channels))
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
-from transxnet.layers import BatchNorm2d
+from transxnet.layers import GELU, BatchNorm2d, DepthwiseConv2d, Sequential
 
 
 def _gate(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, hidden, 1), BatchNorm2d(hidden), nn.GELU(), nn.Conv2d(hidden, out_channels, 1)
+    return Sequential(
+        nn.Conv2d(in_channels, hidden, 1), BatchNorm2d(hidden), GELU(), nn.Conv2d(hidden, out_channels, 1)
     )
 
 
@@ -38,10 +38,10 @@ class MixingBlock(nn.Module):
         self.window = window
         self.to_attention = nn.Sequential(nn.Linear(channels, half), nn.LayerNorm(half))
         self.to_convolution = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
-        self.depthwise = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels),
+        self.depthwise = Sequential(
+            DepthwiseConv2d(channels, kernel_size),
             BatchNorm2d(channels),
-            nn.GELU(),
+            GELU(),
         )
         self.channel_interaction = _gate(channels, channels // 8, half)
         self.halve = nn.Conv2d(channels, half, 1)

@@ -6,7 +6,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.layers import BatchNorm2d
+from transxnet.layers import GELU, BatchNorm2d, DepthwiseConv2d, Sequential
 
 
 @register_notrace_module
@@ -57,10 +57,10 @@ def non_overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
     """NSR of Table IX: OSR with patches of stride x stride places, side by side; nothing at stride 1."""
     if stride == 1:
         return nn.Identity()
-    return nn.Sequential(
+    return Sequential(
         PatchConv(channels, channels, stride, groups=channels, bias=False),
         BatchNorm2d(channels),
-        nn.GELU(),
-        nn.Conv2d(channels, channels, 1, groups=channels, bias=False),
+        GELU(),
+        DepthwiseConv2d(channels, 1, bias=False),
         BatchNorm2d(channels),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from transxnet.layers import DepthwiseConv2d
+
 
 class SepConv(nn.Module):
     """A depthwise convolution over places, then a 1x1 convolution over channels.
@@ -15,7 +17,7 @@ class SepConv(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.depthwise = DepthwiseConv2d(channels, kernel_size)
         self.pointwise = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:

@@ -6,7 +6,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.patches import PatchConv
-from transxnet.layers.osra import attend
+from transxnet.kernels import attend
 
 
 @register_notrace_module

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transxnet.layers.osra import attend
+from transxnet.kernels import attend
 
 
 def padded(x: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.values import label_names
 from transxnet.errors import ConfigError
 from transxnet.files import replacing, user_path
-from transxnet.model import TransXNet
+from transxnet.model import TransXNet, is_fused
 
 _ALIGNMENT = 8  # of the values in a safetensors file
 
@@ -76,7 +76,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ConfigError: If the network is fused, since its weights would fit no network that loads files,
             or is none that can be described.
     """
-    if hasattr(model, "left"):
+    if is_fused(model):
         raise ConfigError("a fused network cannot be saved; save the one it was made from, and fuse it after loading")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: description(model)})

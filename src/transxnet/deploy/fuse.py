@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transxnet.deploy.folding import Affine, Kernel, affine_of, constant, exact, fixed_conv
-from transxnet.deploy.native.blocks import NativeBlocks, make_native
+from transxnet.deploy.native import make_native
 from transxnet.deploy.parts import (
     BesideIdentity,
     FusedBlock,
@@ -28,9 +28,19 @@ from transxnet.deploy.parts import (
     SplitScales,
 )
 from transxnet.errors import ConfigError
-from transxnet.layers import MSFFN, OSRA, STE, DMixer, IDConv, LayerScale, PositionBias
-from transxnet.layers.ms_ffn import MultiScaleConv
-from transxnet.model import Block, PatchEmbed, Stage
+from transxnet.layers import (
+    GELU,
+    MSFFN,
+    OSRA,
+    STE,
+    DepthwiseConv2d,
+    DMixer,
+    IDConv,
+    LayerScale,
+    MultiScaleConv,
+    PositionBias,
+)
+from transxnet.model import Block, PatchEmbed, Stage, is_fused
 
 Network = TypeVar("Network", bound=nn.Module)
 DepthwiseForm = Literal["split", "single"]
@@ -125,7 +135,7 @@ def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequenc
     if not isinstance(model, nn.Module):
         raise ConfigError(f"fuse takes a network, not {type(model).__name__}")
     kinds = [type(module) for module in model.modules()]
-    if FusedBlock in kinds or NativeBlocks in kinds:
+    if is_fused(model) or FusedBlock in kinds:
         raise ConfigError("the network is fused already; fuse the one that it was made from")
     if Block not in kinds[1:]:
         raise ConfigError(f"fuse takes a network of this package; {type(model).__name__} has no block of one in it")
@@ -168,6 +178,7 @@ class _Fusing:
                 if type(child) is Stage:
                     self.stage += 1
                     child.grad_checkpointing = False
+                    child.fused = True
                 elif isinstance(child, PositionBias):
                     child.dynamic_size = self.dynamic_size
                 self.inside(child, where + ".")
@@ -190,7 +201,7 @@ class _Fusing:
     def position_encoding(self, dpe: Any, path: str) -> nn.Module:
         if dpe is None:
             return nn.Identity()
-        if _is(dpe, nn.Conv2d) and dpe.groups == dpe.in_channels == dpe.out_channels:
+        if (_is(dpe, DepthwiseConv2d) or _is(dpe, nn.Conv2d)) and dpe.groups == dpe.in_channels == dpe.out_channels:
             return Kernel(dpe).beside_identity().to_conv()
         return BesideIdentity(self.unknown(dpe, None, path))
 
@@ -299,7 +310,7 @@ def _is_plain(part: Any) -> bool:
     return plain and all(leaf.approximate == "none" for leaf in leaves if isinstance(leaf, nn.GELU))
 
 
-_LEAVES = (nn.Conv2d, nn.GELU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
+_LEAVES = (nn.Conv2d, DepthwiseConv2d, nn.GELU, GELU, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Identity)
 
 
 def _is_fixed_norm(module: Any) -> bool:
@@ -343,6 +354,6 @@ def _fold_neighbours(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
     for before, after in itertools.pairwise(names):
         conv, norm = sequence._modules[before], sequence._modules[after]
-        if type(conv) is nn.Conv2d and _is_fixed_norm(norm):
+        if isinstance(conv, nn.Conv2d) and type(conv) in (nn.Conv2d, DepthwiseConv2d) and _is_fixed_norm(norm):
             setattr(sequence, before, Kernel(conv).then(*affine_of(norm)).to_conv())
             setattr(sequence, after, nn.Identity())

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.layers.osra import attend
-from transxnet.layers.position_bias import Bias
+from transxnet.kernels import Bias, attention, dynamic_depthwise_conv2d
 
 IDConvForm = Literal["grouped", "shifted", "products"]
 
@@ -164,14 +163,9 @@ def bin_weights(length: int, bins: int, like: Tensor) -> Tensor:
 
 def convolve_grouped(x: Tensor, mixed: Tensor) -> Tensor:
     """Shapes: (B, C, H, W) and kernels with biases (B, C, K * K + 1); returns (B, C, H, W)."""
-    batch, channels, height, width = x.shape
     size = round((mixed.shape[2] - 1) ** 0.5)
-    kernel = mixed[:, :, :-1].reshape(batch * channels, 1, size, size)
-    bias = mixed[:, :, -1].reshape(batch * channels)
-    y = F.conv2d(
-        x.reshape(1, batch * channels, height, width), kernel, bias, padding=size // 2, groups=batch * channels
-    )
-    return y.reshape(batch, channels, height, width)
+    kernel = mixed[:, :, :-1].unflatten(2, (size, size))
+    return dynamic_depthwise_conv2d(x, kernel, mixed[:, :, -1])
 
 
 def convolve_shifted(x: Tensor, mixed: Tensor) -> Tensor:
@@ -225,14 +219,8 @@ class FusedOSRA(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        batch, channels, height, width = x.shape
-        tokens = (batch, self.heads, channels // self.heads, -1)
-        q = self.q(x).reshape(tokens).transpose(2, 3)  # (B, heads, N, d)
-        k, v = self.kv(self.lr(self.osr(x))).chunk(2, dim=1)  # each (B, C, H/S, W/S)
-        k = k.reshape(tokens).transpose(2, 3)  # (B, heads, M, d)
-        v = v.reshape(tokens).transpose(2, 3)
-        z = attend(q, k, v, position_bias, scale=1.0)
-        return z.transpose(2, 3).reshape(batch, channels, height, width)
+        kv = self.kv(self.lr(self.osr(x)))
+        return attention(self.q(x), kv, position_bias, self.heads, scale=1.0)
 
 
 class FusedMSFFN(nn.Module):

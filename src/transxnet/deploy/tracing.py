@@ -14,6 +14,7 @@ from transxnet.dense.detection.retinanet import RetinaNet
 from transxnet.deploy.description import PARTS, SMALLEST
 from transxnet.deploy.fuse import fuse
 from transxnet.errors import ConfigError
+from transxnet.model import is_fused
 
 
 class Graph(nn.Module):
@@ -119,7 +120,7 @@ def check_model(model: nn.Module) -> None:
     """Raise ConfigError if a network is in training mode or fused already."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"export takes a network, not {type(model).__name__}")
-    if hasattr(model, "left"):  # of fuse
+    if is_fused(model):
         raise ConfigError("the network is fused already; export the one that it was made from")
     if model.training:
         raise ConfigError("the network is in training mode; call .eval() before the export")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transxnet.layers.position_bias import Bias
+from transxnet.kernels import Bias
 
 
 class DMixer(nn.Module):

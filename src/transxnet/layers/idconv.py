@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from transxnet.kernels import dynamic_depthwise_conv2d
 from transxnet.layers.norm import BatchNorm2d
-
-
-def convolve_each(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """A depthwise convolution of every image with its own kernel.
-
-    Shapes: x (B, C, H, W), kernel (B, C, K, K), bias (B, C); returns (B, C, H, W).
-    """
-    batch, channels, height, width = x.shape
-    size = kernel.shape[-1]
-    # One group for each channel of each image gives every image a kernel of its own.
-    y = F.conv2d(
-        x.reshape(1, batch * channels, height, width),
-        kernel.reshape(batch * channels, 1, size, size),
-        bias.reshape(batch * channels),
-        padding=size // 2,
-        groups=batch * channels,
-    )
-    return y.reshape(batch, channels, height, width)
+from transxnet.layers.sequential import GELU, Sequential
 
 
 class IDConv(nn.Module):
@@ -47,10 +30,10 @@ class IDConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(groups, channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(groups, channels))
         self.pool = nn.AdaptiveAvgPool2d(kernel_size)
-        self.attention = nn.Sequential(
+        self.attention = Sequential(
             nn.Conv2d(channels, channels // squeeze, 1, bias=False),
             BatchNorm2d(channels // squeeze),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(channels // squeeze, groups * channels, 1),
         )
         self.reset_parameters()
@@ -65,11 +48,7 @@ class IDConv(nn.Module):
         kernel = self._mix(self.pool(x), self.weight)  # (B, C, K, K)
         # The attention's batch norm sees the pooled map first and the mean second, one batch each.
         bias = self._mix(x.mean((2, 3), keepdim=True), self.bias[:, :, None, None])  # (B, C, 1, 1)
-        return self.convolve(x, kernel, bias.flatten(1))
-
-    def convolve(self, x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-        """As :func:`convolve_each`."""
-        return convolve_each(x, kernel, bias)
+        return dynamic_depthwise_conv2d(x, kernel, bias.flatten(1))
 
     def _mix(self, pooled: Tensor, bank: Tensor) -> Tensor:
         """Shapes: pooled (B, C, k, k), bank (G, C, k, k); returns (B, C, k, k)."""

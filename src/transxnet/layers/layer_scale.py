@@ -1,9 +1,13 @@
 """The scale of a residual branch."""
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from transxnet.kernels import layer_scale
 
+
+@register_notrace_module
 class LayerScale(nn.Module):
     """A learned weight and bias for each channel.
 
@@ -18,4 +22,4 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        return torch.addcmul(self.bias, x, self.weight)
+        return layer_scale(x, self.weight, self.bias)

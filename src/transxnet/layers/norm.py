@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from transxnet.kernels import GELUOrder, batch_norm
+
 
 @register_notrace_module
 class BatchNorm2d(nn.BatchNorm2d):
@@ -28,7 +30,27 @@ class BatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
-        return super().forward(input)
+        return self.learn(input) if self.learns(input) else super().forward(input)
+
+    def learns(self, x: Tensor) -> bool:
+        """Whether a map is normalised by its own statistics, which go into the running ones."""
+        learns = self.training and self.track_running_stats and self.affine and self.momentum is not None
+        return learns and x.ndim == 4 and x.numel() > x.shape[1]
+
+    def learn(self, x: Tensor, gelu: GELUOrder = "none") -> Tensor:
+        """Normalise a map that the layer :meth:`learns` from, with GELU before or after it.
+
+        Shapes: (B, C, H, W) to the same.
+        """
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        return batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, momentum=self.momentum, eps=self.eps,
+            gelu=gelu,
+        )  # fmt: skip
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

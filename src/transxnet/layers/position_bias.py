@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import NamedTuple
-
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.config import PositionBiasResize
+from transxnet.kernels import Bias, FactoredBias
 
 LARGEST_MAP = 64 * 2**20
 """Bytes of a resized bias above which it stays in factors, in evaluation."""
@@ -20,31 +18,6 @@ LARGEST_SCORES = 16 * 2**20
 
 LARGEST_RESIZED = 2**20
 """Bytes above which a resized bias is the product of its factors: interpolating all of it takes ten times as long."""
-
-
-class FactoredBias(NamedTuple):
-    """A resized bias that is not multiplied out: B' = rows @ columns^T.
-
-    Bicubic resizing is linear and treats an axis at a time: B' = R B C^T, with matrices R (N' x N)
-    and C (M' x M) that the sizes fix.
-
-    Attributes:
-        rows: R B, (1, heads, N', M).
-        columns: C, (M', M).
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    def multiplied(self) -> Tensor:
-        """The bias (1, heads, N', M'), in the table's precision in mixed precision too, as interpolation gives it."""
-        device = self.rows.device.type
-        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            return self.rows @ self.columns.T
-
-
-Bias = Tensor | FactoredBias
 
 
 @register_notrace_module

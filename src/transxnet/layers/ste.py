@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from transxnet.layers.depthwise import DepthwiseConv2d
 from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers.sequential import GELU, Sequential
 
 
 class STE(nn.Module):
@@ -18,13 +20,13 @@ class STE(nn.Module):
     def __init__(self, channels: int, squeeze: int = 8, min_channels: int = 16) -> None:
         super().__init__()
         squeezed = max(min_channels, channels // squeeze)
-        self.local = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
-            nn.GELU(),
+        self.local = Sequential(
+            DepthwiseConv2d(channels, 3),
+            GELU(),
             BatchNorm2d(channels),
         )
-        self.squeeze = nn.Sequential(nn.Conv2d(channels, squeezed, 1), nn.GELU(), BatchNorm2d(squeezed))
-        self.expand = nn.Sequential(nn.Conv2d(squeezed, channels, 1), BatchNorm2d(channels))
+        self.squeeze = Sequential(nn.Conv2d(channels, squeezed, 1), GELU(), BatchNorm2d(squeezed))
+        self.expand = Sequential(nn.Conv2d(squeezed, channels, 1), BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""

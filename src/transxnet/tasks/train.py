@@ -7,12 +7,13 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
+from transxnet import kernels
 from transxnet.checkpoints.writing import save_model
 from transxnet.tasks import plan_function
 from transxnet.training.engine import out_of_memory_explained, quiet_lightning
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import TrainingResult, finish, fit, prepare
+from transxnet.training.running import TrainingResult, finish, fit, kernel_policy, prepare
 
 
 def train(
@@ -38,8 +39,13 @@ def train(
     plan = plan_function(recipe.task)(recipe, console)
     with quiet_lightning(), out_of_memory_explained(recipe):
         run = prepare(recipe, plan.task, plan.names, folder, console, profile=profile, resume=resume)
-        if not fit(run, *plan.loaders(run), folder, console, resume):
-            return None
+        policy = kernel_policy(recipe, run.device)
+        plan.task.kernels = [policy]
+        with kernels.use(policy):
+            finished = fit(run, *plan.loaders(run), folder, console, resume)
+    if not finished:
+        return None
     save_model(plan.task.model, folder.weights)
-    headline, scores = plan.judge(run, folder)
+    with kernels.use(policy):
+        headline, scores = plan.judge(run, folder)
     return finish(run, folder, headline, scores, plan.images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch import nn
 
+from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.loading import ResumableLoader
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.errors import CheckpointError
 from transxnet.files import reason, remove_leftovers
 from transxnet.model import Block, Stage
 from transxnet.training.averaging import MovingAverage, SameStatistics
@@ -26,7 +27,6 @@ from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer
 from transxnet.training.finite import FiniteSteps
 from transxnet.training.memory import keep_freed_memory
-from transxnet.training.native import use_native_kernels
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.stopping import StopOnSignal, Stopped
@@ -127,7 +127,7 @@ def prepare(
         profile: Tell where the time goes, and write a trace.
         resume: The checkpoint to go on from.
     """
-    task.kernels = ["native" if _set_up_blocks(task.model, recipe) else "reference"]
+    _set_up_blocks(task.model, recipe)
     task.report = lambda line: console.print(line, markup=False)
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -156,6 +156,22 @@ def prepare(
     trainer = make_trainer(recipe, folder, callbacks, files, times, step_of(resume))
     task.trainer = trainer  # knows the number of processes
     return Run(recipe, trainer, task, history, finite, times)
+
+
+def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
+    """Who computes the operators in a run: see :data:`transxnet.kernels.Policy`.
+
+    Args:
+        recipe: Its ``native_kernels: false`` leaves them to PyTorch.
+        device: PyTorch's name of the device.
+    """
+    if not recipe.native_kernels or recipe.compile or torch.device(device).type != "cpu":
+        return "reference"
+    policy = kernels.current_policy()
+    if policy != "auto":
+        return policy
+    # Without a compiler PyTorch's kernels give the same, more slowly.
+    return "native" if kernels.native_available() else "reference"
 
 
 def fit(
@@ -252,17 +268,10 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _set_up_blocks(model: nn.Module, recipe: Recipe) -> bool:
-    """Prepare a network for training; returns whether our kernels compute it."""
-    native = False
-    if recipe.native_kernels and not recipe.compile:
-        with suppress(ConfigError):  # no compiler: PyTorch's kernels give the same, more slowly
-            use_native_kernels(model)
-            native = True
+def _set_up_blocks(model: nn.Module, recipe: Recipe) -> None:
     blocks: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, Block | Stage)]
     for module in blocks:
         if isinstance(module, Stage):
             module.grad_checkpointing = recipe.grad_checkpointing
         elif recipe.compile:
             module.compile(dynamic=False)
-    return native

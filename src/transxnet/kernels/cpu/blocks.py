@@ -1,4 +1,4 @@
-"""A fused block on kernels of our own."""
+"""Fused blocks of a stage by the kernels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from transxnet.deploy.native import layouts, numbers
-from transxnet.deploy.native.build import library
-from transxnet.deploy.native.constants import NativeBlock
-from transxnet.deploy.native.patch_embed import NativeConv2d
-from transxnet.deploy.parts import FusedBlock
-from transxnet.layers.position_bias import Bias, FactoredBias, PositionBias
-from transxnet.model import PatchEmbed, Stage
+from transxnet.kernels.cpu import layouts, numbers
+from transxnet.kernels.cpu.constants import NativeBlock
+from transxnet.kernels.reference import Bias, FactoredBias
 
 
 @functools.cache
@@ -57,14 +53,14 @@ class NativeBlocks(nn.Module):
     """Blocks of one stage in one call, for maps on a CPU.
 
     Args:
-        blocks: The fused blocks, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
+        blocks: Their constants.
         workspace: Shared by the stages of a network.
     """
 
-    def __init__(self, blocks: Sequence[FusedBlock], workspace: Workspace) -> None:
+    def __init__(self, blocks: Sequence[NativeBlock], workspace: Workspace) -> None:
         super().__init__()
         self.workspace = workspace
-        self.blocks = nn.ModuleList(NativeBlock(block) for block in blocks)
+        self.blocks = nn.ModuleList(blocks)
         self._suits: bool | None = None
         self.eval()
 
@@ -108,61 +104,3 @@ def _bias(position_bias: Bias, number: torch.dtype) -> tuple[layouts.Bias, tuple
         return layouts.Bias(None, rows.data_ptr(), columns.data_ptr(), columns.shape[1]), (rows, columns)
     whole = position_bias.detach().to(number).contiguous()
     return layouts.Bias(whole.data_ptr(), None, None, 0), (whole,)
-
-
-def make_native(module: nn.Module) -> None:
-    """Put native blocks in the place of the fused ones of every stage below a module whose blocks are all known, and
-    native convolutions in that of the patch embeddings'.
-
-    Raises:
-        ConfigError: If there is no compiler for the kernels.
-    """
-    workspace = Workspace()
-    for child in module.modules():
-        if isinstance(child, Stage) and all(type(one) is FusedBlock and NativeBlock.takes(one) for one in child.blocks):
-            library()  # to fail now rather than at the first image
-            child.blocks = nn.ModuleList([NativeBlocks([cast(FusedBlock, one) for one in child.blocks], workspace)])
-            if isinstance(child.position_bias, PositionBias):
-                child.position_bias = cast(Any, RememberedBias(child.position_bias))
-        elif isinstance(child, PatchEmbed) and _is_folded(child) and NativeConv2d.takes(child.conv):
-            library()
-            child.conv = cast(Any, NativeConv2d(child.conv))
-
-
-def _is_folded(embed: Any) -> bool:
-    return isinstance(embed.norm, nn.Identity)
-
-
-class RememberedBias(nn.Module):
-    """A stage's position bias, computed anew only for a map of another size than the last one's.
-
-    Args:
-        bias: What computes it.
-    """
-
-    def __init__(self, bias: PositionBias) -> None:
-        super().__init__()
-        self.bias = bias
-        self._last: tuple[tuple[int, int], Bias] | None = None
-
-    def forward(self, x: Tensor) -> Bias:
-        """Shapes: (B, C, H, W) to (1, heads, N, M), or its factors where the whole would be large."""
-        grid = (x.shape[-2], x.shape[-1])
-        last = self._last  # read once: another thread may put another in its place
-        if last is None or last[0] != grid:
-            with torch.no_grad():
-                last = self._last = (grid, self.bias(x))
-        return last[1]
-
-    def set_grid(self, grid: tuple[int, int]) -> None:
-        """As :meth:`PositionBias.set_grid`."""
-        self._last = None
-        self.bias.set_grid(grid)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._last = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}

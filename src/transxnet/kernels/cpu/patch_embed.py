@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transxnet.deploy.native import layouts, numbers
-from transxnet.deploy.native.constants import in_pairs, packed, suits_float16
+from transxnet.kernels.cpu import layouts, numbers
+from transxnet.kernels.cpu.constants import in_pairs, packed, suits_float16
 
 
 class NativeConv2d(nn.Module):

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from transxnet.deploy.native import cache, layouts
-from transxnet.deploy.native.compiler import Compiler, compiled, find_compiler, macros, printable, version
-from transxnet.deploy.native.loading import load
+from transxnet.kernels.cpu import cache, layouts
+from transxnet.kernels.cpu.compiler import Compiler, compiled, find_compiler, macros, printable, version
+from transxnet.kernels.cpu.loading import load
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 _FLOAT16 = ("-DFLOAT16",)
-_SYMBOLS = ("layout_size", "block_room", "blocks_bfloat16")
+_SYMBOLS = ("size_of_Block", "block_room", "blocks_bfloat16")
 _FLOAT16_SYMBOLS = (
     "blocks_float16", "convolution_bfloat16", "convolution_float16", "finite_bfloat16", "finite_float16",
 )  # fmt: skip
@@ -51,9 +51,9 @@ def library(float16: bool = False) -> ctypes.CDLL:
 def _library(float16: bool) -> ctypes.CDLL:
     def check(kernels: ctypes.CDLL) -> None:
         check_symbols(kernels, (*_SYMBOLS, *(_FLOAT16_SYMBOLS if float16 else _FLOAT32_SYMBOLS)))
-        check_sizes(kernels, layouts.SHARED if float16 else (*layouts.SHARED, layouts.AttentionGradients))
+        check_sizes(kernels, layouts.SHARED if float16 else (*layouts.SHARED, *layouts.FLOAT32))
 
-    with as_file(files("transxnet.deploy.native")) as folder:
+    with as_file(files("transxnet.kernels.cpu")) as folder:
         return built(folder / "kernels.cpp", _FLAGS + float16 * _FLOAT16, check)
 
 
@@ -112,10 +112,10 @@ def check_symbols(kernels: ctypes.CDLL, symbols: Sequence[str]) -> None:
 
 def check_sizes(kernels: ctypes.CDLL, structures: Sequence[type[ctypes.Structure]]) -> None:
     """Raise OSError if the structures of a library have other sizes than Python's."""
-    kernels.layout_size.restype = ctypes.c_int64
-    for index, structure in enumerate(structures):
-        size, expected = kernels.layout_size(index), ctypes.sizeof(structure)
-        if size != expected:
+    for structure in structures:
+        size_of = kernels[f"size_of_{structure.__name__}"]
+        size_of.argtypes, size_of.restype = (), ctypes.c_int64
+        if (size := size_of()) != (expected := ctypes.sizeof(structure)):
             raise OSError(f"its {structure.__name__} has {size} bytes and not {expected}")
 
 

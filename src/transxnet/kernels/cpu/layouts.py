@@ -1,4 +1,4 @@
-"""The structures of block.h."""
+"""The structures that C++ takes; their sizes are compared with those of C++ when it is loaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scales(ctypes.Structure):
 
 
 class Block(ctypes.Structure):
-    """What a block is made of."""
+    """Constants of a block."""
 
     _fields_ = [
         ("channels", _NUMBER), ("local", _NUMBER), ("heads", _NUMBER), ("groups", _NUMBER),
@@ -89,6 +89,26 @@ class Bias(ctypes.Structure):
     _fields_ = [("map", _POINTER), ("rows", _POINTER), ("columns", _POINTER), ("stored", _NUMBER)]
 
 
+class BatchNorm(ctypes.Structure):
+    """Batch normalisation in training, of batch_norm.h."""
+
+    _fields_ = [
+        ("rows", _NUMBER), ("channels", _NUMBER), ("in", _POINTER), ("means", _POINTER), ("factors", _POINTER),
+        ("weight", _POINTER), ("bias", _POINTER),
+    ]  # fmt: skip
+
+
+class ScaleGradients(ctypes.Structure):
+    """A layer scale's gradients, of layer_scale.h."""
+
+    _fields_ = [
+        ("rows", _NUMBER), ("channels", _NUMBER), ("in", _POINTER), ("gradient", _POINTER), ("weight", _POINTER),
+        ("in_gradient", _POINTER), ("weight_gradient", _POINTER), ("bias_gradient", _POINTER),
+    ]  # fmt: skip
+
+
 SHARED = (Matrix, Filter, Norm, Reduction, Scales, Block, Convolution, Attention, Bias)
-"""The structures of all kernels, in the order of `layout_size` in kernels.cpp; those that compute in float32 have
-AttentionGradients, too."""
+"""Structures of all kernels."""
+
+FLOAT32 = (AttentionGradients, BatchNorm, ScaleGradients)
+"""Structures of the kernels that compute in float32 alone."""

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from transxnet.deploy.native.loading import LARGEST
 from transxnet.errors import ConfigError
 from transxnet.files import cache_folder, open_regular
+from transxnet.kernels.cpu.loading import LARGEST
 
 _RECORD = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})\n")
 

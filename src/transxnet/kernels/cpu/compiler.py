@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from transxnet.deploy.native.loading import LARGEST, private_folder
 from transxnet.errors import ConfigError
 from transxnet.files import open_regular
+from transxnet.kernels.cpu.loading import LARGEST, private_folder
 
 QUERY_SECONDS = 20.0
 COMPILE_SECONDS = 300.0

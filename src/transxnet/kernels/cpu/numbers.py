@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from transxnet.deploy.native.build import has_float16, library
 from transxnet.errors import ConfigError
+from transxnet.kernels.cpu.build import has_float16, library
 
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 """What maps can be stored as."""

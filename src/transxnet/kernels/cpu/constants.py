@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.deploy.folding import Affine
-from transxnet.deploy.native import layouts
-from transxnet.deploy.native.convolution import KERNEL_SIZES
-from transxnet.deploy.parts import FusedBlock, FusedIDConv, FusedMSFFN, FusedOSRA, FusedSTE, Pointwise, SplitScales
-from transxnet.layers import DMixer
+from transxnet.kernels.cpu import layouts
 
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
 _MATRICES = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
@@ -29,61 +25,28 @@ class NativeBlock(nn.Module):
     something that is not computed in; for kernels that compute in float16 there is a copy.
 
     Args:
-        block: The fused block.
+        channels: C.
+        local: Channels of IDConv, the first ones.
+        heads: Attention heads.
+        groups: Attention groups of IDConv.
+        kernel_size: Of IDConv.
+        reduction: Kernel size and stride of OSR; (0, 1) where keys are not reduced.
+        eps: Of the two normalisations.
+        constants: Weights (``name.0``) and biases (``name.1``) as block.h names and stores them, matrices as of
+            :func:`packed`.
+        scales: Kernels (C', K, K) and biases (C') of MS-FFN's convolutions.
     """
 
-    def __init__(self, block: FusedBlock) -> None:
+    def __init__(
+        self, *, channels: int, local: int, heads: int, groups: int, kernel_size: int, reduction: tuple[int, int],
+        eps: tuple[float, float], constants: Mapping[str, Tensor], scales: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:  # fmt: skip
         super().__init__()
-        self._constants: dict[str, Tensor] = {}
+        self._channels, self._local, self._heads, self._groups = channels, local, heads, groups
+        self._kernel_size, self._reduction, self._eps = kernel_size, reduction, eps
+        self._constants = {name: value.detach().float().contiguous().clone() for name, value in constants.items()}
+        self._scales = [(kernel.detach().float(), bias.detach().float()) for kernel, bias in scales]
         self._plans: dict[torch.dtype, tuple[layouts.Block, dict[str, Tensor]]] = {}
-        self._take(block)
-
-    def _take(self, block: FusedBlock) -> None:
-        mixer = cast(Any, block.token_mixer)
-        ffn = cast(Any, block.ffn)
-        idconv, osra, ste = mixer.local_operator, mixer.attention, mixer.enhancer
-        affine, scales = ffn.multi_scale
-        self._channels, self._local, self._heads = sum(mixer.channels), mixer.channels[0], osra.heads
-        self._kernel_size, self._groups = idconv.kernel_size, len(idconv.bank)
-        self._eps = (cast(Any, block.norm1).eps, cast(Any, block.norm2).eps)
-        self._filter("position", block.dpe)
-        self._keep("norm1", cast(Tensor, block.norm1.weight), cast(Tensor, block.norm1.bias))
-        self._matrix("attention_squeeze", idconv.squeeze)
-        self._matrix("attention_scores", idconv.scores)
-        self._keep("bank", idconv.bank.transpose(1, 2))
-        self._matrix("q", osra.q)
-        self._matrix("kv", osra.kv)
-        self._reduction = (0, 1)
-        if not isinstance(osra.osr, nn.Identity):
-            spread, _, after = osra.osr
-            self._reduction = (spread.kernel_size[0], spread.stride[0])
-            self._filter("reduction", spread)
-            self._keep("reduced", after.scale, after.shift)
-        self._filter("refinement", osra.lr)
-        self._filter("neighbours", ste.local)
-        self._matrix("squeeze", ste.squeeze[0])
-        self._matrix("restore", ste.expand)
-        self._keep("identity", ste.identity)
-        self._keep("norm2", cast(Tensor, block.norm2.weight), cast(Tensor, block.norm2.bias))
-        self._matrix("expand", ffn.expand[0])
-        self._matrix("project", ffn.project)
-        self._keep("before", affine.scale, affine.shift)
-        self._scales = [
-            (conv.weight.detach().float()[:, 0], cast(Tensor, conv.bias).detach().float())
-            if isinstance(conv, nn.Conv2d)
-            else (torch.ones(width, 1, 1), torch.zeros(width))  # all of it is in the affine map
-            for conv, width in zip(scales.scales, scales.channels, strict=True)
-        ]
-
-    def _keep(self, name: str, *values: Tensor) -> None:
-        for index, value in enumerate(values):
-            self._constants[f"{name}.{index}"] = value.detach().float().contiguous().clone()
-
-    def _filter(self, name: str, conv: Any) -> None:
-        self._keep(name, conv.weight.flatten(1).T, conv.bias)  # (K * K, C)
-
-    def _matrix(self, name: str, conv: Any) -> None:
-        self._keep(name, packed(conv.weight.flatten(1)), conv.bias)
 
     def laid_out(self, number: torch.dtype) -> layouts.Block:
         """The structure of the constants' addresses, for kernels that compute in float32 or in float16.
@@ -146,45 +109,6 @@ class NativeBlock(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}
-
-    @staticmethod
-    def takes(block: FusedBlock) -> bool:
-        """Whether all of a block is known here."""
-        mixer, ffn = block.token_mixer, block.ffn
-        if type(mixer) is not DMixer or type(ffn) is not FusedMSFFN:
-            return False
-        idconv, osra, ste = mixer.local_operator, mixer.attention, mixer.enhancer
-        if type(idconv) is not FusedIDConv or type(osra) is not FusedOSRA or type(ste) is not FusedSTE:
-            return False
-        affine, scales = cast(Any, ffn.multi_scale)
-        known = type(affine) is Affine and type(scales) is SplitScales
-        osr = cast(Any, osra.osr)
-        return (
-            known
-            and all(type(one) is nn.Identity or is_depthwise(one) for one in scales.scales)
-            and idconv.kernel_size in KERNEL_SIZES
-            and all(is_depthwise(conv) for conv in (block.dpe, osra.lr, ste.local))
-            and (isinstance(osr, nn.Identity) or type(osr[-1]) is Affine)
-            and all(type(part) is Pointwise for part in (osra.q, osra.kv, cast(Any, ste.squeeze)[0], ste.expand))
-            and all(_is_group_norm(norm) for norm in (block.norm1, block.norm2))
-        )
-
-
-def is_depthwise(conv: Any) -> bool:
-    """Whether it is a depthwise convolution with stride 1, padded to keep the map's size, that there is code for."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.groups == conv.in_channels == conv.out_channels
-        and conv.kernel_size[0] == conv.kernel_size[1]
-        and conv.kernel_size[0] in KERNEL_SIZES
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding == (conv.kernel_size[0] // 2,) * 2
-        and conv.padding_mode == "zeros"
-    )
-
-
-def _is_group_norm(norm: Any) -> bool:
-    return type(norm) is nn.GroupNorm and norm.num_groups == 1 and norm.affine
 
 
 def packed(weight: Tensor) -> Tensor:

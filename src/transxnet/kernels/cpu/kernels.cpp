@@ -72,16 +72,23 @@ int finite(const T* numbers, int64_t count, int threads) {
 
 extern "C" {
 
-// The size of the structure at an index of SHARED in layouts.py, which repeats them; 0 beyond its end.
-int64_t layout_size(int index) {
-  const size_t sizes[] = {sizeof(Matrix), sizeof(Filter), sizeof(Norm), sizeof(Reduction), sizeof(Scales),
-                          sizeof(Block), sizeof(Convolution), sizeof(Attention), sizeof(Bias),
+// The sizes of the structures, which Python compares with its own: see build.py.
+#define SIZE(Structure) \
+  int64_t size_of_##Structure() { return sizeof(Structure); }
+SIZE(Matrix)
+SIZE(Filter)
+SIZE(Norm)
+SIZE(Reduction)
+SIZE(Scales)
+SIZE(Block)
+SIZE(Convolution)
+SIZE(Attention)
+SIZE(Bias)
 #ifndef FLOAT16
-                          sizeof(AttentionGradients),
+SIZE(AttentionGradients)
+SIZE(BatchNorm)
+SIZE(ScaleGradients)
 #endif
-  };
-  return index < static_cast<int>(std::size(sizes)) ? sizes[index] : 0;
-}
 
 // The bytes of memory that a block needs.
 int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {

@@ -1,1 +1,0 @@
-"""Kernels of our own in C++, for CPUs; they are compiled when they are first used."""

@@ -1,0 +1,39 @@
+"""The operators that the network spends its time in, and who computes them.
+
+Each is defined once for PyTorch, in :mod:`~transxnet.kernels.operators`: schema, shapes, gradients. Under it are a
+reference in PyTorch (:mod:`~transxnet.kernels.reference`) and kernels in C++ (:mod:`~transxnet.kernels.cpu`). Layers
+call the functions below; a policy decides who computes:
+
+    with transxnet.kernels.use("native"):   # or TRANSXNET_KERNELS=native in the environment
+        model(images)
+"""
+
+from transxnet.kernels.functional import (
+    GELUOrder,
+    attention,
+    batch_norm,
+    depthwise_conv2d,
+    dynamic_depthwise_conv2d,
+    gelu,
+    layer_scale,
+)
+from transxnet.kernels.policy import Policy, current_policy, is_native, native_available, use
+from transxnet.kernels.reference import Bias, FactoredBias, attend
+
+__all__ = [
+    "Bias",
+    "FactoredBias",
+    "GELUOrder",
+    "Policy",
+    "attend",
+    "attention",
+    "batch_norm",
+    "current_policy",
+    "depthwise_conv2d",
+    "dynamic_depthwise_conv2d",
+    "gelu",
+    "is_native",
+    "layer_scale",
+    "native_available",
+    "use",
+]

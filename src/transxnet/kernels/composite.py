@@ -1,0 +1,142 @@
+"""The operators of ``torch.ops.transxnet`` and their gradients in PyTorch's operations, for what has no kernel.
+
+Each function has the arguments and results of the operator of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transxnet.kernels import reference
+from transxnet.kernels.reference import FactoredBias
+
+
+def _last(x: Tensor) -> Tensor:
+    """The map with channels last, as operators return it."""
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+
+
+def depthwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, channels: Sequence[int], sizes: Sequence[int], identity: bool
+) -> Tensor:
+    bias = weight.new_zeros(len(weight), x.shape[1]) if bias is None else bias
+    kernels = _kernels(weight, channels, sizes, len(x))
+    parts = zip(x.split(channels, 1), kernels, bias.expand(len(x), -1).split(channels, 1), strict=True)
+    y = torch.cat([reference.dynamic_depthwise_conv2d(*each) for each in parts], dim=1)
+    return _last(x + y if identity else y)
+
+
+def depthwise_conv2d_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, channels: Sequence[int], sizes: Sequence[int], identity: bool,
+    of_input: bool, of_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    batch, _, height, width = x.shape
+    inputs, kernels = [], []
+    parts = zip(
+        gradient.split(channels, 1), x.split(channels, 1), _kernels(weight, channels, sizes, batch), strict=True
+    )
+    for wanted, share, kernel in parts:
+        count, size = kernel.shape[1], kernel.shape[-1]
+        flat = (1, batch * count, height, width)
+        of_share, of_kernel, _ = torch.ops.aten.convolution_backward(
+            wanted.reshape(flat), share.reshape(flat), kernel.reshape(-1, 1, size, size), [0], [1, 1],
+            [size // 2] * 2, [1, 1], False, [0, 0], batch * count, [of_input, of_parameters, False],
+        )  # fmt: skip
+        inputs.append(of_share.reshape(share.shape) if of_input else share.new_empty(0))
+        kernels.append(of_kernel.reshape(batch, -1) if of_parameters else weight.new_empty(0))
+    back = torch.cat(inputs, dim=1) if of_input else x.new_empty(0)
+    if of_input:
+        back = _last(back + gradient if identity else back)
+    if not of_parameters:
+        return back, x.new_empty(0), x.new_empty(0)
+    weights, biases = torch.cat(kernels, dim=1), gradient.sum((2, 3))
+    if len(weight) == 1:
+        weights, biases = weights.sum(0, keepdim=True), biases.sum(0, keepdim=True)
+    return back, weights, biases
+
+
+def _kernels(weight: Tensor, channels: Sequence[int], sizes: Sequence[int], batch: int) -> Iterator[Tensor]:
+    """The kernels (B, C', K, K) of each share in a weight (1 or B, all of them)."""
+    counts = [count * size * size for count, size in zip(channels, sizes, strict=True)]
+    for part, count, size in zip(weight.split(counts, 1), channels, sizes, strict=True):
+        yield part.reshape(-1, count, size, size).expand(batch, -1, -1, -1)
+
+
+def attention(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
+    given = bias if columns is None else FactoredBias(bias, columns)
+    return _last(reference.attention(q, kv, given, heads, scale=1.0))
+
+
+def attention_backward(
+    gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
+    of_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    tokens = (len(q), heads, q.shape[1] // heads, -1)
+    k, v = kv.chunk(2, dim=1)
+    g, q_tokens, k, v = (x.reshape(tokens).transpose(2, 3) for x in (gradient, q, k, v))  # (B, heads, N or M, d)
+    whole = bias if columns is None else bias @ columns.T
+    weights = (q_tokens @ k.transpose(2, 3) + whole).softmax(dim=-1)  # (B, heads, N, M)
+    of_weights = g @ v.transpose(2, 3)
+    of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
+    of_q = (of_scores @ k).transpose(2, 3).reshape(q.shape)
+    of_kv = torch.stack((of_scores.transpose(2, 3) @ q_tokens, weights.transpose(2, 3) @ g))  # (2, B, heads, M, d)
+    of_whole = of_scores.sum(0, keepdim=True)
+    of_given = of_whole if columns is None else of_whole @ columns
+    return (
+        _last(of_q),
+        of_kv.permute(1, 0, 2, 4, 3).reshape(kv.shape),
+        of_given if of_bias else bias.new_empty(0),
+    )
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
+    gelu: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    inner = F.gelu(x) if gelu == "before" else x
+    variance, mean = torch.var_mean(inner.double(), (0, 2, 3), correction=0)
+    statistics = torch.stack((mean, (variance + eps).rsqrt()))
+    y = F.batch_norm(inner, None, None, weight, bias, training=True, eps=eps)
+    rows = x.numel() // x.shape[1]
+    new_mean = running_mean.lerp(mean.to(running_mean.dtype), momentum)
+    new_var = running_var.lerp((variance * (rows / max(rows - 1, 1))).to(running_var.dtype), momentum)
+    return _last(F.gelu(y) if gelu == "after" else y), statistics, new_mean, new_var
+
+
+def batch_norm_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, gelu: str, of_input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, factor, scale, shift = (part.to(x.dtype)[:, None, None] for part in (*statistics, weight, bias))
+    inner = F.gelu(x) if gelu == "before" else x
+    normalised = (inner - mean) * factor
+    if gelu == "after":
+        gradient = torch.ops.aten.gelu_backward(gradient, normalised * scale + shift)
+    of_bias, of_weight = gradient.sum((0, 2, 3)), (gradient * normalised).sum((0, 2, 3))
+    if not of_input:
+        return x.new_empty(0), of_weight, of_bias
+    rows = x.numel() // x.shape[1]
+    lost = (of_bias[:, None, None] + normalised * of_weight[:, None, None]) / rows
+    back = scale * factor * (gradient - lost)
+    return _last(torch.ops.aten.gelu_backward(back, x) if gelu == "before" else back), of_weight, of_bias
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x)
+
+
+def gelu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    return torch.empty_like(x).copy_(torch.ops.aten.gelu_backward(gradient, x))
+
+
+def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _last(torch.addcmul(bias, x, weight))
+
+
+def layer_scale_backward(gradient: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> tuple[Tensor, Tensor, Tensor]:
+    sums = ((gradient * x).sum((0, 2, 3)), gradient.sum((0, 2, 3)))
+    of_weight, of_bias = (one.reshape(weight.shape) for one in sums)
+    return _last(gradient * weight) if of_input else x.new_empty(0), of_weight, of_bias

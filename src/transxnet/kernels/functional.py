@@ -1,0 +1,137 @@
+"""The operators as layers call them: computed by PyTorch, or by ``torch.ops.transxnet`` where that has kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transxnet.kernels import operators, reference
+from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
+from transxnet.kernels.cpu.gelu import is_dense
+from transxnet.kernels.policy import is_native
+from transxnet.kernels.reference import Bias, FactoredBias
+
+GELUOrder = Literal["none", "before", "after"]
+"""GELU beside a batch normalisation: none, before it or after it."""
+
+
+def depthwise_conv2d(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, identity: bool = False
+) -> Tensor:
+    """Depthwise convolutions, each on its share of the channels, with stride 1, padded to keep the map's size.
+
+    Args:
+        x: (B, C, H, W).
+        weights: (C', 1, K, K), with K odd, of each share; the C' add up to C.
+        biases: (C') of each share, or None.
+        identity: Add the input to the result.
+
+    Returns:
+        (B, C, H, W).
+    """
+    sizes = [weight.shape[-1] for weight in weights]
+    if not (is_native(x) and _has_kernel(weights, sizes)):
+        return reference.depthwise_conv2d(x, weights, biases, identity)
+    channels = [len(weight) for weight in weights]
+    if len(weights) == 1:
+        weight, bias = weights[0].reshape(1, -1), None if biases[0] is None else biases[0].unsqueeze(0)
+    else:
+        weight = torch.cat([one.flatten() for one in weights]).unsqueeze(0)
+        given = zip(weights, biases, strict=True)
+        bias = torch.cat([one.new_zeros(len(one)) if b is None else b for one, b in given]).unsqueeze(0)
+    return operators.depthwise_conv2d(x, weight, bias, channels, sizes, identity)
+
+
+def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A depthwise convolution of every image with its own kernel, with stride 1, padded to keep the map's size.
+
+    Shapes: x (B, C, H, W), kernel (B, C, K, K) with K odd, bias (B, C); returns (B, C, H, W).
+    """
+    if not (is_native(x) and _has_kernel([kernel], [kernel.shape[-1]])):
+        return reference.dynamic_depthwise_conv2d(x, kernel, bias)
+    return operators.depthwise_conv2d(x, kernel.flatten(1), bias, [x.shape[1]], [kernel.shape[-1]], False)
+
+
+def _has_kernel(weights: Sequence[Tensor], sizes: Sequence[int]) -> bool:
+    return all(size in KERNEL_SIZES for size in sizes) and all(weight.dtype == torch.float32 for weight in weights)
+
+
+def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: float | None = None) -> Tensor:
+    """Attention of all pixels of a map to those of another.
+
+    Args:
+        q: (B, C, H, W).
+        kv: (B, 2 C, h, w): keys, then values.
+        position_bias: (1, heads, H * W, h * w), or its factors, of which the columns get no gradient.
+        heads: Each has C / heads channels, side by side.
+        scale: Of the products of queries and keys; (C / heads) ** -0.5 if not given.
+
+    Returns:
+        (B, C, H, W).
+    """
+    bias, columns = position_bias if isinstance(position_bias, FactoredBias) else (position_bias, None)
+    if not (is_native(q) and is_native(kv) and bias.dtype == torch.float32):
+        return reference.attention(q, kv, position_bias, heads, scale)
+    scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
+    return operators.attention(q if scale == 1.0 else q * scale, kv, bias, columns, heads)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *, momentum: float, eps: float,
+    gelu: GELUOrder = "none",
+) -> Tensor:  # fmt: skip
+    """Normalise a map by its own statistics, as training does, and put them to the running ones.
+
+    Args:
+        x: (B, C, H, W), with more than one value for each channel.
+        weight: (C).
+        bias: (C).
+        running_mean: (C); it is changed.
+        running_var: (C); it is changed.
+        momentum: Share of the running statistics that is new.
+        eps: Added to the variances.
+        gelu: GELU of the map before it is normalised, or after that.
+
+    Returns:
+        (B, C, H, W).
+    """
+    parameters = (weight, bias, running_mean, running_var)
+    if not (is_native(x) and _is_normalised_natively(x, parameters)):
+        return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
+    y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
+    running_mean.copy_(new_mean)
+    running_var.copy_(new_var)
+    return y
+
+
+def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether the channels are last, and parameters and map fit each other."""
+    return (
+        x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > x.shape[1]
+        and all(part.dtype == torch.float32 and part.shape == (x.shape[1],) for part in parameters)
+    )
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU, not approximated, of a tensor of any shape."""
+    return operators.gelu(x) if is_native(x) and is_dense(x) else F.gelu(x)
+
+
+def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A scale and shift of each channel, x * weight + bias.
+
+    Shapes: x (B, C, H, W), weight and bias (C, 1, 1); returns (B, C, H, W).
+    """
+    native = (
+        is_native(x)
+        and x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and all(part.dtype == x.dtype and part.numel() == x.shape[1] for part in (weight, bias))
+    )
+    return operators.layer_scale(x, weight, bias) if native else reference.layer_scale(x, weight, bias)

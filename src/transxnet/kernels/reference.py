@@ -1,0 +1,151 @@
+"""The operators in PyTorch: what they compute, on every device and in every type, and their gradients written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+PIECE = {"cpu": 2 * 2**20}
+"""Bytes of attention scores in memory at a time, by device, where the position bias is in factors: a CPU's cache."""
+
+ELSEWHERE = 64 * 2**20
+"""The same for other devices."""
+
+
+class FactoredBias(NamedTuple):
+    """A resized bias that is not multiplied out: B' = rows @ columns^T.
+
+    Bicubic resizing is linear and treats an axis at a time: B' = R B C^T, with matrices R (N' x N)
+    and C (M' x M) that the sizes fix.
+
+    Attributes:
+        rows: R B, (1, heads, N', M).
+        columns: C, (M', M).
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def multiplied(self) -> Tensor:
+        """The bias (1, heads, N', M'), in the table's precision in mixed precision too, as interpolation gives it."""
+        device = self.rows.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            return self.rows @ self.columns.T
+
+
+Bias = Tensor | FactoredBias
+
+
+def depthwise_conv2d(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], identity: bool = False
+) -> Tensor:
+    """As :func:`transxnet.kernels.depthwise_conv2d`."""
+    if len(weights) == 1:
+        y = _convolve(x, weights[0], biases[0])
+    else:
+        parts = x.split([len(weight) for weight in weights], dim=1)
+        y = torch.cat([_convolve(*each) for each in zip(parts, weights, biases, strict=True)], dim=1)
+    return x + y if identity else y
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+
+
+def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """As :func:`transxnet.kernels.dynamic_depthwise_conv2d`."""
+    batch, channels, height, width = x.shape
+    size = kernel.shape[-1]
+    # One group for each channel of each image gives every image a kernel of its own.
+    y = F.conv2d(
+        x.reshape(1, batch * channels, height, width),
+        kernel.reshape(batch * channels, 1, size, size),
+        bias.reshape(batch * channels),
+        padding=size // 2,
+        groups=batch * channels,
+    )
+    return y.reshape(batch, channels, height, width)
+
+
+def attention(q: Tensor, kv: Tensor, position_bias: Bias | None, heads: int, scale: float | None = None) -> Tensor:
+    """As :func:`transxnet.kernels.attention`."""
+    batch, channels, height, width = q.shape
+    tokens = (batch, heads, channels // heads, -1)
+    k, v = kv.chunk(2, dim=1)  # each (B, C, h, w)
+    q, k, v = (x.reshape(tokens).transpose(2, 3) for x in (q, k, v))  # (B, heads, N or M, d)
+    z = attend(q, k, v, position_bias, scale)
+    return z.transpose(2, 3).reshape(batch, channels, height, width)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, position_bias: Bias | None = None, scale: float | None = None) -> Tensor:
+    """Attention, with a bias if there is one; in float32 where mixed precision has made half precision of it.
+
+    The scores are sums over a head's channels before they are scaled, and pass half precision's
+    65,504 in training; bfloat16 has float32's range.
+
+    Args:
+        q: (B, heads, N, d).
+        k: (B, heads, M, d).
+        v: (B, heads, M, d).
+        position_bias: (1, heads, N, M). Of one in factors, only as much is multiplied out at a
+            time as :data:`PIECE` says, and the gradient does it again.
+        scale: Of the products of q and k; d ** -0.5 if not given.
+
+    Returns:
+        (B, heads, N, d).
+    """
+    if isinstance(position_bias, FactoredBias):
+        return _attend_in_pieces(q, k, v, position_bias, scale)
+    # PyTorch's fast kernels want a token's channels side by side, and no mask that might want a gradient.
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    if position_bias is not None and not torch.is_grad_enabled():
+        position_bias = position_bias.detach()
+    if q.dtype == torch.float16 and torch.is_autocast_enabled(q.device.type):
+        with torch.autocast(q.device.type, enabled=False):
+            bias = None if position_bias is None else position_bias.float()
+            z = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias, scale=scale)
+        return z.to(q.dtype)
+    bias = None if position_bias is None else position_bias.to(q.dtype)
+    if bias is not None and bias.requires_grad and q.device.type == "cpu":
+        # There PyTorch has no fast kernel for it, and its plain form looks for rows that are hidden whole.
+        scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-2, -1)
+        return (scores + bias).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: FactoredBias, scale: float | None) -> Tensor:
+    """:func:`attend`, for some of the queries at a time."""
+    scores = len(q) * q.shape[1] * k.shape[2] * bias.rows.element_size()  # bytes for each query
+    step = max(1, PIECE.get(q.device.type, ELSEWHERE) // scores)
+    pieces = zip(q.split(step, dim=2), bias.rows.split(step, dim=2), strict=True)
+    if torch.is_grad_enabled():
+        again = partial(checkpoint, _attend_piece, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(part, k, v, rows, bias.columns, scale) for part, rows in pieces], dim=2)
+    return torch.cat([_attend_piece(part, k, v, rows, bias.columns, scale) for part, rows in pieces], dim=2)
+
+
+def _attend_piece(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float | None) -> Tensor:
+    return attend(q, k, v, FactoredBias(rows, columns).multiplied(), scale)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
+    gelu: str = "none",
+) -> Tensor:  # fmt: skip
+    """As :func:`transxnet.kernels.batch_norm`."""
+    x = F.gelu(x) if gelu == "before" else x
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training=True, momentum=momentum, eps=eps)
+    return F.gelu(y) if gelu == "after" else y
+
+
+def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As :func:`transxnet.kernels.layer_scale`."""
+    return torch.addcmul(bias, x, weight)
