@@ -22,7 +22,7 @@ _YAML = "transxnet"
 set_loader(_YAML, load_yaml, exceptions=(ConfigError,))  # what is typed is read within the limits of files
 
 _MISTAKE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?: ?(.*)')
-_GIVEN = re.compile(r"(?:Got|Given) value: (.*)$")
+_GIVEN = re.compile(r"(?:Got|Given) value: (?!NestedArg)(.*)$")
 _LONGEST = 400
 _OPTION = re.compile(r"--[a-z][a-z_.-]*")
 
