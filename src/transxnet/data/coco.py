@@ -43,15 +43,15 @@ class Instances:
     segmentations: list[Any]
     size: tuple[int, int]
 
-    def masks(self) -> Tensor:
-        """(n, H, W), bool.
+    def masks(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The objects' masks, (n, H, W), bool, or resized to ``size`` one by one.
 
         Raises:
             DataError: If an object has none.
         """
         if None in self.segmentations:
             raise DataError("an object has a box but no mask")
-        return decoded(self.segmentations, *self.size)
+        return decoded(self.segmentations, *self.size, size)
 
 
 @dataclass(frozen=True)

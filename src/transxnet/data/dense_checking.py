@@ -16,6 +16,8 @@ from transxnet.data.segmentation import SegmentationSource, open_segmentation
 
 Source = CocoSource | SegmentationSource
 
+_CHECKED = (1, 1)  # pixels that are kept of a mask when all that counts is whether it can be decoded
+
 
 @dataclass(frozen=True)
 class DenseFindings:
@@ -92,7 +94,7 @@ def _fault(source: Source, place: int) -> str | None:
         if isinstance(source, SegmentationSource):
             source.labels(place)
         elif source.has_masks:
-            source.instances(place).masks()
+            source.instances(place).masks(_CHECKED)
     except BadImageError as error:
         return error.reason
     return None

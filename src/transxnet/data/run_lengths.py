@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor
+from torchvision.transforms.v2 import functional as V
 
 _FARTHEST = 1e5  # pixels; a polygon's outline is walked pixel by pixel, in memory too
 
@@ -52,12 +53,29 @@ def encoded(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return packed
 
 
-def decoded(segmentations: Sequence[Any], height: int, width: int) -> Tensor:
-    """Checked segmentations as masks, (n, height, width), bool."""
-    if not segmentations:
-        return torch.zeros(0, height, width, dtype=torch.bool)
-    masks: npt.NDArray[np.uint8] = coco_mask.decode([encoded(each, height, width) for each in segmentations])
-    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
+def decoded(segmentations: Sequence[Any], height: int, width: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Checked segmentations as masks, bool.
+
+    Args:
+        segmentations: n of them.
+        height: The image's.
+        width: The image's.
+        size: What each mask is resized to as it is decoded, to the nearest pixel; by default the image's
+            height and width.
+
+    Returns:
+        (n, *size).
+    """
+    masks = torch.zeros(len(segmentations), *(size or (height, width)), dtype=torch.uint8)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        found = torch.from_numpy(coco_mask.decode(encoded(segmentation, height, width)))
+        mask.copy_(found if size in (None, found.shape) else _nearest(found, list(mask.shape)))
+    return masks.view(torch.bool)
+
+
+def _nearest(mask: Tensor, size: list[int]) -> Tensor:
+    resized: Tensor = V.resize(mask[None].contiguous(), size, interpolation=V.InterpolationMode.NEAREST)
+    return resized[0]
 
 
 def area(segmentation: Any, height: int, width: int) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
-from timm.utils.misc import natural_key
 from torch import Tensor
 
 from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, find_images, read_annotated
+from transxnet.data.names import natural_key
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
 from transxnet.data.randomness import seed_for
-from transxnet.data.shards import entry_type
+from transxnet.data.shard_index import entry_type
 from transxnet.data.sources import FolderSource, held_out, open_parts
 from transxnet.errors import DataError
 from transxnet.files import remove_leftovers, replacing
