@@ -82,9 +82,9 @@ def limited(
         server.stdin.write(json.dumps(task).encode() + b"\n")
         server.stdin.flush()
         status, peak = json.loads(server.stdout.readline())
-        texts = [Path(outputs, name).read_text(errors="replace") for name in ("out", "err")]
-    assert status != -signal.SIGALRM, f"not done after {seconds} s: {task['arguments']}; {texts}"
-    return Ended(status, *texts, peak)
+        out, err = (Path(outputs, name).read_text(errors="replace") for name in ("out", "err"))
+    assert status != -signal.SIGALRM, f"not done after {seconds} s: {task['arguments']}; {err}"
+    return Ended(status, out, err, peak)
 
 
 @functools.cache
@@ -117,8 +117,9 @@ def _run(task: dict[str, Any]) -> None:
     """Become the command."""
     from transxnet.cli.main import main
 
-    for descriptor, name in enumerate((os.devnull, os.path.join(task["outputs"], "out"), f"{task['outputs']}/err")):
-        file = os.open(name, os.O_RDWR | os.O_CREAT)
+    outputs = Path(task["outputs"])
+    for descriptor, path in enumerate((Path(os.devnull), outputs / "out", outputs / "err")):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, descriptor)
         os.close(file)
     os.chdir(task["folder"])
@@ -132,7 +133,7 @@ def _run(task: dict[str, Any]) -> None:
         status = 0
     except SystemExit as exit_:
         status = int(exit_.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (a traceback, which tests look for)
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
