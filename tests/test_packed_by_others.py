@@ -105,7 +105,7 @@ def test_parquet_files_that_cannot_be_read(
     parquet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.truncate(parquet / "data/test-0.parquet", 500)
-    with pytest.raises(DataError, match="hub cannot be read"):
+    with pytest.raises(DataError, match="test-0.parquet cannot be read"):
         open_data(str(parquet))
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert run("data", "check", parquet) == 2

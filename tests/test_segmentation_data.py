@@ -171,7 +171,8 @@ def test_what_else_is_refused(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "no class"), ("a\nb\na\n", "'a' twice"), ("a\nb\n", "2 classes, not the 4 wanted")]
+    ("text", "message"),
+    [("", "no class"), ("a\nb\na\n", "'a' is there twice"), ("a\nb\n", "2 classes, not the 4 wanted")],
 )
 def test_classes_that_are_refused(make: Make, text: str, message: str) -> None:
     root = make(["val/a"])
@@ -186,7 +187,7 @@ def deep(value: int) -> Image.Image:
 
 BAD_LABELS: dict[str, tuple[Image.Image | bytes | None, str]] = {
     "missing": (None, "no such file"),
-    "empty": (b"", "not an image"),
+    "empty": (b"", "empty file"),
     "text": (b"hello", "not an image"),
     "size": (Image.new("L", (5, 3)), "5 x 3"),
     "colours": (Image.new("RGB", (4, 3)), "labels are grey or have a palette, but this is RGB"),
@@ -207,7 +208,7 @@ def test_bad_labels_are_named(make: Make, labels: Image.Image | bytes | None, me
         labels.save(path)
     with pytest.raises(BadImageError, match=message):
         source.labels(0)
-    if message in ("no such file", "not an image", "5 x 3"):
+    if message in ("no such file", "empty file", "not an image", "5 x 3"):
         with pytest.raises(BadImageError, match=message):
             source.load(0)
 

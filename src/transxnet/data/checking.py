@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -16,6 +17,7 @@ from transxnet.data.images import BadImageError
 from transxnet.data.loading import worker_settings
 from transxnet.data.manifest import ShardRecord, read_manifest
 from transxnet.data.sources import ImageSource, open_parts
+from transxnet.files import open_regular, reason, user_path
 
 _AT_ONCE = 16
 """Images that a process decodes before it reports."""
@@ -60,9 +62,9 @@ class DataCheck:
     def __init__(self, data: str) -> None:
         self.damaged: dict[str, str] = {}
         self.parts = open_parts(data, self.damaged)
-        manifest = read_manifest(Path(data).expanduser())
+        self.folder = user_path(data)
+        manifest = read_manifest(self.folder)
         self.records = tuple(manifest.shards) if manifest else ()
-        self.folder = Path(data).expanduser()
 
     @property
     def steps(self) -> int:
@@ -135,10 +137,10 @@ def _shard_fault(folder: Path, records: Sequence[ShardRecord], index: int) -> st
         return fault
     for name, expected in ((record.file, record.sha256), (record.index, record.index_sha256)):
         try:
-            with (folder / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            with open_regular(folder / name) as file:
+                digest = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
         except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+            return f"{name} cannot be read ({reason(error)})"
         if digest != expected:
             return f"the bytes of {name} are not those that were written (SHA-256 differs from the manifest's)"
     return None

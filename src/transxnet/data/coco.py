@@ -22,6 +22,7 @@ from transxnet.data.images import read_annotated
 from transxnet.data.randomness import seed_for
 from transxnet.data.run_lengths import decoded
 from transxnet.errors import DataError
+from transxnet.files import reading, user_path
 
 _HELD_OUT = 0.2
 _SMALLEST_SIDE = 32  # pixels; smaller images are not learned from
@@ -43,15 +44,15 @@ class Instances:
     segmentations: list[Any]
     size: tuple[int, int]
 
-    def masks(self) -> Tensor:
-        """(n, H, W), bool.
+    def masks(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The objects' masks, (n, H, W), bool, or resized to ``size`` one by one.
 
         Raises:
             DataError: If an object has none.
         """
         if None in self.segmentations:
             raise DataError("an object has a box but no mask")
-        return decoded(self.segmentations, *self.size)
+        return decoded(self.segmentations, *self.size, size)
 
 
 @dataclass(frozen=True)
@@ -227,10 +228,10 @@ def open_coco_file(
     Raises:
         DataError: As :func:`open_coco`.
     """
-    path = Path(json_path).expanduser()
-    with _no_collection():
+    path = user_path(json_path)
+    with _no_collection(), reading(path, DataError):
         content = read_coco(path, masks=masks)
-    images = located(path, content.images, Path(images_folder).expanduser() if images_folder else None)
+    images = located(path, content.images, user_path(images_folder) if images_folder else None)
     source = CocoSource(content.class_names, content.category_ids, images, content.annotations, content.findings)
     return source if classes is None else _ordered(path, source, list(classes))
 
@@ -249,13 +250,15 @@ def _no_collection() -> Iterator[None]:
 
 def _ordered(path: Path, source: CocoSource, classes: list[str]) -> CocoSource:
     """The same annotations, with labels in the order of ``classes``."""
-    unknown = [name for name in source.class_names if name not in classes]
-    missing = [name for name in classes if name not in source.class_names]
+    position = {name: index for index, name in enumerate(classes)}
+    given = dict(zip(source.class_names, source.category_ids, strict=True))
+    unknown = [name for name in given if name not in position]
+    missing = [name for name in classes if name not in given]
     if unknown or missing:
         parts = [f"has {_list(unknown)}"] * bool(unknown) + [f"lacks {_list(missing)}"] * bool(missing)
         raise DataError(f"{path}: its categories are not the {len(classes)} classes wanted: it {' and '.join(parts)}")
-    labels = np.array([classes.index(name) for name in source.class_names])
-    ids = tuple(source.category_ids[source.class_names.index(name)] for name in classes)
+    labels = np.array([position[name] for name in given])
+    ids = tuple(given[name] for name in classes)
     annotations = replace(source.annotations, labels=labels[source.annotations.labels])
     return replace(source, class_names=tuple(classes), category_ids=ids, annotations=annotations)
 

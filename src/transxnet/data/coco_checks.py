@@ -14,9 +14,14 @@ import numpy.typing as npt
 from transxnet.data.coco_records import Annotations, CocoFile, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import MAX_PIXELS
+from transxnet.data.names import class_names_fault
 from transxnet.data.run_lengths import SegmentationError, area, checked, is_number, is_whole
 from transxnet.errors import DataError
+from transxnet.files import read_bytes, reason
 
+_MAX_CATEGORIES = 20_000  # a detector's outputs grow with them
+_MAX_FILE_NAME = 4096  # characters; no path is longer
+_MAX_ID = 2**62
 _ROUNDING = 1.0  # pixels that a box may exceed the image by without being cut
 
 
@@ -38,7 +43,7 @@ def read_coco(path: Path, *, masks: bool = True) -> CocoFile:
     labels = {category: label for label, category in enumerate(categories)}
     kept: list[tuple[int, int, _Annotation]] = []
     for index, entry in enumerate(content["annotations"]):
-        name = f"annotation {entry.get('id', f'at place {index}') if isinstance(entry, dict) else f'at place {index}'}"
+        name = _name(entry, index)
         try:
             place, label = _addressed(entry, places, labels)
             kept.append((place, label, _annotation(entry, images[place], masks, name, findings)))
@@ -66,16 +71,21 @@ class _Annotation(NamedTuple):
     packed: bytes
 
 
+def _name(entry: Any, index: int) -> str:
+    given = entry.get("id") if isinstance(entry, dict) else None
+    return f"annotation at place {index}" if given is None else f"annotation {str(given)[:40]}"
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path} is no JSON, or cut short: {error.msg} in {where}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, a list in lists in lists
-        raise DataError(f"{path} is no JSON: {error}") from error
+        raise DataError(f"{path} is no JSON: {reason(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is no COCO file: it holds a {type(content).__name__}, not an object with images")
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -87,16 +97,23 @@ def _parsed(path: Path) -> dict[str, Any]:
 def _categories(path: Path, content: Mapping[str, Any], findings: Findings) -> dict[int, str]:
     """The names by id, ascending."""
     categories: dict[int, str] = {}
-    for entry in _without_group(content, findings):
+    names: set[str] = set()
+    entries = _without_group(content, findings)
+    if len(entries) > _MAX_CATEGORIES:
+        raise DataError(f"{path} has {len(entries):,} categories; there may be {_MAX_CATEGORIES:,}")
+    for entry in entries:
         if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
             raise DataError(f"{path}: a category needs a whole number as id, and a name, not {str(entry)[:80]}")
         if entry["id"] in categories:
             raise DataError(f"{path}: two categories have the id {entry['id']}; give each its own")
-        if entry["name"] in categories.values():
-            raise DataError(f"{path}: two categories are named {entry['name']!r}; give each its own name")
+        if entry["name"] in names:
+            raise DataError(f"{path}: two categories are named {entry['name'][:80]!r}; give each its own name")
         categories[entry["id"]] = entry["name"]
+        names.add(entry["name"])
     if not categories:
         raise DataError(f"{path} names no category")
+    if fault := class_names_fault(names):
+        raise DataError(f"{path}: {fault}")
     return dict(sorted(categories.items()))
 
 
@@ -136,7 +153,7 @@ def _record(entry: Any) -> ImageRecord | None:
     if not isinstance(entry, dict):
         return None
     number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-    if not is_whole(number) or not isinstance(name, str) or not name:
+    if not is_whole(number) or not isinstance(name, str) or not 0 < len(name) <= _MAX_FILE_NAME:
         return None
     if not is_number(height) or not is_number(width) or height < 1 or width < 1 or height * width > MAX_PIXELS:
         return None
@@ -208,13 +225,18 @@ def _packed(kept: Sequence[tuple[int, int, _Annotation]], images: int, findings:
 def _numbered(ids: Sequence[Any], findings: Findings) -> npt.NDArray[np.int64]:
     """Ids as given; those given twice, or that evaluation takes for "none", are new."""
     seen: set[int] = set()
-    unused = max((number for number in ids if is_whole(number)), default=0) + 1
+    unused = max((number for number in ids if _is_id(number)), default=0) + 1
     numbers = []
     for number in ids:
-        if not is_whole(number) or number < 1 or number in seen:
+        if not _is_id(number) or number in seen:
             if number != 0:
-                findings.add("annotations whose id is missing or another's (numbered anew)", f"annotation {number}")
+                name = f"annotation {str(number)[:40]}"
+                findings.add("annotations whose id is missing or another's (numbered anew)", name)
             number, unused = max(unused, 1), max(unused, 1) + 1
         seen.add(number)
         numbers.append(number)
     return np.array(numbers, np.int64)
+
+
+def _is_id(number: Any) -> bool:
+    return is_whole(number) and 1 <= number < _MAX_ID

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from transxnet.data.coco_records import ImageRecord
+from transxnet.data.names import entries_of, is_file, is_folder
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder, part_word
 from transxnet.errors import DataError
+from transxnet.files import user_path
 
 _SAMPLE = 100  # images looked for in each folder before all are
 
@@ -18,11 +21,11 @@ def annotation_files(data: str) -> dict[str, Path]:
     Raises:
         DataError: If there is none, or if one part has several.
     """
-    root = Path(data).expanduser()
-    if root.is_file():
+    root = user_path(data)
+    if not is_folder(root):
+        if not os.path.lexists(root):
+            raise DataError(f"{root} does not exist; data is a folder of images with COCO annotations")
         return {"val" if part_word(root) in VALIDATION else "train": root}
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; data is a folder of images with COCO annotations")
     found: dict[str, Path] = {}
     for part, names in (("train", TRAIN), ("val", VALIDATION)):
         folder = part_folder(root, names)
@@ -49,7 +52,9 @@ def _named(root: Path) -> dict[str, Path]:
 
 def _json_files(folder: Path) -> list[Path]:
     """A folder's JSON files; only those of instances, where names tell (COCO has captions beside them)."""
-    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not is_folder(folder):
+        return []
+    files = sorted(path for path in entries_of(folder) if path.suffix == ".json" and not path.name.startswith("."))
     return [path for path in files if path.name.startswith("instances")] or files
 
 
@@ -73,7 +78,7 @@ def located(path: Path, images: Sequence[ImageRecord], folder: Path | None) -> l
     """
     folders = [folder] if folder else _image_folders(path)
     for step in (max(1, len(images) // _SAMPLE), 1):
-        found = {place: sum((place / image.file_name).is_file() for image in images[::step]) for place in folders}
+        found = {place: sum(is_file(place / image.file_name) for image in images[::step]) for place in folders}
         best = max(found, key=lambda place: found[place])
         if found[best]:
             return [image._replace(path=str(best / image.file_name)) for image in images]
@@ -92,4 +97,4 @@ def _image_folders(path: Path) -> list[Path]:
     root = here.parent if here.name == "annotations" else here
     folders = [root / middle / name for name in names for middle in ("", "images")]
     folders += [here, here / "images", root / "images", root]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(folders) if is_folder(folder)]

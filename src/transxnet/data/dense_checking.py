@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from transxnet.data.checking import Faults, in_order
 from transxnet.data.coco import CocoSource, open_coco
 from transxnet.data.images import BadImageError
+from transxnet.data.names import entries_of, is_folder
 from transxnet.data.parts import TRAIN, part_folder
 from transxnet.data.segmentation import SegmentationSource, open_segmentation
+from transxnet.files import user_path
 
 Source = CocoSource | SegmentationSource
+
+_CHECKED = (1, 1)  # pixels that are kept of a mask when all that counts is whether it can be decoded
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,10 @@ class DenseFindings:
 
 def is_annotated(data: str) -> bool:
     """Whether a folder has annotations of boxes or of pixels."""
-    root = Path(data).expanduser()
-    return (root / "annotations").is_dir() or any(root.glob("*/_annotations.coco.json")) or root.suffix == ".json"
+    root = user_path(data)
+    if root.suffix == ".json" or os.path.lexists(root / "annotations"):
+        return True
+    return is_folder(root) and any(os.path.lexists(path / "_annotations.coco.json") for path in entries_of(root))
 
 
 class DenseCheck:
@@ -51,9 +57,10 @@ class DenseCheck:
 
     def __init__(self, data: str, *, reduce_zero_label: bool = False) -> None:
         self.sources: dict[str, Source] = {}
-        folder = Path(data).expanduser() / "annotations"
-        pixels = folder.is_dir() and (part_folder(folder, TRAIN) is not None or not any(folder.glob("*.json")))
-        if not pixels or any(folder.glob("*.json")):
+        folder = user_path(data) / "annotations"
+        objects_too = is_folder(folder) and any(path.suffix == ".json" for path in entries_of(folder))
+        pixels = is_folder(folder) and (part_folder(folder, TRAIN) is not None or not objects_too)
+        if not pixels or objects_too:
             objects = open_coco(data)
             if objects.train is not None:
                 self.sources["train, objects"] = objects.train
@@ -92,7 +99,7 @@ def _fault(source: Source, place: int) -> str | None:
         if isinstance(source, SegmentationSource):
             source.labels(place)
         elif source.has_masks:
-            source.instances(place).masks()
+            source.instances(place).masks(_CHECKED)
     except BadImageError as error:
         return error.reason
     return None

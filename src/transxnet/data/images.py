@@ -6,20 +6,33 @@ import glob
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.utils.misc import natural_key
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
+from transxnet.data.image_metadata import has_too_many_scans, transposition, without_metadata
+from transxnet.data.names import is_folder, natural_key
 from transxnet.errors import DataError
+from transxnet.files import open_regular, reason, user_path
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is decoded, whatever a file is called; some others start programs."""
+
 MAX_PIXELS = 180_000_000
 """Images with more pixels are refused before they are decoded."""
 
+MAX_BYTES = 2 * 2**30
+"""Image files with more bytes are refused before they are read."""
+
 _WHITE = (255, 255, 255, 255)
+_STRIP = 2**22  # pixels that are converted at a time
+_MAX_RUN_LENGTH_WIDTH = 2**16  # Pillow fills up to 255 rows at once where such a BMP file leaves some out
 
 
 class BadImageError(DataError):
@@ -54,13 +67,8 @@ def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Im
             :data:`MAX_PIXELS` pixels.
     """
     name = os.fspath(path)
-    if not os.path.exists(name):  # noqa: PTH110 (also false for a broken link)
-        raise BadImageError(name, "broken link" if Path(name).is_symlink() else "no such file")
-    try:
-        size = Path(name).stat().st_size
-    except OSError as error:
-        raise BadImageError(name, f"cannot be read ({error.strerror})") from error
-    return _decoded(name, name, size, rotate)
+    with _file(name) as file:
+        return _decoded(name, file, rotate)
 
 
 def read_annotated(path: str | os.PathLike[str], size: tuple[int, int], what: str) -> Image.Image:
@@ -96,34 +104,133 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     Raises:
         BadImageError: As :func:`read_image`.
     """
-    return _decoded(name, io.BytesIO(content), len(content), rotate=True)
-
-
-def _decoded(name: str, file: str | io.BytesIO, size: int, rotate: bool) -> Image.Image:
-    if size == 0:
+    if not content:
         raise BadImageError(name, "empty file (0 bytes)")
+    return _decoded(name, io.BytesIO(content), rotate=True)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file of which size and mode are known; its pixels may still be damaged.
+
+    Raises:
+        BadImageError: As :func:`read_image`, whatever the body of the ``with`` statement meets.
+    """
+    name = os.fspath(path)
+    with _file(name) as file, _naming(name):
+        yield _header(name, file)
+
+
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The rows of an image, some at a time, each time with the number of the first.
+
+    Conversions of a whole image take its memory several times over.
+    """
+    height = max(1, _STRIP // image.width)
+    if height >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
+@contextmanager
+def _file(name: str) -> Iterator[BinaryIO]:
+    try:
+        file = open_regular(name)
+    except FileNotFoundError as error:
+        raise BadImageError(name, "broken link" if Path(name).is_symlink() else "no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: characters that no file's name has
+        raise BadImageError(name, f"cannot be read ({reason(error)})") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if not 0 < size <= MAX_BYTES:
+            raise BadImageError(name, f"more than {MAX_BYTES:,} bytes" if size else "empty file (0 bytes)")
+        yield file
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever Pillow and NumPy raise, as a BadImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit warns below ours, and of odd metadata
-            with Image.open(file) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BadImageError(name, f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-                return _as_seen(ImageOps.exif_transpose(image) if rotate else image)
+            yield
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BadImageError(name, "not an image, whatever its name says") from error
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise BadImageError(name, f"not an image ({formats}), whatever its name says") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(name, f"more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise BadImageError(name, f"damaged ({error})") from error
+    except Exception as error:  # damaged bytes make a decoder raise anything
+        raise BadImageError(name, f"damaged ({reason(error)})") from error
+
+
+def _header(name: str, file: BinaryIO) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.format == "TIFF":  # Pillow would turn the image, and read more metadata for it than pixels need
+        vars(image)["load_end"] = lambda: None
+    return image
+
+
+def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
+    with _naming(name):
+        try:
+            return _rgb(name, file, rotate)
+        except BadImageError:
+            raise
+        except Exception:  # it may be metadata that Pillow cannot read; the pixels may be whole
+            file.seek(0)
+            pixels = without_metadata(file.read())
+            if pixels is None:
+                raise
+        return _rgb(name, io.BytesIO(pixels), rotate)
+
+
+def _rgb(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
+    image = _header(name, file)
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        if has_too_many_scans(file.read()):
+            raise BadImageError(name, "damaged (more scans than any JPEG file needs)")
+    elif image.format == "BMP" and image.width > _MAX_RUN_LENGTH_WIDTH and image.info.get("compression") in (1, 2):
+        raise BadImageError(name, f"more than {_MAX_RUN_LENGTH_WIDTH:,} pixels wide and in run lengths")
+    if image.format == "TIFF":  # its metadata cannot be read after the pixels
+        turn = transposition(image)
+        image.load()
+    else:
+        image.load()
+        turn = transposition(image)
+    seen = _as_seen(image)
+    return seen.transpose(turn) if rotate and turn is not None else seen
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image if image.width * image.height > _STRIP else image.copy()  # a copy frees what the decoder keeps
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and _brightest(image) > 255)
+    parts = strips(image)
+    top, first = next(parts)
+    first = _strip_as_seen(first, deep)
+    if first.height == image.height:
+        return first
+    whole = Image.new("RGB", image.size)
+    whole.paste(first, (0, top))
+    for top, strip in parts:
+        whole.paste(_strip_as_seen(strip, deep), (0, top))
+    return whole
+
+
+def _brightest(image: Image.Image) -> float:
+    return max(float(np.asarray(strip).max()) for _, strip in strips(image))
+
+
+def _strip_as_seen(image: Image.Image, deep: bool) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        deep = image.mode != "F" and (image.mode != "I" or values.max(initial=0) > 255)
+        values: npt.NDArray[np.float64] = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0)
         image = Image.fromarray(np.clip(values / 257 if deep else values, 0, 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         picture = image.convert("RGBA")
@@ -132,32 +239,43 @@ def _as_seen(image: Image.Image) -> Image.Image:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below a folder, in natural order (2 before 10); hidden ones are left out."""
+    """All image files below a folder, in natural order (2 before 10); hidden ones are left out.
+
+    Raises:
+        DataError: If a folder cannot be read.
+    """
     found = []
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not _hidden(name)]
         found += [Path(root, name) for name in files if is_image_name(name) and not _hidden(name)]
     return sorted(found, key=lambda path: natural_key(str(path)))
+
+
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):
+        return  # a part may lack the folders of some classes
+    raise DataError(f"{error.filename} cannot be read: {reason(error)}") from error
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
     """The images that files, folders and glob patterns name, each once, in the order given.
 
     Raises:
-        DataError: If a pattern matches nothing, or a folder holds no image.
+        DataError: If a pattern matches nothing, or a folder holds no image or cannot be read.
+        ConfigError: If a pattern is empty or can be no path.
     """
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
+        path = user_path(pattern)
+        if is_folder(path):
             found = find_images(path)
             if not found:
                 raise DataError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        elif path.exists() or path.is_symlink() or not glob.has_magic(pattern):
+        elif os.path.lexists(path) or not glob.has_magic(pattern):
             found = [path]  # a missing file is reported with the others that cannot be read
         else:
             names = sorted(glob.glob(str(path), recursive=True), key=natural_key)  # noqa: PTH207 (absolute ones too)
-            found = [Path(name) for name in names if Path(name).is_file()]
+            found = [Path(name) for name in names if not is_folder(Path(name))]
             if not found:
                 raise DataError(f"nothing matches {pattern}")
         paths.update(dict.fromkeys(found))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from transxnet.data.names import class_names_fault
 from transxnet.errors import DataError
-from transxnet.files import write_text
+from transxnet.files import check_regular, read_json, reading, reason, write_text
 
 _NAME = "manifest.json"
 _FORMAT = "transxnet-shards-1"
+_MAX_BYTES = 64 * 2**20
+_MAX_NUMBER = 2**64
+_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,9}\.tar")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_ADVICE = "write the shards again into a new folder"
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,12 @@ class ShardRecord:
         return self.file.removesuffix(".tar") + ".index.npy"
 
     def fault(self, folder: Path) -> str | None:
-        """What is wrong with the files' sizes."""
+        """What is wrong with the files' kinds and sizes."""
         for name, expected in ((self.file, self.bytes), (self.index, self.index_bytes)):
             try:
-                size = (folder / name).stat().st_size
+                size = check_regular(folder / name)
             except OSError as error:
-                return f"{name} cannot be read ({error.strerror})"
+                return f"{name} cannot be read ({reason(error)})"
             if size != expected:
                 return f"{name} has {size:,} bytes where the manifest says {expected:,}"
         return None
@@ -95,17 +103,79 @@ def read_manifest(folder: Path) -> Manifest | None:
         DataError: If it is damaged.
     """
     path = folder / _NAME
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(written, dict) or written.pop("format", None) != _FORMAT:
+    with reading(path, DataError, _ADVICE):
+        try:
+            content = read_json(path, _MAX_BYTES)
+        except FileNotFoundError:
             return None
-        shards = tuple(ShardRecord(**record) for record in written.pop("shards"))
-        manifest = Manifest(**written, shards=shards)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error}); write the shards again into a new folder") from error
-    for record in shards:
-        if Path(record.file).name != record.file:
-            raise DataError(f"{path} names a file outside its folder: {record.file}")
-    return manifest
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            return None
+        return _manifest(content)
+
+
+def _manifest(content: Mapping[str, Any]) -> Manifest:
+    """The fields of a manifest, each of its kind and within its bounds; raises ValueError otherwise."""
+    _only(content, Manifest)
+    classes, shards = content["classes"], content["shards"]
+    if not isinstance(classes, list) or not isinstance(shards, list):
+        raise ValueError("its classes and shards are not lists")
+    if fault := class_names_fault(classes):
+        raise ValueError(fault)
+    if not isinstance(content["held_out"], bool):
+        raise ValueError(_unfit("held_out", content["held_out"]))
+    records = tuple(map(_record, shards))
+    if len({record.file for record in records}) < len(records):
+        raise ValueError("a shard is there twice")
+    planned = _number(content, "planned")
+    if planned < len(records):
+        raise ValueError(f"it has {len(records)} shards, but {planned} were planned")
+    return Manifest(
+        classes,
+        _text(content, "listing", _DIGEST),
+        _number(content, "seed"),
+        _number(content, "shard_bytes"),
+        content["held_out"],
+        planned,
+        records,
+    )
+
+
+def _record(content: Any) -> ShardRecord:
+    if not isinstance(content, dict):
+        raise ValueError(_unfit("a shard", content))
+    _only(content, ShardRecord)
+    skipped = content["skipped"]
+    if not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
+        raise ValueError(_unfit("skipped", skipped))
+    return ShardRecord(
+        _text(content, "file", _SHARD_NAME),
+        _number(content, "bytes"),
+        _text(content, "sha256", _DIGEST),
+        _number(content, "images"),
+        _number(content, "index_bytes"),
+        _text(content, "index_sha256", _DIGEST),
+        skipped,
+    )
+
+
+def _only(content: Mapping[str, Any], kind: type[Manifest | ShardRecord]) -> None:
+    if unknown := content.keys() - kind.__dataclass_fields__.keys():
+        raise ValueError(f"it has fields of no meaning: {', '.join(sorted(unknown))}")
+
+
+def _number(content: Mapping[str, Any], name: str) -> int:
+    value = content[name]
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ValueError(_unfit(name, value))
+    return value
+
+
+def _text(content: Mapping[str, Any], name: str, form: re.Pattern[str]) -> str:
+    value = content[name]
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ValueError(_unfit(name, value))
+    return value
+
+
+def _unfit(name: str, value: Any) -> str:
+    return f"{name} cannot be {str(value)[:80]!r}"

@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from timm.utils.misc import natural_key
 
 from transxnet.data.images import BadImageError, decode_image, read_image
+from transxnet.data.names import is_file
+from transxnet.data.parquet_labels import class_indices, class_labels, class_names, one_column
 from transxnet.data.parts import TRAIN, VALIDATION, part_files
 from transxnet.errors import DataError
+from transxnet.files import check_regular, read_json, reading, reason
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp")
-_LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
+_BINARY = ("binary", "large_binary", "binary_view")
+_STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+_ADVICE = "fetch it again"
+_AT_ONCE = 64  # rows that are read at a time to find the damaged file
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class ParquetSource:
         numbers: (n), class indices.
         files: Names of the files that the table was read from.
         ends: The row at which each file ends.
+        root: The data set's folder.
     """
 
     class_names: Sequence[str]
@@ -46,6 +52,7 @@ class ParquetSource:
     numbers: npt.NDArray[np.intc]
     files: Sequence[str]
     ends: Sequence[int]
+    root: Path
     targets: Sequence[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,13 +64,28 @@ class ParquetSource:
         return f"{self.files[file]}:{row - (self.ends[file - 1] if file else 0)}"
 
     def load(self, index: int) -> Image.Image:
-        (value,) = self.rows[int(self.places[index])].values()
+        name = self.name(index)
+        try:
+            (value,) = self.rows[int(self.places[index])].values()
+        except Exception as error:  # the library raises what its parts raise
+            raise BadImageError(name, f"damaged ({reason(error)})") from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):
-            return decode_image(self.name(index), content)
-        if isinstance(value, dict) and value.get("path"):
-            return read_image(value["path"])
-        raise BadImageError(self.name(index), "the row holds no image")
+            return decode_image(name, content)
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return read_image(self._below(name, value["path"]))
+        raise BadImageError(name, "the row holds no image")
+
+    def _below(self, name: str, path: str) -> Path:
+        """A file that a row names; only those of the data set's own folder are read."""
+        root = self.root.resolve()
+        try:
+            file = (root / path).resolve()
+        except (OSError, ValueError) as error:
+            raise BadImageError(name, f"the row names no file: {path[:80]!r}") from error
+        if not file.is_relative_to(root):
+            raise BadImageError(name, f"the row names a file outside {self.root}: {path[:80]!r}")
+        return file
 
     def subset(self, places: npt.NDArray[np.intp]) -> ParquetSource:
         return replace(self, places=self.places[places], numbers=self.numbers[places])
@@ -85,8 +107,8 @@ def open_parquet(root: Path) -> dict[str, ParquetSource]:
         DataError: If ``datasets`` is not installed, or the files are damaged or hold no labelled images.
     """
     files = part_files(root, ".parquet")
-    saved = all((root / name).is_file() for name in ("state.json", "dataset_info.json"))
-    if not files and not saved and not (root / "dataset_dict.json").is_file():
+    saved = {} if files else _saved(root)
+    if not files and not saved:
         return {}
     try:
         library = importlib.import_module("datasets")
@@ -94,44 +116,102 @@ def open_parquet(root: Path) -> dict[str, ParquetSource]:
         raise DataError(f'{root} needs a library: pip install "transxnet[parquet]"') from error
     try:
         with _quiet():
-            tables = _from_files(library, files) if files else _from_disk(library, root)
+            return _sources(root, library, _from_files(library, files) if files else _from_disk(library, saved))
+    except DataError:
+        raise
     except Exception as error:  # the library raises what its parts raise
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise DataError(f"{root} cannot be read ({reason})") from error
-    labels = {part: _labels(root, table) for part, (table, _, _) in tables.items()}
-    names = _class_names([labelled for labelled, _ in labels.values()], [known for _, known in labels.values()])
-    sources = {}
-    for part, (table, origin, ends) in tables.items():
-        column = _image_column(root, table)
-        if isinstance(table.features[column], library.Image):
-            table = table.cast_column(column, library.Image(decode=False))
-        numbers = _numbers(root, labels[part][0], names)
-        rows = table.select_columns([column])
-        sources[part] = ParquetSource(names, rows, np.arange(len(numbers)), numbers, origin, ends)
-    return sources
+        raise DataError(f"{root} cannot be read ({reason(error.__cause__ or error)})") from error
 
 
 _Tables = dict[str, tuple[Any, list[str], list[int]]]
 
 
+def _sources(root: Path, library: Any, tables: _Tables) -> dict[str, ParquetSource]:
+    labels = {part: class_labels(root, table) for part, (table, _, _) in tables.items()}
+    names = class_names(root, list(labels.values()))
+    sources = {}
+    for part, (table, origin, ends) in tables.items():
+        column = _image_column(root, table)
+        if isinstance(table.features[column], library.Image):
+            table = table.cast_column(column, library.Image(decode=False))
+        numbers = class_indices(root, labels[part], names)
+        if not len(numbers):
+            raise DataError(f"{root} holds no rows for {part}")
+        rows = table.select_columns([column]).with_format(None)
+        rows.data.validate(full=True)  # what it says of where the rows' bytes are
+        sources[part] = ParquetSource(names, rows, np.arange(len(numbers)), numbers, origin, ends, root)
+    return sources
+
+
 def _from_files(library: Any, files: Mapping[str, Sequence[Path]]) -> _Tables:
-    counted = importlib.import_module("pyarrow.parquet").read_metadata
+    arrow = importlib.import_module("pyarrow.parquet")
     tables: _Tables = {}
     for part, paths in files.items():
-        ends = list(accumulate(counted(path).num_rows for path in paths))
-        table = library.Dataset.from_parquet([str(path.resolve()) for path in paths], split=part)
-        tables[part] = table, [str(path) for path in paths], ends
+        counts = [_rows_of(arrow, path) for path in paths]
+        try:
+            table = library.Dataset.from_parquet([str(path.resolve()) for path in paths], split=part)
+        except Exception:
+            for path in paths:  # the library does not say which
+                with reading(path, DataError, _ADVICE), arrow.ParquetFile(path) as file:
+                    list(map(len, file.iter_batches(_AT_ONCE)))
+            raise
+        tables[part] = table, [str(path) for path in paths], list(accumulate(counts))
     return tables
 
 
-def _from_disk(library: Any, root: Path) -> _Tables:
-    loaded = library.load_from_disk(str(root))
-    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    chosen = {
-        part: next((splits[name] for name in names if name in splits), None)
-        for part, names in (("train", TRAIN), ("val", VALIDATION))
-    }
-    return {part: (table, [f"{root}/{part}"], [len(table)]) for part, table in chosen.items() if table is not None}
+def _rows_of(arrow: Any, path: Path) -> int:
+    with reading(path, DataError, _ADVICE):
+        size = check_regular(path)
+        rows = int(arrow.read_metadata(path).num_rows)
+        if not 0 <= rows <= size:
+            raise ValueError(f"it claims {rows:,} rows in {size:,} bytes")
+    return rows
+
+
+def _saved(root: Path) -> dict[str, Path]:
+    """The folders of the parts, where ``save_to_disk`` wrote them; nothing where it did not.
+
+    What the library would follow out of a folder, or wait for, is refused.
+
+    Raises:
+        DataError: If the files that describe the tables cannot be read, or none is "train" or "val".
+    """
+    if is_file(root / _STATE) and is_file(root / _INFO):
+        _check_saved(root)
+        return {"train": root}
+    if not is_file(root / _SPLITS):
+        return {}
+    with reading(root / _SPLITS, DataError):
+        splits = read_json(root / _SPLITS)["splits"]
+        if not isinstance(splits, list):
+            raise ValueError("its splits are not a list")
+    parts = (("train", TRAIN), ("val", VALIDATION))
+    chosen = {part: next((root / name for name in names if name in splits), None) for part, names in parts}
+    found = {part: folder for part, folder in chosen.items() if folder is not None}
+    if not found:
+        raise DataError(f"{root} has no split of these names: {', '.join((*TRAIN, *VALIDATION))}")
+    for folder in found.values():
+        _check_saved(folder)
+    return found
+
+
+def _check_saved(folder: Path) -> None:
+    with reading(folder / _STATE, DataError):
+        for entry in read_json(folder / _STATE)["_data_files"]:
+            name = entry["filename"]
+            if Path(name).name != name:
+                raise ValueError(f"it names a file outside its folder: {name[:80]!r}")
+            check_regular(folder / name)
+    with reading(folder / _INFO, DataError):
+        read_json(folder / _INFO)
+
+
+def _from_disk(library: Any, folders: Mapping[str, Path]) -> _Tables:
+    tables: _Tables = {}
+    for part, folder in folders.items():
+        table = library.load_from_disk(str(folder.resolve()))
+        tables[part] = table, [str(folder)], [len(table)]
+    return tables
 
 
 @contextmanager
@@ -148,42 +228,5 @@ def _image_column(root: Path, table: Any) -> str:
     features = table.features
     fits = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     fits = fits or [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
-    fits = fits or [name for name, feature in features.items() if getattr(feature, "dtype", "") == "binary"]
-    return _one(root, "images", _IMAGES, fits, list(features))
-
-
-def _labels(root: Path, table: Any) -> tuple[list[Any], list[str] | None]:
-    """What the rows say of their class, and the names where the table has them."""
-    features = table.features
-    fits = [name for name, feature in features.items() if hasattr(feature, "names") and hasattr(feature, "str2int")]
-    fits = fits or [name for name in _LABELS if name in features]
-    column = _one(root, "classes", _LABELS, fits, list(features))
-    values = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    return values, getattr(features[column], "names", None)
-
-
-def _one(root: Path, what: str, usual: Sequence[str], fits: Sequence[str], columns: Sequence[str]) -> str:
-    if len(fits) == 1:
-        return fits[0]
-    for name in usual:
-        if name in fits:
-            return name
-    raise DataError(f"{root} has no column of {what} named {', '.join(usual)}; its columns are {', '.join(columns)}")
-
-
-def _class_names(values: Sequence[Sequence[Any]], known: Sequence[list[str] | None]) -> tuple[str, ...]:
-    if known[0] is not None:
-        return tuple(known[0])
-    present = {value for part in values for value in part if value is not None}
-    if all(isinstance(value, int) for value in present):
-        return tuple(str(index) for index in range(max(present, default=-1) + 1))
-    return tuple(sorted(map(str, present), key=natural_key))
-
-
-def _numbers(root: Path, values: Sequence[Any], names: Sequence[str]) -> npt.NDArray[np.intc]:
-    position = {name: index for index, name in enumerate(names)}
-    numbers = [value if isinstance(value, int) else position.get(value, -1) for value in values]
-    bad = [row for row, number in enumerate(numbers) if not 0 <= number < len(names)]
-    if bad:
-        raise DataError(f"{root}: {len(bad)} rows have no class, the first is row {bad[0]} ({values[bad[0]]!r})")
-    return np.asarray(numbers, np.intc)
+    fits = fits or [name for name, feature in features.items() if getattr(feature, "dtype", "") in _BINARY]
+    return one_column(root, "images", _IMAGES, fits, list(features))

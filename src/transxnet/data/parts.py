@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm.utils.misc import natural_key
+from transxnet.data.names import Key, entries_of, is_folder, natural_key
 
 TRAIN, VALIDATION = ("train", "training"), ("val", "validation", "valid", "test")
 """What the parts may be called; of several names for one part, the first that is there is used."""
@@ -14,7 +14,7 @@ TRAIN, VALIDATION = ("train", "training"), ("val", "validation", "valid", "test"
 
 def part_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The folder of a part."""
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    return next((root / name for name in names if is_folder(root / name)), None)
 
 
 def part_files(root: Path, suffix: str) -> dict[str, list[Path]]:
@@ -39,10 +39,10 @@ def part_files(root: Path, suffix: str) -> dict[str, list[Path]]:
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
-    visible = [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
-    if any(path.is_dir() for path in visible):
+    visible = [path for path in entries_of(folder) if not path.name.startswith((".", "__"))]
+    if any(map(is_folder, visible)):
         return []
     return sorted((path for path in visible if path.suffix == suffix), key=_order)
 
@@ -53,5 +53,5 @@ def part_word(path: Path) -> str | None:
     return next((word for word in words if word in (*TRAIN, *VALIDATION)), None)
 
 
-def _order(path: Path) -> list[str | int]:
-    return list(natural_key(path.name))
+def _order(path: Path) -> Key:
+    return natural_key(path.name)

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor
+from torchvision.transforms.v2 import functional as V
 
-_FARTHEST = 1e5  # pixels; a polygon's outline is walked pixel by pixel, in memory too
+_FARTHEST = 1e5  # pixels
+_LONGEST_OUTLINE = 5_000_000  # pixels of an object's polygons; they are walked one by one, in memory too
 
 
 class SegmentationError(ValueError):
@@ -34,9 +36,12 @@ def checked(segmentation: Any, height: int, width: int) -> tuple[Any, bool]:
         return _checked_run_lengths(segmentation, height, width), False
     if not isinstance(segmentation, list):
         raise SegmentationError("segmentation neither polygons nor run lengths")
-    polygons = [polygon for polygon in segmentation if _usable(polygon)]
+    bounds = [_outline_bound(polygon) for polygon in segmentation]
+    polygons = [polygon for polygon, bound in zip(segmentation, bounds, strict=True) if bound is not None]
     if not polygons:
         raise SegmentationError("polygon with fewer than 3 points, or not of numbers")
+    if sum(filter(None, bounds)) > _LONGEST_OUTLINE and sum(map(_outline, polygons)) > _LONGEST_OUTLINE:
+        raise SegmentationError(f"polygon whose outline has more than {_LONGEST_OUTLINE:,} pixels")
     return polygons, len(polygons) < len(segmentation)
 
 
@@ -52,12 +57,29 @@ def encoded(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return packed
 
 
-def decoded(segmentations: Sequence[Any], height: int, width: int) -> Tensor:
-    """Checked segmentations as masks, (n, height, width), bool."""
-    if not segmentations:
-        return torch.zeros(0, height, width, dtype=torch.bool)
-    masks: npt.NDArray[np.uint8] = coco_mask.decode([encoded(each, height, width) for each in segmentations])
-    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
+def decoded(segmentations: Sequence[Any], height: int, width: int, size: tuple[int, int] | None = None) -> Tensor:
+    """Checked segmentations as masks, bool.
+
+    Args:
+        segmentations: n of them.
+        height: The image's.
+        width: The image's.
+        size: What each mask is resized to as it is decoded, to the nearest pixel; by default the image's
+            height and width.
+
+    Returns:
+        (n, *size).
+    """
+    masks = torch.zeros(len(segmentations), *(size or (height, width)), dtype=torch.uint8)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        found = torch.from_numpy(coco_mask.decode(encoded(segmentation, height, width)))
+        mask.copy_(found if size in (None, found.shape) else _nearest(found, list(mask.shape)))
+    return masks.view(torch.bool)
+
+
+def _nearest(mask: Tensor, size: list[int]) -> Tensor:
+    resized: Tensor = V.resize(mask[None].contiguous(), size, interpolation=V.InterpolationMode.NEAREST)
+    return resized[0]
 
 
 def area(segmentation: Any, height: int, width: int) -> float:
@@ -78,13 +100,21 @@ def uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": np.diff(changes, prepend=0).tolist()}
 
 
-def _usable(polygon: Any) -> bool:
+def _outline_bound(polygon: Any) -> float | None:
+    """More pixels than a polygon's outline can have; None if it is no polygon."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
+        return None
     try:  # files have tens of millions of numbers: no loop in Python
-        return math.isfinite(sum(polygon)) and min(polygon) > -_FARTHEST and max(polygon) < _FARTHEST
+        least, most = min(polygon), max(polygon)
+        usable = math.isfinite(sum(polygon)) and least > -_FARTHEST and most < _FARTHEST
     except (TypeError, OverflowError):
-        return False
+        return None
+    return (most - least + 1) * len(polygon) / 2 if usable else None
+
+
+def _outline(polygon: Sequence[float]) -> float:
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _checked_run_lengths(segmentation: dict[str, Any], height: int, width: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transxnet.data.scene_painting import Material, Scene, material, painted
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.errors import ConfigError
-from transxnet.files import cache_folder, replacing, write_text
+from transxnet.files import cache_folder, read_text, replacing, write_text
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
@@ -137,8 +138,9 @@ def write_scenes(
 
 
 def _complete(folder: Path) -> str | None:
-    marker = folder / _MARKER
-    return marker.read_text(encoding="utf-8") if marker.is_file() else None
+    with suppress(OSError, ValueError):  # it is not there, or damaged: the scenes are written again
+        return read_text(folder / _MARKER)
+    return None
 
 
 def _described(settings: _Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
-from timm.utils.misc import natural_key
+from PIL import Image
 from torch import Tensor
 
 from transxnet.data.findings import Findings
-from transxnet.data.images import BadImageError, find_images, read_annotated
+from transxnet.data.images import BadImageError, find_images, opened, read_annotated, strips
+from transxnet.data.names import is_folder, natural_key
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes
 from transxnet.errors import DataError
+from transxnet.files import user_path
 
 IGNORED = 255
 """The label of pixels that are neither learned from nor judged by."""
@@ -62,7 +64,7 @@ class SegmentationSource:
         Raises:
             BadImageError: If the file cannot be used, or has another size than its labels.
         """
-        with _opened(self.label_files[place]) as labels:
+        with opened(self.label_files[place]) as labels:
             size = labels.height, labels.width
         return read_annotated(self.images[place], size, f"its labels ({self.label_files[place]}) are")
 
@@ -75,7 +77,7 @@ class SegmentationSource:
         """
         path = self.label_files[place]
         values = _label_values(path)
-        with _opened(self.images[place]) as image:
+        with opened(self.images[place]) as image:
             if sorted(image.size) != sorted(values.shape):
                 size = f"{values.shape[1]} x {values.shape[0]}"
                 raise BadImageError(str(path), f"{size} pixels, but its image is {image.width} x {image.height}")
@@ -127,9 +129,10 @@ def open_segmentation(
     Raises:
         DataError: If images or labels are not there, or the classes are not as wanted.
     """
-    root = Path(data).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; data is a folder with images/ and annotations/")
+    root = user_path(data)
+    if not is_folder(root):
+        kind = "is a file" if os.path.lexists(root) else "does not exist"
+        raise DataError(f"{root} {kind}; data is a folder with images/ and annotations/")
     findings = Findings()
     parts = _pairs(root, findings)
     names, colors = _named_classes(root, parts, reduce_zero_label, classes, num_classes)
@@ -160,7 +163,7 @@ def _pairs(root: Path, findings: Findings) -> dict[str, tuple[list[Path], list[P
     """Images and label files of "train" and of "val"."""
     images, labels = root / "images", root / "annotations"
     for folder in (images, labels):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise DataError(f"{root} has no folder {folder.name}/; it needs images/ and annotations/")
     parts = {"train": TRAIN, "val": VALIDATION}
     folders = {part: (part_folder(images, names), part_folder(labels, names)) for part, names in parts.items()}
@@ -205,8 +208,8 @@ def _named_classes(
     classes: Sequence[str] | None,
     num_classes: int | None,
 ) -> tuple[list[str], Colors]:
-    if (root / _CLASS_FILE).is_file():
-        return read_classes(root / _CLASS_FILE)
+    if os.path.lexists(root / _CLASS_FILE):
+        return read_classes(root / _CLASS_FILE, _MOST_CLASSES)
     ade20k = ade20k_classes()
     released = all(path.name.startswith("ADE_") for images, _ in parts.values() for path in images)
     if reduce_zero_label and (released or (num_classes == len(ade20k[0]) and classes is None)):
@@ -230,27 +233,16 @@ def _largest_label(files: Sequence[Path]) -> int:
     return largest
 
 
-def _opened(path: Path) -> Image.Image:
-    """A file whose size and kind are known; its pixels may still be damaged."""
-    try:
-        return Image.open(path)
-    except FileNotFoundError as error:
-        raise BadImageError(str(path), "no such file") from error
-    except UnidentifiedImageError as error:
-        raise BadImageError(str(path), "not an image, whatever its name says") from error
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BadImageError(str(path), f"cannot be read ({error})") from error
-
-
 def _label_values(path: Path) -> npt.NDArray[np.uint8]:
     """The labels (H, W) of a label image."""
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
             raise BadImageError(str(path), f"labels are grey or have a palette, but this is {image.mode}")
-        try:
-            values = np.asarray(image)
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise BadImageError(str(path), f"damaged ({error})") from error
-    if values.size and not 0 <= values.min() <= values.max() <= IGNORED:
-        raise BadImageError(str(path), f"labels are 0 to 255, but this has {values.max()}")
-    return values.astype(np.uint8)
+        image.load()
+        labels = np.empty((image.height, image.width), np.uint8)
+        for top, strip in strips(image):
+            values = np.asarray(strip)
+            if not 0 <= values.min() <= values.max() <= IGNORED:
+                raise BadImageError(str(path), f"labels are 0 to 255, but this has {values.max()}")
+            labels[top : top + len(values)] = values
+    return labels

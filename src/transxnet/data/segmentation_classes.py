@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageColor
 
+from transxnet.data.names import class_names_fault
 from transxnet.errors import DataError
+from transxnet.files import read_text, reading
 
 Colors = npt.NDArray[np.uint8]
 
@@ -42,26 +44,32 @@ def _ade20k() -> tuple[list[str], list[list[int]]]:
     return content["classes"], content["palette"]
 
 
-def read_classes(path: Path) -> tuple[list[str], Colors]:
+def read_classes(path: Path, most: int) -> tuple[list[str], Colors]:
     """Names, one a line, each with a colour after it (``#rrggbb``) or not.
 
+    Args:
+        path: The file.
+        most: Names that there may be.
+
     Raises:
-        DataError: If there is no name, or one is there twice.
+        DataError: If the file cannot be read, there is no name or too many, or one is there twice.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    with reading(path, DataError, "it needs a class's name on each line, in UTF-8"):
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = list(filter(None, lines))
+    if len(lines) > most:
+        raise DataError(f"{path} names {len(lines):,} classes; there may be {most}")
     names: list[str] = []
     colors = palette(len(lines))
-    for line in filter(None, lines):
+    for line in lines:
         name, found, color = line.rpartition("#")
         if found and re.fullmatch("[0-9a-fA-F]{6}", color) and name.strip():
             colors[len(names)] = ImageColor.getrgb(f"#{color}")
             line = name.strip()
         names.append(line)
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice or not names:
-        what = f"{twice!r} twice" if twice else "no class"
-        raise DataError(f"{path} names {what}; it needs a class's name on each line")
-    return names, colors[: len(names)]
+    if fault := class_names_fault(names):
+        raise DataError(f"{path}: {fault}; it needs a class's name on each line")
+    return names, colors
 
 
 def class_order(root: Path, names: list[str], classes: list[str]) -> tuple[int, ...]:

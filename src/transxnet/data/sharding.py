@@ -16,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from transxnet.bounds import Seed, ShardBytes, checked
+from transxnet.data.images import MAX_BYTES
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
 from transxnet.data.randomness import seed_for
-from transxnet.data.shards import entry_type
+from transxnet.data.shard_index import entry_type
 from transxnet.data.sources import FolderSource, held_out, open_parts
 from transxnet.errors import DataError
-from transxnet.files import remove_leftovers, replacing
+from transxnet.files import read_bytes, reason, remove_leftovers, replacing
 
 _BLOCK = tarfile.BLOCKSIZE
+_LEFTOVERS = ".transxnet-*.tmp*"  # what a killed process of ours was writing
+_DROPPINGS = {".DS_Store", ".directory", ".localized", "Thumbs.db", "desktop.ini"}  # of file managers
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,8 @@ def _complete(plan: Plan, out: Path) -> dict[str, ShardRecord]:
     """The shards that need not be written again; what an interrupted run left over is removed."""
     manifest = read_manifest(out)
     if manifest is None:
-        if any(not path.name.startswith(".") for path in out.iterdir()):
+        ours = {path.name for path in out.glob(_LEFTOVERS)}
+        if any(path.name not in ours | _DROPPINGS for path in out.iterdir()):
             raise DataError(f"{out} holds something else than shards; give a new folder")
         return {}
     given, wanted = manifest, plan.manifest
@@ -237,10 +241,10 @@ def _write(out: Path, name: str, pictures: Sequence[_Picture], advance: Callable
 
 def _content(picture: _Picture, skipped: dict[str, str]) -> bytes | None:
     try:
-        content = picture.path.read_bytes()
+        content = read_bytes(picture.path, MAX_BYTES)
     except OSError as error:
         broken = picture.path.is_symlink() and isinstance(error, FileNotFoundError)
-        skipped[str(picture.path)] = "broken link" if broken else f"cannot be read ({error.strerror})"
+        skipped[str(picture.path)] = "broken link" if broken else f"cannot be read ({reason(error)})"
         return None
     if len(content) != picture.size:
         raise DataError(f"{picture.path} changed while it was read; start again when the folder is at rest")

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transxnet.data.images import BadImageError, decode_image
+from transxnet.data.images import MAX_BYTES, BadImageError, decode_image
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
+from transxnet.data.shard_index import Entries, entry_type, read_index
 from transxnet.errors import DataError
+from transxnet.files import open_regular, reason
 
 _OPEN_FILES = 64
 """Descriptors a process keeps for a source: a set may have more shards than a process may open files."""
@@ -25,11 +27,11 @@ class _Descriptor:
     """An open file; it is closed when nobody reads from it any more."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.file = open_regular(path)
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "file"):
+            self.file.close()
 
 
 class _Files:
@@ -42,7 +44,7 @@ class _Files:
         return _Files, ()
 
     def read(self, path: Path, size: int, offset: int) -> bytes:
-        return os.pread(self._open(path).number, size, offset)
+        return os.pread(self._open(path).file.fileno(), size, offset)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ class ShardSource:
     Attributes:
         class_names: Names of the classes.
         shards: The tar files.
-        entries: (n), of :func:`entry_type`; ``shard`` is a place in ``shards``.
+        entries: (n), of :func:`~transxnet.data.shard_index.entry_type`; ``shard`` is a place in ``shards``.
     """
 
     class_names: Sequence[str]
     shards: Sequence[Path]
-    entries: npt.NDArray[np.void]
+    entries: Entries
     targets: Sequence[int] = field(init=False, repr=False)
     _files: _Files = field(default_factory=_Files, repr=False, compare=False)
 
@@ -72,10 +74,12 @@ class ShardSource:
     def load(self, index: int) -> Image.Image:
         entry = self.entries[index]
         name, size = self.name(index), int(entry["size"])
+        if size > MAX_BYTES:
+            raise BadImageError(name, f"more than {MAX_BYTES:,} bytes")
         try:
             content = self._files.read(self.shards[entry["shard"]], size, int(entry["offset"]))
         except OSError as error:
-            raise BadImageError(name, f"the shard cannot be read ({error.strerror})") from error
+            raise BadImageError(name, f"the shard cannot be read ({reason(error)})") from error
         if len(content) < size:
             raise BadImageError(name, "the shard is cut short before the image ends")
         return decode_image(name, content)
@@ -87,16 +91,6 @@ class ShardSource:
         entries = self.entries.copy()
         entries["target"] = np.asarray(indices)[entries["target"]]
         return replace(self, class_names=tuple(class_names), entries=entries)
-
-
-def entry_type(longest: int) -> np.dtype[np.void]:
-    """One image: its shard, where its bytes are, its class, its place in the folder, its name in the tar file.
-
-    Args:
-        longest: Bytes of the longest name.
-    """
-    numbers = [("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("target", "<i4"), ("place", "<i8")]
-    return np.dtype([*numbers, ("name", f"S{max(longest, 1)}")])
 
 
 def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, ShardSource]:
@@ -126,16 +120,15 @@ def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, 
         records = [record for record in manifest.shards if part in ("all", record.part)]
         if not records:
             continue
-        entries = join([_entries(root, manifest, record, damaged) for record in records])
+        entries = _indices(root, manifest, records, damaged)
         if not len(entries) and damaged is None:
             raise DataError(f"{root} holds no images for {part}")
-        entries = entries[np.argsort(entries["place"])]
         name = "train" if part == "all" else part
         sources[name] = ShardSource(tuple(manifest.classes), tuple(root / record.file for record in records), entries)
     return sources
 
 
-def join(shards: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+def join(shards: Sequence[Entries]) -> Entries:
     """The entries of several shards, each marked with its shard's place."""
     longest = max((shard.dtype["name"].itemsize for shard in shards), default=1)
     joined = np.concatenate([shard.astype(entry_type(longest)) for shard in shards] or [np.empty(0, entry_type(1))])
@@ -143,22 +136,27 @@ def join(shards: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
     return joined
 
 
-def _entries(
-    root: Path, manifest: Manifest, record: ShardRecord, damaged: dict[str, str] | None
-) -> npt.NDArray[np.void]:
-    fault = record.fault(root)
-    try:
-        entries: npt.NDArray[np.void] = np.load(root / record.index)
-        longest = entries.dtype["name"].itemsize if entries.dtype.names else 0
-        sound = entries.dtype == entry_type(longest) and len(entries) == record.images
-        if not sound or not (entries["target"] < len(manifest.classes)).all():
-            fault = fault or f"{record.index} is not the index of this shard"
-            entries = np.empty(0, entry_type(1))
-    except (OSError, ValueError, EOFError) as error:
-        fault = fault or f"{record.index} is damaged ({error})"
-        entries = np.empty(0, entry_type(1))
-    if fault and damaged is None:
-        raise DataError(f"{root}: {fault}; write the shards again (the sound ones are kept)")
-    if fault and damaged is not None:
-        damaged[str(root / record.file)] = fault
+def _indices(root: Path, manifest: Manifest, records: Sequence[ShardRecord], damaged: dict[str, str] | None) -> Entries:
+    """The entries of some shards, by the places of their images in the folder that was written."""
+    counted = manifest.shards if manifest.held_out else records  # held-out images keep their place in the whole
+    places = sum(record.images + len(record.skipped) for record in counted)
+    found = []
+    for record in records:
+        entries, fault = read_index(root, record, len(manifest.classes), places)
+        found.append(entries)
+        _note(root, record, record.fault(root) or fault, damaged)
+    entries = join(found)
+    entries = entries[np.argsort(entries["place"], kind="stable")]
+    twice = entries[1:][np.diff(entries["place"]) == 0]
+    for shard in np.unique(twice["shard"]).tolist():
+        fault = f"{records[shard].index} is not the index of this shard: an image's place is another's"
+        _note(root, records[shard], fault, damaged)
     return entries
+
+
+def _note(root: Path, record: ShardRecord, fault: str | None, damaged: dict[str, str] | None) -> None:
+    if fault is None:
+        return
+    if damaged is None:
+        raise DataError(f"{root}: {fault}; write the shards again (the sound ones are kept)")
+    damaged.setdefault(str(root / record.file), fault)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +15,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
-from timm.utils.misc import natural_key
 
 from transxnet.data.images import EXTENSIONS, find_images, read_image
+from transxnet.data.names import entries_of, is_folder, natural_key
 from transxnet.data.parquet import open_parquet
 from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
 from transxnet.data.shards import open_shards
 from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
+from transxnet.files import reason, user_path
 
 DIGITS = "digits"
 """The name of the embedded data set for classification: scikit-learn's 1,797 handwritten digits."""
@@ -198,10 +201,15 @@ def _digits() -> LabelledData:
 
 
 def _existing(data: str) -> Path:
-    root = Path(data).expanduser()
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.exists() else "does not exist"
-        raise DataError(f'{root} {kind}; data is a folder of class folders, or "{DIGITS}"')
+    root = user_path(data)
+    try:
+        mode = root.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f'{root} does not exist; data is a folder of class folders, or "{DIGITS}"') from error
+    except OSError as error:
+        raise DataError(f"{root} cannot be read: {reason(error)}") from error
+    if not stat.S_ISDIR(mode):
+        raise DataError(f'{root} is a file, not a folder; data is a folder of class folders, or "{DIGITS}"')
     return root
 
 
@@ -235,7 +243,7 @@ def _relabelled(root: Path, source: PackedSource, names: Sequence[str], num_clas
 
 
 def _classes(root: Path) -> list[str]:
-    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    folders = [path.name for path in entries_of(root) if is_folder(path) and not path.name.startswith((".", "__"))]
     if not folders:
         raise DataError(f"{root} holds no class folders; put each class's images in a folder of its own")
     return sorted(folders, key=natural_key)
@@ -265,11 +273,15 @@ def _matched(root: Path, folders: Sequence[str], names: Sequence[str], num_class
     position = {name: index for index, name in enumerate(names)}
     if all(name in position for name in folders):
         return {name: position[name] for name in folders}
-    if names == imagenet_synsets() and all(name.isdecimal() and int(name) < num_classes for name in folders):
+    if names == imagenet_synsets() and all(_is_number(name) and int(name) < num_classes for name in folders):
         return {name: int(name) for name in folders}  # ImageNet-V2: 10 comes after 9, not after 1
     unknown = [name for name in folders if name not in position]
     known = f"; its classes are {_list(list(names))}" if names else ""
     raise DataError(f"{root} has folders that are none of the network's {num_classes} classes: {_list(unknown)}{known}")
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 10
 
 
 def held_out(source: ImageSource, seed: int) -> npt.NDArray[np.bool_]:
@@ -277,8 +289,10 @@ def held_out(source: ImageSource, seed: int) -> npt.NDArray[np.bool_]:
     targets = np.asarray(source.targets)
     generator = np.random.default_rng(seed_for(seed))
     held = np.zeros(len(targets), dtype=bool)
-    for target in range(len(source.class_names)):
-        (members,) = np.nonzero(targets == target)
+    by_class = np.argsort(targets, kind="stable")
+    ends = np.searchsorted(targets[by_class], np.arange(len(source.class_names) + 1))
+    for first, last in itertools.pairwise(ends):
+        members = by_class[first:last]
         count = max(1, round(_HELD_OUT * len(members))) if len(members) > 1 else 0  # a lone image is learned from
         held[generator.permutation(members)[:count]] = True
     if not held.any():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.transforms import ResizeKeepRatio
+from torch import Tensor
 
 from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
 from transxnet.data.loading import Transform
 from transxnet.errors import ConfigError
 
 _MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread
+_MAX_RESIZED = 2**26  # pixels
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,38 @@ class Augmentation:
                               f"{shown(self.auto_augment)}")  # fmt: skip
 
 
+class _Evaluation:
+    """A transform that resizes first, for images of any shape.
+
+    One so long that it would be resized to more than :data:`_MAX_RESIZED` pixels, or to none, is cut
+    to its middle, which is what evaluation crops to anyway.
+
+    Args:
+        transform: timm's.
+    """
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+        resize = transform.transforms[0]
+        sides = resize.size if isinstance(resize.size, list | tuple) else (resize.size, resize.size)
+        self.max_ratio: float = max(_MAX_RESIZED // max(sides) ** 2, -(-max(sides) // min(sides)))
+        if isinstance(resize, ResizeKeepRatio) and resize.longest:
+            self.max_ratio = min(sides)
+        elif not isinstance(resize, ResizeKeepRatio) and not isinstance(resize.size, int):
+            self.max_ratio = math.inf  # both sides are resized to what is wanted
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        most = min(image.size) * self.max_ratio
+        if max(image.size) > most:
+            left, top = (max(0, (side - int(most)) // 2) for side in image.size)
+            image = image.crop((left, top, image.width - left, image.height - top))
+        return cast(Tensor, self.transform(image))
+
+
 def evaluation_transform(described: Mapping[str, Any]) -> Transform:
     """Resize, crop and normalise as a network's ``pretrained_cfg`` says."""
     config = resolve_data_config(pretrained_cfg=dict(described))
-    return cast(Transform, create_transform(**config, is_training=False))
+    return _Evaluation(create_transform(**config, is_training=False))
 
 
 def training_transform(described: Mapping[str, Any], augmentation: Augmentation) -> Transform:

@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import os
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from timm.utils.misc import natural_key
 
 from transxnet.data.images import EXTENSIONS, is_image_name
+from transxnet.data.names import MAX_CLASSES, natural_key
 from transxnet.data.parts import part_files
-from transxnet.data.shards import ShardSource, entry_type, join
+from transxnet.data.shard_index import Entries, entry_type
+from transxnet.data.shards import ShardSource, join
+from transxnet.data.tar_members import members
 from transxnet.errors import DataError
+from transxnet.files import open_regular, reason
 
-_MOST_CLASSES = 1_000_000
+_MAX_CLS_BYTES = 100  # that are read of the member with an image's class index
+
+
+class _Member(NamedTuple):
+    """An image in a tar file: its name, where its bytes begin, and how many there are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What is in a tar file.
+
+    Attributes:
+        path: The file.
+        images: The images.
+        numbers: The class index of each sample that has a ``.cls`` member.
+        whole: Whether the file is undamaged; otherwise it is what comes before the damage.
+    """
+
+    path: Path
+    images: list[_Member] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    whole: bool = True
 
 
 @dataclass
-class _Scan:
-    """What the headers of some tar files tell.
+class _Classes:
+    """How the images of all files are labelled.
 
     Attributes:
+        numbered: Whether by ``.cls`` members, which all images must then have; otherwise by their folders.
         folders: A number for each folder that images lie in.
-        classes: Whether there are ``.cls`` members, by which all images must then be labelled.
         numbers: The class indices that the images of a folder have.
     """
 
+    numbered: bool
     folders: dict[str, int] = field(default_factory=dict)
-    classes: bool = False
     numbers: dict[str, set[int]] = field(default_factory=dict)
 
 
@@ -52,56 +79,72 @@ def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[s
     files = part_files(root, ".tar")
     if not files:
         return {}
-    scan = _Scan()
-    parts = {part: (paths, join([_entries(path, scan, damaged) for path in paths])) for part, paths in files.items()}
-    if not damaged and not any(len(entries) for _, entries in parts.values()):
+    listings = {part: [_listed(path, damaged) for path in paths] for part, paths in files.items()}
+    everything = [listing for part in listings.values() for listing in part]
+    if not damaged and not any(listing.images for listing in everything):
         raise DataError(f"the tar files of {root} hold no images ({', '.join(sorted(EXTENSIONS))})")
-    names, indices = _named(root, scan)
+    classes = _Classes(any(listing.numbers for listing in everything))
+    parts = {part: join([_rows(each, classes) for each in listed]) for part, listed in listings.items()}
+    names, indices = _named(classes)
     sources = {}
-    for part, (paths, entries) in parts.items():
-        if scan.classes and (entries["target"] < 0).any():
-            first = entries[entries["target"] < 0][0]
-            raise DataError(f"{paths[first['shard']]}: {os.fsdecode(bytes(first['name']))} has no .cls beside it")
+    for part, entries in parts.items():
         entries["place"] = np.arange(len(entries))
-        sources[part] = ShardSource(names, tuple(paths), entries).relabelled(names, indices)
+        sources[part] = ShardSource(names, tuple(files[part]), entries).relabelled(names, indices)
     return sources
 
 
-def _entries(path: Path, scan: _Scan, damaged: dict[str, str] | None) -> npt.NDArray[np.void]:
-    found: list[tuple[str, int, int]] = []
+def _listed(path: Path, damaged: dict[str, str] | None) -> _Listing:
+    images: list[_Member] = []
     numbers: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
+        with open_regular(path) as file:
+            for member in members(file):
                 key, _, ending = _split(member.name)
-                if member.isreg() and ending.lower() == "cls":
-                    content = shard.extractfile(member)
-                    numbers[key] = _number(path, member.name, content.read() if content else b"")
-                elif member.isreg() and is_image_name(member.name):
-                    found.append((member.name, member.offset_data, member.size))
-    except (tarfile.TarError, OSError, EOFError) as error:
+                if ending.lower() == "cls":
+                    content = os.pread(file.fileno(), min(member.size, _MAX_CLS_BYTES), member.offset_data)
+                    numbers[key] = _number(path, member.name, content)
+                elif is_image_name(member.name):
+                    images.append(_Member(member.name, member.offset_data, member.size))
+    except DataError:
+        raise
+    except Exception as error:  # damaged headers make the library raise anything
         if damaged is None:
-            raise DataError(f"{path} is damaged ({error}); fetch it again") from error
-        damaged[str(path)] = f"damaged ({error})"
-    return _rows(path, found, numbers, scan)
+            raise DataError(f"{path} is damaged ({reason(error)}); fetch it again") from error
+        damaged[str(path)] = f"damaged ({reason(error)})"
+        return _Listing(path, images, numbers, whole=False)
+    return _Listing(path, images, numbers)
 
 
-def _rows(
-    path: Path, found: list[tuple[str, int, int]], numbers: Mapping[str, int], scan: _Scan
-) -> npt.NDArray[np.void]:
-    if numbers:  # then "1.depth.png" is no image of its own, beside "1.jpg" and "1.cls"
-        found = [image for image in found if f".{_split(image[0])[2].lower()}" in EXTENSIONS]
-        scan.classes = True
-    names = [os.fsencode(name) for name, _, _ in found]
-    rows = np.zeros(len(found), entry_type(max(map(len, names), default=1)))
-    for row, (name, offset, size), encoded in zip(rows, found, names, strict=True):
-        key, folder, _ = _split(name)
-        if not folder and not numbers:
-            raise DataError(f"{path}: {name} has no class: there is neither a .cls beside it nor a folder around it")
-        target = numbers.get(key, -1) if numbers else scan.folders.setdefault(folder, len(scan.folders))
-        scan.numbers.setdefault(folder, set()).add(target)
-        row["offset"], row["size"], row["target"], row["name"] = offset, size, target, encoded
+def _rows(listing: _Listing, classes: _Classes) -> Entries:
+    images: Sequence[_Member] = listing.images
+    if classes.numbered:  # then "1.depth.png" is no image of its own, beside "1.jpg" and "1.cls"
+        images = [image for image in images if f".{_split(image.name)[2].lower()}" in EXTENSIONS]
+    targets = [_target(image.name, listing, classes) for image in images]
+    kept = [(image, target) for image, target in zip(images, targets, strict=True) if target is not None]
+    rows = np.zeros(len(kept), entry_type(max((len(os.fsencode(image.name)) for image, _ in kept), default=1)))
+    for row, (image, target) in zip(rows, kept, strict=True):
+        row["offset"], row["size"], row["target"] = image.offset, image.size, target
+        row["name"] = os.fsencode(image.name)
     return rows
+
+
+def _target(name: str, listing: _Listing, classes: _Classes) -> int | None:
+    """The number of an image's class; None where a damaged file has lost it."""
+    key, folder, _ = _split(name)
+    if classes.numbered:
+        target = listing.numbers.get(key)
+        if target is not None:
+            classes.numbers.setdefault(folder, set()).add(target)
+        elif listing.whole:
+            raise DataError(f"{listing.path}: {name} has no .cls beside it")
+        return target
+    if folder:
+        return classes.folders.setdefault(folder, len(classes.folders))
+    if listing.whole:
+        raise DataError(
+            f"{listing.path}: {name} has no class: there is neither a .cls beside it nor a folder around it"
+        )
+    return None
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -116,20 +159,18 @@ def _number(path: Path, name: str, content: bytes) -> int:
         number = int(content)
     except ValueError as error:
         raise DataError(f"{path}: {name} holds {content[:20]!r}, not a class index") from error
-    if not 0 <= number < _MOST_CLASSES:
-        raise DataError(f"{path}: {name} holds {number}, not a class index")
+    if not 0 <= number < MAX_CLASSES:
+        raise DataError(f"{path}: {name} holds {number}, not a class index (0 to {MAX_CLASSES - 1:,})")
     return number
 
 
-def _named(root: Path, scan: _Scan) -> tuple[tuple[str, ...], list[int]]:
+def _named(classes: _Classes) -> tuple[tuple[str, ...], list[int]]:
     """Names of the classes, and the index of each number that the entries have as target."""
-    if not scan.classes:
-        names = sorted(scan.folders, key=natural_key)
+    if not classes.numbered:
+        names = sorted(classes.folders, key=natural_key)
         position = {name: index for index, name in enumerate(names)}
-        return tuple(names), [position[name] for name in scan.folders]
-    if scan.folders:
-        raise DataError(f"{root} mixes tar files that have .cls members with tar files that have none")
-    count = max(max(numbers) for numbers in scan.numbers.values()) + 1
-    owners = {min(numbers): name for name, numbers in scan.numbers.items() if len(numbers) == 1 and name}
-    named = len(owners) == len(scan.numbers) == count
+        return tuple(names), [position[name] for name in classes.folders]
+    count = max((max(numbers) for numbers in classes.numbers.values()), default=-1) + 1
+    owners = {min(numbers): name for name, numbers in classes.numbers.items() if len(numbers) == 1 and name}
+    named = len(owners) == len(classes.numbers) == count
     return tuple(owners[index] if named else str(index) for index in range(count)), list(range(count))

@@ -103,12 +103,27 @@ def classes_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
     Shapes: (B, classes, H, W) to (B, *size).
     """
+    at_once = _AT_ONCE // (len(scores) * size[0] * size[1])
+    if not at_once:
+        return _classes_of_large(scores, size)
     best = scores.new_full((len(scores), *size), float("-inf"))
     classes = torch.zeros(len(scores), *size, dtype=torch.long, device=scores.device)
-    at_once = max(1, _AT_ONCE // (len(scores) * size[0] * size[1]))
     for first in range(0, scores.shape[1], at_once):
         value, index = resize(scores[:, first : first + at_once], size=size).max(dim=1)
         better = value > best
         best = torch.where(better, value, best)
         classes = torch.where(better, index + first, classes)
     return classes
+
+
+def _classes_of_large(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same for images of so many pixels that every map of them counts."""
+    best = resize(scores[:, :1], size=size)
+    classes = torch.zeros_like(best, dtype=torch.uint8 if scores.shape[1] <= 256 else torch.int32)
+    value = best
+    for index in range(1, scores.shape[1]):
+        value = resize(scores[:, index : index + 1], size=size)
+        classes.masked_fill_(value > best, index)
+        torch.fmax(best, value, out=best)
+    del best, value
+    return classes[:, 0].long()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_bounding_boxes
 
 from transxnet.data.segmentation import IGNORED
 from transxnet.dense.detection.transform import Target
@@ -21,8 +22,9 @@ from transxnet.text import printable
 Color = tuple[int, int, int]
 
 _SMALLEST = 480  # pixels of a drawn picture's longer side: labels are to be read
+_LARGEST = 2**25  # pixels of a drawn picture: the drawing takes tens of bytes for each
 _FONT_SIZE = 13
-_OPACITY = 0.45
+_OPACITY, _OPACITY_OF_CLASSES = 0.45, 0.6
 _MOST = 24  # classes in a legend
 
 
@@ -35,14 +37,14 @@ def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors
         names: The classes'.
         colors: The classes'.
     """
-    picture, factor = _enlarged(image)
+    picture, factor = _sized(image)
     labels = [int(label) for label in found["labels"]]
     shades = [colors[label] for label in labels]
     canvas = V.pil_to_tensor(picture)
     if labels:
         if "masks" in found:
-            masks = V.resize(found["masks"].cpu(), list(canvas.shape[1:]), interpolation=V.InterpolationMode.NEAREST)
-            canvas = draw_segmentation_masks(canvas, masks.bool(), alpha=_OPACITY, colors=shades)
+            masks = (_nearest(mask, canvas) for mask in found["masks"].cpu())
+            canvas = _blended(canvas, zip(masks, shades, strict=True), _OPACITY)
         scores = [f" {score:.0%}" for score in found["scores"].tolist()] if "scores" in found else [""] * len(labels)
         captions = [printable(names[label]) + score for label, score in zip(labels, scores, strict=True)]
         canvas = draw_bounding_boxes(
@@ -69,16 +71,13 @@ def draw_classes(image: Image.Image, classes: Tensor, names: Sequence[str], colo
         names: The classes'.
         colors: The classes'.
     """
-    picture, _ = _enlarged(image)
-    counts = torch.bincount(classes[classes != IGNORED].flatten(), minlength=len(names))
+    picture, _ = _sized(image)
+    counts = torch.bincount(classes.flatten(), minlength=IGNORED + 1)[: len(names)]
     present = [label for label in counts.argsort(descending=True).tolist() if counts[label]]
-    labels = V.resize(classes[None].byte(), [picture.height, picture.width], interpolation=V.InterpolationMode.NEAREST)[
-        0
-    ]
     canvas = V.pil_to_tensor(picture)
     if present:
-        masks = torch.stack([labels == label for label in present])
-        canvas = draw_segmentation_masks(canvas, masks, alpha=_OPACITY + 0.15, colors=[colors[i] for i in present])
+        labels = _nearest(classes, canvas)
+        canvas = _blended(canvas, ((labels == label, colors[label]) for label in present), _OPACITY_OF_CLASSES)
     return _with_legend(V.to_pil_image(canvas), present, names, colors)
 
 
@@ -110,11 +109,37 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary)
 
 
-def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
-    """Small images several times as large, and how many times."""
-    factor = max(1, round(_SMALLEST / max(image.size)))
-    size = (image.width * factor, image.height * factor)
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB"), factor
+def _nearest(values: Tensor, canvas: Tensor) -> Tensor:
+    """Labels or a mask (h, w) at the size of a canvas (3, H, W), as uint8."""
+    return V.resize(values[None].byte(), list(canvas.shape[1:]), interpolation=V.InterpolationMode.NEAREST)[0]  # type: ignore[no-any-return]
+
+
+def _blended(canvas: Tensor, masks: Iterable[tuple[Tensor, Color]], opacity: float) -> Tensor:
+    """A canvas (3, H, W), uint8, under masks (H, W) with their colours; black where masks overlap.
+
+    As torchvision's ``draw_segmentation_masks``, which wants all masks at once and adds them up as
+    int64: gigabytes for large pictures.
+    """
+    drawn = canvas.clone()
+    covered = torch.zeros(canvas.shape[1:], dtype=torch.bool)
+    overlapping = torch.zeros_like(covered)
+    for mask, color in masks:
+        inside = mask.bool()
+        drawn[:, inside] = torch.tensor(color, dtype=torch.uint8)[:, None]
+        overlapping |= covered & inside
+        covered |= inside
+    drawn[:, overlapping] = 0
+    return (canvas * (1 - opacity) + drawn * opacity).to(torch.uint8)
+
+
+def _sized(image: Image.Image) -> tuple[Image.Image, float]:
+    """Small images several times as large, those of very many pixels smaller, and how many times as large."""
+    factor: float = max(1, round(_SMALLEST / max(image.size)))
+    if image.width * image.height > _LARGEST:
+        factor = math.sqrt(_LARGEST / (image.width * image.height))
+    size = max(1, int(image.width * factor)), max(1, int(image.height * factor))
+    picture = image if image.mode == "RGB" else image.convert("RGB")
+    return picture.resize(size, Image.Resampling.BICUBIC) if size != image.size else picture, factor
 
 
 def _with_legend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torchvision.transforms.v2 import functional as V
 from transxnet.dense.detection.boxes import SIZE_DIVISOR
 
 Target = dict[str, Tensor]
+
+_MAX_MASK_BYTES = 3 * 2**29  # a byte for each pixel and object
 
 
 class DetectionTransform(nn.Module):
@@ -51,7 +54,7 @@ class DetectionTransform(nn.Module):
         if self.short is None:
             return height, width
         scale = min(self.long / max(height, width), self.short / min(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def resized(self, image: Tensor) -> Tensor:
         """The image (3, H', W') as uint8."""
@@ -70,8 +73,21 @@ class DetectionTransform(nn.Module):
     def postprocess(
         self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
     ) -> list[Target]:
-        """Boxes, and masks (n, H, W), in the pixels of the images as they were given."""
+        """Boxes, and masks (n, H, W), in the pixels of the images as they were given.
+
+        Of an image with so many pixels that its masks would take more than 1.5 GiB, only the objects with
+        the highest scores are kept, with a warning.
+        """
         for found, new, old in zip(result, image_shapes, original_image_sizes, strict=True):
+            most = max(1, _MAX_MASK_BYTES // (old[0] * old[1]))
+            if "masks" in found and len(found["masks"]) > most:
+                warnings.warn(
+                    f"masks of {old[1]} x {old[0]} pixels: only the {most} objects with the highest scores are kept, "
+                    f"of {len(found['masks'])}",
+                    stacklevel=2,
+                )
+                best = found["scores"].argsort(descending=True, stable=True)[:most]
+                found.update({name: values[best] for name, values in found.items()})
             found["boxes"] = found["boxes"] * _factors(new, old, found["boxes"])
             if "masks" in found:
                 found["masks"] = pasted(found["masks"][:, 0], found["boxes"], old)

@@ -61,7 +61,7 @@ class TrainingImages(AddressedImages):
         instances = self.source.instances(place)
         target = {"boxes": instances.boxes, "labels": instances.labels}
         if self.masks:
-            target["masks"] = instances.masks()
+            target["masks"] = instances.masks(self.transform.size(*instances.size))
         return image, target
 
     def vary(self, stored: tuple[Tensor, Target], place: int) -> tuple[Tensor, Target]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -19,12 +20,15 @@ SHOWN_FROM = 0.5
 """Score from which a detection is drawn."""
 
 _ROWS, _PAIRS = 4, 2
+_MASK_BYTES = 2**30  # of the truth's masks of an image, which are coarser where there would be more
 
 
 def confident(found: Target, least: float) -> Target:
     """The detections with at least a score."""
     keep = found["scores"] >= least
-    return {name: values[keep].cpu() for name, values in found.items()}
+    count = int(keep.sum())
+    chosen = slice(count) if keep[:count].all() else keep  # detectors sort by score, and a slice copies no masks
+    return {name: values[chosen].cpu() for name, values in found.items()}
 
 
 def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> None:
@@ -47,7 +51,9 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
         instances = source.instances(place)
         truth = {"boxes": instances.boxes, "labels": instances.labels}
         if head.kind == "mask_rcnn":
-            truth["masks"] = instances.masks()
+            height, width = instances.size
+            share = math.sqrt(min(1.0, _MASK_BYTES / max(1, len(instances.labels) * height * width)))
+            truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)))
         with torch.inference_mode():
             (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
         answer = confident(found, SHOWN_FROM)
