@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+from transxnet.bounds import Bound, checked
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.files import MAX_TEXT_BYTES, reason
 
@@ -52,7 +53,7 @@ def parse_description(description: Any) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in one short line."""
+    """A value in one short line, the items of a short list included."""
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of many digits"
     if isinstance(value, Mapping):
@@ -65,16 +66,12 @@ def shown(value: Any) -> str:
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number of a range; raises ConfigError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a whole number from {low:,} to {high:,}, not {shown(value)}")
-    return value
+    return int(checked(name, value, Annotated[int, Bound(low, high)]))
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
     """A number of a range; raises ConfigError for anything else, NaN too."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}")
-    return float(value)
+    return float(checked(name, value, Annotated[float, Bound(low, high)]))
 
 
 def text(name: str, value: Any, choices: Sequence[str] = ()) -> str:
@@ -87,9 +84,7 @@ def text(name: str, value: Any, choices: Sequence[str] = ()) -> str:
 
 def flag(name: str, value: Any) -> bool:
     """A truth value; raises ConfigError for anything else."""
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {shown(value)}")
-    return value
+    return bool(checked(name, value, bool))
 
 
 def items(name: str, value: Any, *counts: int) -> tuple[Any, ...]:

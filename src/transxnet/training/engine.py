@@ -153,5 +153,5 @@ class quiet_lightning(warnings.catch_warnings):  # noqa: N801 (used as a functio
         for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*TensorBoard.*",
                         ".*number of training batches.*", ".*treespec.*", ".*logs directory.*",
                         ".*GPU available but not used.*", ".*sync_dist=True.*", ".*broadcast_buffers.*",
-                        ".*Grad strides do not match.*", "Glyph .* missing"):  # fmt: skip
+                        ".*Grad strides do not match.*"):  # fmt: skip
             warnings.filterwarnings("ignore", message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,7 @@ def save_samples(verdicts: Sequence[Verdict], path: Path, title: str, columns: i
             _draw(axes, verdicts[place])
         else:
             axes.axis("off")
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
+    _save(figure, path)
 
 
 def _draw(axes: Axes, verdict: Verdict) -> None:
@@ -99,5 +99,10 @@ def save_curves(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    with replacing(path) as temporary:
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class's name in a script that the font lacks
         figure.savefig(temporary)
