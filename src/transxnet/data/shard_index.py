@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,14 @@ def entry_type(longest: int) -> np.dtype[np.void]:
     return np.dtype([*numbers, ("name", f"S{max(longest, 1)}")])
 
 
-def read_index(folder: Path, record: ShardRecord, classes: int, places: int) -> tuple[Entries, str | None]:
+def read_index(folder: Path, record: ShardRecord, classes: int, images: int) -> tuple[Entries, str | None]:
     """The entries of a shard's index, of :func:`entry_type`, and what is wrong with it.
 
     Args:
         folder: That of the shards.
         record: The shard.
         classes: Number of classes.
-        places: Number of places in the folder that was written.
+        images: Number of images in the folder that was written.
 
     Returns:
         No entries if they cannot be used; those that can be used, although the bytes are not those
@@ -47,7 +48,7 @@ def read_index(folder: Path, record: ShardRecord, classes: int, places: int) -> 
             raise ValueError(f"it has {size:,} bytes, not {record.index_bytes:,}")
         content = read_bytes(folder / record.index, size)
         entries = _parsed(content)
-        fault = _fault(entries, record, classes, places)
+        fault = _fault(entries, record, classes, images)
     except Exception as error:  # noqa: BLE001 (a header makes NumPy raise anything)
         return nothing, f"{record.index} is damaged ({reason(error)})"
     if fault:
@@ -64,7 +65,9 @@ def _parsed(content: bytes) -> Entries:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it is of version {version}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, kind = read_header(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of odd text
+        shape, _, kind = read_header(file)
     if kind.names is None or kind != entry_type(kind.itemsize - entry_type(1).itemsize + 1) or len(shape) != 1:
         raise ValueError("it is not a list of images")
     if math.prod(shape) * kind.itemsize != len(content) - file.tell():
@@ -72,7 +75,7 @@ def _parsed(content: bytes) -> Entries:
     return np.frombuffer(content, kind, offset=file.tell())
 
 
-def _fault(entries: Entries, record: ShardRecord, classes: int, places: int) -> str | None:
+def _fault(entries: Entries, record: ShardRecord, classes: int, images: int) -> str | None:
     offsets, sizes, targets = entries["offset"], entries["size"], entries["target"]
     if len(entries) != record.images:
         return f"it has {len(entries)} images, not {record.images}"
@@ -85,6 +88,6 @@ def _fault(entries: Entries, record: ShardRecord, classes: int, places: int) -> 
     order = np.argsort(offsets, kind="stable")
     if (offsets[order][1:] < (offsets + sizes)[order][:-1]).any():
         return "two images overlap"
-    if entries["place"].min() < 0 or entries["place"].max() >= places:
-        return f"it has a place that is not 0 to {places - 1}"
+    if entries["place"].min() < 0 or entries["place"].max() >= images:
+        return f"it numbers an image otherwise than 0 to {images - 1}"
     return None

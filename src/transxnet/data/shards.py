@@ -137,20 +137,23 @@ def join(shards: Sequence[Entries]) -> Entries:
 
 
 def _indices(root: Path, manifest: Manifest, records: Sequence[ShardRecord], damaged: dict[str, str] | None) -> Entries:
-    """The entries of some shards, by the places of their images in the folder that was written."""
-    counted = manifest.shards if manifest.held_out else records  # held-out images keep their place in the whole
-    places = sum(record.images + len(record.skipped) for record in counted)
+    """The entries of some shards, in the order of their images in the folder that was written."""
+    counted = manifest.shards if manifest.held_out else records  # held-out images are numbered among all
+    images = sum(record.images + len(record.skipped) for record in counted)
     found = []
     for record in records:
-        entries, fault = read_index(root, record, len(manifest.classes), places)
+        entries, fault = read_index(root, record, len(manifest.classes), images)
         found.append(entries)
         _note(root, record, record.fault(root) or fault, damaged)
     entries = join(found)
     entries = entries[np.argsort(entries["place"], kind="stable")]
-    twice = entries[1:][np.diff(entries["place"]) == 0]
-    for shard in np.unique(twice["shard"]).tolist():
-        fault = f"{records[shard].index} is not the index of this shard: an image's place is another's"
-        _note(root, records[shard], fault, damaged)
+    twice = np.flatnonzero(np.diff(entries["place"]) == 0)
+    pairs = np.stack([entries["shard"][twice], entries["shard"][twice + 1]], axis=1)
+    for pair in np.unique(pairs, axis=0).tolist():
+        one, other = (records[shard] for shard in pair)
+        fault = f"{one.index} and {other.index} give two images one number in the folder that was written"
+        _note(root, one, fault, damaged)
+        _note(root, other, fault, damaged)
     return entries
 
 
