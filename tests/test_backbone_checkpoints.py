@@ -59,3 +59,8 @@ def test_backbone_of_stages_that_do_not_exist(out_indices: tuple[int, ...]) -> N
 def test_backbone_of_an_unknown_name() -> None:
     with pytest.raises(transxnet.ConfigError, match="no network 'transxnet_huge'; did you mean"):
         transxnet.create_backbone("transxnet_huge")
+
+
+def test_a_stem_of_other_channels_is_named() -> None:
+    with pytest.raises(transxnet.CheckpointError, match=r"stem\.conv\.weight \(24, 1, 7, 7\) for \(24, 3, 7, 7\)"):
+        transxnet.create_backbone("transxnet_nano", checkpoint=nano(in_chans=1).state_dict())

@@ -179,6 +179,23 @@ def test_input_channels_follow_the_file() -> None:
     assert torch.equal(model.stem.conv.weight, weights["stem.conv.weight"])
 
 
+def test_a_classifier_of_two_poolings_is_taken_over() -> None:
+    weights = nano(global_pool="catavgmax").state_dict()
+    model = transxnet.create_model("transxnet_nano", checkpoint=weights, global_pool="catavgmax")
+    assert torch.equal(model.head.fc.weight, weights["head.fc.weight"])
+    bare = transxnet.create_model("transxnet_nano", checkpoint=weights, num_classes=3)
+    assert bare.head.fc.weight.shape == (3, 160)
+    with pytest.raises(CheckpointError, match=r"of another shape: head\.fc\.weight \(10, 320\) for \(10, 160\)"):
+        transxnet.create_model("transxnet_nano", checkpoint=weights)
+
+
+def test_a_file_without_head_needs_a_number_of_classes() -> None:
+    weights = {name: tensor for name, tensor in nano_weights().items() if not name.startswith("head.")}
+    with pytest.raises(CheckpointError, match="holds no classifier; give num_classes for a new one, or 0"):
+        transxnet.create_model("transxnet_nano", checkpoint=weights)
+    assert transxnet.create_model("transxnet_nano", checkpoint=weights, num_classes=1000).num_classes == 1000
+
+
 # Downloads
 
 

@@ -166,10 +166,11 @@ def _sizes(checkpoint: Checkpoint, planned: TransXNetConfig, wanted: int | None)
     """
     stem, head = (checkpoint.state_dict.get(name) for name in ("stem.conv.weight", "head.fc.weight"))
     facts: dict[str, Any] = {}
+    width = planned.channels[-1]
     # What has another shape is left for fit to name; no network is built that large.
     if stem is not None and stem.ndim == 4 and (stem.shape[0], *stem.shape[2:]) in _stems(planned):
         facts["in_chans"] = stem.shape[1]
-    if head is not None and head.ndim == 2 and head.shape[1] == planned.channels[-1]:
+    if head is not None and head.ndim == 2 and head.shape[1] in (width, 2 * width):  # of two poolings
         facts["num_classes"] = head.shape[0]
     elif head is None:
         if wanted is None and (checkpoint.config is None or checkpoint.config.num_classes):

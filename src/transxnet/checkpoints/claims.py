@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.checkpoints.fitting import sizes_of
-from transxnet.checkpoints.values import shown
+from transxnet.checkpoints.values import shown, why
 from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError
-from transxnet.files import reason
 from transxnet.model import TransXNet, Trunk
 
 # The settings that decide the shape of an entry.
@@ -91,5 +90,5 @@ def unallocated(source: str) -> Iterator[None]:
         raise
     except Exception as error:  # sizes beyond PyTorch's own
         raise CheckpointError(
-            f"{source}: no network can have the sizes that its description gives ({reason(error)})"
+            f"{source}: no network can have the sizes that its description gives ({why(error)})"
         ) from error

@@ -20,7 +20,7 @@ from transxnet.version import __version__
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_SCHEMES = ("https", "http", "file")
+_SCHEMES = ("https", "http")
 _CHUNK = 2**20
 _MAX_BYTES = 64 * 2**30
 _TIMEOUT = 60  # seconds without an answer
@@ -35,7 +35,7 @@ def download(url: str, cache_dir: str | Path | None = None) -> Path:
     It is kept in a folder of its own for each URL, with its SHA-256 in a file beside it.
 
     Args:
-        url: Of a file; http, https or file.
+        url: Of a file; http or https. One of the file scheme is a path, and nothing is kept of it.
         cache_dir: Where to keep it, if not where PyTorch keeps its downloads.
 
     Raises:
@@ -43,6 +43,8 @@ def download(url: str, cache_dir: str | Path | None = None) -> Path:
     """
     try:
         parts = urllib.parse.urlsplit(url)
+        if parts.scheme.lower() == "file":
+            return Path(urllib.request.url2pathname(parts.path))
         if parts.scheme.lower() not in _SCHEMES:
             raise ValueError(f"{parts.scheme!r} is none of {', '.join(_SCHEMES)}")
         name = _name(parts.path)

@@ -173,11 +173,15 @@ def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str, ada
 
 def _head_shapes(weights: Mapping[str, Tensor], model: Trunk) -> dict[str, tuple[int, ...]]:
     """Shapes that the file's own classifier must have, whatever its number of classes; none if it has none."""
-    classes = {len(tensor) for name, tensor in weights.items() if name.startswith(_HEAD) and tensor.ndim}
-    if not any(name.startswith(_HEAD) for name in weights):
+    held = {name: tuple(tensor.shape) for name, tensor in weights.items() if name.startswith(_HEAD)}
+    if not held:
         return {}
-    count = max(classes, default=0)
-    return {f"{_HEAD}weight": (count, model.config.channels[-1]), f"{_HEAD}bias": (count,)}
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name.startswith(_HEAD)}
+    classes, *widths = held.get(f"{_HEAD}weight", ()) or (0,)
+    if own and own[f"{_HEAD}bias"] == (classes,):
+        return own
+    width = model.config.channels[-1]  # one of another number of classes is left out, whatever pooling it was for
+    return {f"{_HEAD}weight": (classes, 2 * width if widths == [2 * width] else width), f"{_HEAD}bias": (classes,)}
 
 
 def _left_out(name: str, model: Trunk, parts: Set[str]) -> bool:

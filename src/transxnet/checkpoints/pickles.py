@@ -73,17 +73,23 @@ def check_pickle(file: BinaryIO, path: Path) -> None:
         CheckpointError: If something is not needed for weights.
         Exception: Of any class, if it is damaged.
     """
-    for name, entry, plain in _wanted(file, path):
+    strange, unsure = [], False
+    for name, entry, sure in _wanted(file, path):
         if kind := _KINDS.get(name):
             raise CheckpointError(
                 f"{path}: {shown(entry)} is a {kind} tensor; save the weights as ordinary tensors of floating point "
                 "numbers"
             )
-        if not plain or not _ADMITTED.fullmatch(name):
-            raise CheckpointError(
-                f"{path} is a pickle that wants to run code of its own ({name:.100}), which is never done. If you "
-                "trust it, load it with torch.load yourself and save the bare state dict"
-            )
+        unsure |= not sure
+        if not _ADMITTED.fullmatch(name):
+            strange.append(shown(name)[1:-1])
+    if strange:
+        raise CheckpointError(
+            f"{path} is a pickle that wants to run code of its own ({', '.join(dict.fromkeys(strange[:3]))}), which is "
+            "never done. If you trust it, load it with torch.load yourself and save the bare state dict"
+        )
+    if unsure:
+        raise ValueError("it is no pickle of the protocol that PyTorch writes")
 
 
 def _wanted(file: BinaryIO, path: Path) -> Iterator[tuple[str, str, bool]]:

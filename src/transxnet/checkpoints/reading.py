@@ -20,10 +20,10 @@ from transxnet.checkpoints.pickles import load_pickle
 from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.released import MARKER, from_released
 from transxnet.checkpoints.tensors import check_kinds, check_sizes, check_storages
-from transxnet.checkpoints.values import describing, label_names, parse_description, shown, text
+from transxnet.checkpoints.values import describing, label_names, parse_description, shown, text, why
 from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError
-from transxnet.files import MAX_TEXT_BYTES, check_regular, open_regular, reason, user_path
+from transxnet.files import MAX_TEXT_BYTES, check_regular, open_regular, user_path
 
 METADATA_KEY = "transxnet"
 """Where our files hold architecture, configuration and preprocessing, as JSON."""
@@ -91,9 +91,8 @@ def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Chec
     except CheckpointError:
         raise
     except Exception as error:  # damaged bytes make readers raise anything
-        why = str(error).partition("\n")[0][:120] or type(error).__name__
         raise CheckpointError(
-            f"{path} ({size:,} bytes) is truncated or not a checkpoint; download or copy it again [{why}]"
+            f"{path} ({size:,} bytes) is truncated or not a checkpoint; download or copy it again [{why(error)}]"
         ) from error
 
 
@@ -106,7 +105,7 @@ def _found(path: Path) -> tuple[Path, int]:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} does not exist") from error
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason(error)}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read: {why(error)}") from error
     if not size:
         raise CheckpointError(f"checkpoint {path} is empty (0 bytes): copy or download it again")
     return path, size
@@ -206,9 +205,7 @@ def _our_names(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     try:
         return from_released(weights)
     except (RuntimeError, IndexError) as error:  # of a tensor without the dimensions that are rearranged
-        raise CheckpointError(
-            f"{source} has the names of a released file, but other shapes: {reason(error)}"
-        ) from error
+        raise CheckpointError(f"{source} has the names of a released file, but other shapes: {why(error)}") from error
 
 
 def _shape_of(content: Any) -> str:

@@ -32,7 +32,12 @@ def describing(source: object) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # values of wrong kinds make a reader raise anything
-        raise CheckpointError(f"{source}: its description of the network cannot be read ({reason(error)})") from error
+        raise CheckpointError(f"{source}: its description of the network cannot be read ({why(error)})") from error
+
+
+def why(error: Exception) -> str:
+    """What went wrong, in one short line that shows what a file gives as it is written in code."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in reason(error))
 
 
 def parse_description(description: Any) -> dict[str, Any]:

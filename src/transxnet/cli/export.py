@@ -29,7 +29,8 @@ from transxnet.registry import create_model, load_model
 _ABOUT = """\
 Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width
 from 32 x 32. The file is compared with the network at five sizes; if it differs, the exit status
-is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it.
+is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it;
+.pt2 files are programs and run only if they are asked for, with --runtime torch or --runtime aot.
 Mask R-CNN becomes three files; the one named by --out stands for all.
 The libraries are installed with pip install 'transxnet[export]'."""
 _EXAMPLES = """\

@@ -45,7 +45,8 @@ def add_network_arguments(parser: CommandParser) -> None:
     add("--fuse", action="store_true", help="compute the same faster: fold what can be folded and, on a CPU, use "
         "kernels that the machine's C++ compiler makes")  # fmt: skip
     add("--runtime", type=str, choices=list(FORMATS), metavar="RUNTIME",
-        help=f"what runs an exported file: {', '.join(FORMATS)} (default: what it was written for)")  # fmt: skip
+        help=f"what runs an exported file: {', '.join(FORMATS)} (default: what it was written for; .pt2 files are "
+        "programs, which run only if torch or aot is asked for)")  # fmt: skip
 
 
 def open_exported(options: Any) -> ExportedNetwork | ExportedDetector | None:

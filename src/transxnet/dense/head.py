@@ -17,7 +17,7 @@ from transxnet.errors import CheckpointError, ConfigError
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
 
 _MAX_CHANNELS = 16_384
-_MAX_PROPOSALS = 100_000
+_MAX_PROPOSALS = 10_000
 _MAX_ID = 2**53  # of a COCO category; JSON has no larger whole numbers
 
 # Names of ours by which a state dict's kind is known, and the layers that depend on the classes.

@@ -131,7 +131,7 @@ def _check_agreement(said: Description, path: Path) -> None:
     steps = [after / before for before, after in itertools.pairwise(said.strides)]
     if said.task == "detection" and (len(steps) < 1 or set(steps) != {2} or said.strides[0].bit_count() != 1):
         raise ConfigError(f"the strides of a detector are powers of two that double, not {shown(said.strides)}")
-    if said.task == "features" and len(said.strides) != len(said.outputs):
+    if said.task != "detection" and len(said.strides) != (len(said.outputs) if said.task == "features" else 0):
         raise ConfigError(f"its {len(said.outputs)} outputs have {len(said.strides)} strides")
     if said.parts != (tuple(PARTS) if kind == "mask_rcnn" and not said.part else ()):
         raise ConfigError(f"its parts cannot be {shown(said.parts)}")

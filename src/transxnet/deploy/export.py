@@ -32,6 +32,7 @@ from transxnet.deploy.quantise import quantise
 from transxnet.deploy.runtimes import load_exported
 from transxnet.deploy.tracing import check_model, trace, trace_head
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.files import user_path
 
 if TYPE_CHECKING:
     from transxnet.deploy.calibration import Calibration
@@ -162,7 +163,7 @@ def export(
         DataError: If there are no images to calibrate with.
         ExportError: If the file does not compute what the network computes.
     """
-    target = Path(path).expanduser()
+    target = user_path(path)
     kind = format or _format_by(target)
     check_choices(target, kind, precision, opset)
     checked("calibration_images", calibration_images, ImageCount)

@@ -9,7 +9,9 @@ from typing import Any
 
 from transxnet.deploy.claims import Shape, Value
 from transxnet.deploy.formats import library
-from transxnet.files import check_regular
+from transxnet.files import check_regular, open_regular
+
+_START = 4096
 
 
 def onnx_values(values: Sequence[Any]) -> list[Value]:
@@ -31,7 +33,29 @@ def _sizes(shape: Sequence[Any] | None) -> Shape | None:
     return None if shape is None else tuple(size if isinstance(size, int) else None for size in shape)
 
 
-def check_initializers(path: Path) -> None:
+def read_openvino(core: Any, path: Path) -> Any:
+    """An .xml or .onnx file as a model of OpenVINO's.
+
+    The reader is chosen here: OpenVINO tries all it has, some of which complain on standard error.
+
+    Args:
+        core: OpenVINO's.
+        path: The file.
+
+    Raises:
+        Exception: Of any class, if it is damaged or something else.
+    """
+    if path.suffix == ".onnx":
+        _check_initializers(path)
+        reader = library("openvino").frontend.FrontEndManager().load_by_framework("onnx")
+        return reader.convert(reader.load(str(path)))
+    with open_regular(path) as file:
+        if b"<net" not in file.read(_START):
+            raise ValueError("it is no model of OpenVINO's")
+    return core.read_model(str(path))
+
+
+def _check_initializers(path: Path) -> None:
     """Refuse weights that are not in an ONNX file, for which OpenVINO takes memory before it looks for them."""
     size = check_regular(path)
     for tensor in library("onnx").load_model(str(path), load_external_data=False).graph.initializer:

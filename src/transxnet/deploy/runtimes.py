@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 
 from transxnet.checkpoints.archives import open_archive, read_part
+from transxnet.checkpoints.values import why
 from transxnet.deploy.claims import check_outputs, check_signature, read_description
 from transxnet.deploy.description import FORMATS, KEY, PARTS, SMALLEST, Description, Format, part_path
 from transxnet.deploy.formats import library, quiet
-from transxnet.deploy.ports import check_initializers, onnx_values, openvino_values
+from transxnet.deploy.ports import onnx_values, openvino_values, read_openvino
 from transxnet.deploy.programs import check_program
 from transxnet.errors import CheckpointError, ConfigError, TransXNetError
-from transxnet.files import check_regular, reason, user_path
+from transxnet.files import check_regular, user_path
 
 Array = npt.NDArray[np.float32]
 
@@ -80,7 +81,7 @@ class Runtime(ABC):
         except TransXNetError:
             raise
         except Exception as error:  # every runtime has its own
-            raise CheckpointError(f"{self.path} cannot be run on {images.shape}: {reason(error)}") from error
+            raise CheckpointError(f"{self.path} cannot be run on {images.shape}: {why(error)}") from error
         check_outputs(self.description, images.shape, outputs, self.path)
         return outputs
 
@@ -98,7 +99,10 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # what it says comes as an exception too
         with _readable(path):
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # What falls back is told on standard output.
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
             said = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self.description = read_description(said, path)
         values = (onnx_values(self._session.get_inputs()), onnx_values(self._session.get_outputs()))
@@ -118,9 +122,7 @@ class OpenVinoRuntime(Runtime):
         if path.suffix == ".xml":
             _check_there(path.with_suffix(".bin"), f"it has the weights of {path.name}")
         with _readable(path):
-            if path.suffix == ".onnx":
-                check_initializers(path)
-            model = core.read_model(str(path))
+            model = read_openvino(core, path)
             where = ["framework", KEY] if path.suffix == ".onnx" else [KEY]
             said = model.get_rt_info(where).astype(str) if model.has_rt_info(where) else None
         self.description = read_description(said, path)
@@ -248,7 +250,7 @@ def format_of(path: Path) -> Format:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {why(error)}") from error
     if path.suffix in _SUFFIXES:
         return _SUFFIXES[path.suffix]
     if path.suffix != _PT2:
@@ -257,14 +259,14 @@ def format_of(path: Path) -> Format:
         return "aot" if any("/aotinductor/" in name for name in archive.namelist()) else "torch"
 
 
-def _check_there(path: Path, why: str) -> None:
+def _check_there(path: Path, use: str) -> None:
     """Raise CheckpointError if a file beside another is missing."""
     try:
         check_regular(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: {why}") from error
+        raise CheckpointError(f"{path} is missing: {use}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {why(error)}") from error
 
 
 def _aot_metadata(path: Path) -> str | None:
@@ -287,5 +289,5 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is truncated or not an exported network; export or copy it again "
-            f"[{reason(error)}]"
+            f"[{why(error)}]"
         ) from error
