@@ -65,15 +65,15 @@ def limited(
         *arguments: Of the command line.
         seconds: Time after which it is ended by SIGALRM, whatever it waits for.
         memory: Bytes that it may take.
-        folder: Where it runs.
+        folder: Where it runs; by default in an empty folder.
         environment: Variables to set.
     """
-    with tempfile.TemporaryDirectory() as outputs:
+    with tempfile.TemporaryDirectory() as outputs, tempfile.TemporaryDirectory() as empty:
         task = {
             "arguments": [str(argument) for argument in arguments],
             "seconds": seconds,
             "memory": memory,
-            "folder": str(folder or outputs),
+            "folder": str(folder or empty),
             "environment": dict(environment or {}),
             "outputs": outputs,
         }

@@ -19,6 +19,9 @@ from transxnet.data.manifest import ShardRecord, read_manifest
 from transxnet.data.sources import ImageSource, open_parts
 from transxnet.files import open_regular, reason, user_path
 
+_LISTED = 5_000
+"""Classes of which those without images are listed too."""
+
 _AT_ONCE = 16
 """Images that a process decodes before it reports."""
 
@@ -41,7 +44,7 @@ class Findings:
     """What is in a data set, and what is wrong with it.
 
     Attributes:
-        parts: For each part, the images of each class.
+        parts: For each part, the images of each class; of very many classes, of those that have images.
         broken: Name of and reason for each image and each shard that cannot be used.
     """
 
@@ -89,7 +92,10 @@ class DataCheck:
             broken.update({source.name(place): fault for place, fault in found.items()})
             bad = Counter(source.targets[place] for place in found)
             images = Counter(source.targets)
-            parts[part] = {name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names)}
+            few = len(source.class_names) <= _LISTED
+            parts[part] = {
+                name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names) if few or images[i]
+            }
         return Findings(parts, broken)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import marshal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,11 +154,18 @@ def _record(entry: Any) -> ImageRecord | None:
     if not isinstance(entry, dict):
         return None
     number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-    if not is_whole(number) or not isinstance(name, str) or not 0 < len(name) <= _MAX_FILE_NAME:
+    if not is_whole(number) or not isinstance(name, str) or not _is_file_name(name):
         return None
     if not is_number(height) or not is_number(width) or height < 1 or width < 1 or height * width > MAX_PIXELS:
         return None
     return ImageRecord(number, name, name, int(height), int(width))
+
+
+def _is_file_name(name: str) -> bool:
+    with suppress(UnicodeEncodeError):
+        name.encode("utf-8", "surrogateescape")  # as Python names files whose names are not Unicode
+        return 0 < len(name) <= _MAX_FILE_NAME and "\0" not in name
+    return False
 
 
 def _addressed(entry: Any, places: Mapping[int, int], labels: Mapping[int, int]) -> tuple[int, int]:

@@ -101,7 +101,7 @@ def _fault(source: Source, place: int) -> str | None:
         elif source.has_masks:
             source.instances(place).masks(_CHECKED)
     except BadImageError as error:
-        return error.reason
+        return error.reason if error.path == source.name(place) else str(error)  # its labels, say
     return None
 
 

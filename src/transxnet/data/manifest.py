@@ -13,7 +13,7 @@ from transxnet.data.names import class_names_fault
 from transxnet.errors import DataError
 from transxnet.files import check_regular, read_json, reading, reason, write_text
 
-_NAME = "manifest.json"
+MANIFEST = "manifest.json"
 _FORMAT = "transxnet-shards-1"
 _MAX_BYTES = 64 * 2**20
 _MAX_NUMBER = 2**64
@@ -93,7 +93,7 @@ class Manifest:
         return len(self.shards) == self.planned
 
     def write(self, folder: Path) -> None:
-        write_text(folder / _NAME, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+        write_text(folder / MANIFEST, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         DataError: If it is damaged.
     """
-    path = folder / _NAME
+    path = folder / MANIFEST
     with reading(path, DataError, _ADVICE):
         try:
             content = read_json(path, _MAX_BYTES)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import io
+import logging
 import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -148,8 +150,11 @@ def _from_files(library: Any, files: Mapping[str, Sequence[Path]]) -> _Tables:
     tables: _Tables = {}
     for part, paths in files.items():
         counts = [_rows_of(arrow, path) for path in paths]
+        full = [str(path.resolve()) for path, count in zip(paths, counts, strict=True) if count]
+        if not full:
+            raise DataError(f"{paths[0].parent} holds no rows for {part}")
         try:
-            table = library.Dataset.from_parquet([str(path.resolve()) for path in paths], split=part)
+            table = library.Dataset.from_parquet(list(map(glob.escape, full)), split=part)
         except Exception:
             for path in paths:  # the library does not say which
                 with reading(path, DataError, _ADVICE), arrow.ParquetFile(path) as file:
@@ -216,12 +221,15 @@ def _from_disk(library: Any, folders: Mapping[str, Path]) -> _Tables:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library's progress on a terminal only."""
-    if sys.stderr.isatty():
-        yield
-        return
-    with redirect_stderr(io.StringIO()):
-        yield
+    """The library's progress on a terminal only; what it logs of an error is in the error too."""
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _image_column(root: Path, table: Any) -> str:

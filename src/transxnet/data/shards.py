@@ -14,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from transxnet.data.images import MAX_BYTES, BadImageError, decode_image
-from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
+from transxnet.data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from transxnet.data.names import entries_of
 from transxnet.data.shard_index import Entries, entry_type, read_index
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason
@@ -109,6 +110,8 @@ def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, 
     """
     manifest = read_manifest(root)
     if manifest is None:
+        if os.path.lexists(root / MANIFEST) and any(path.name.endswith(".index.npy") for path in entries_of(root)):
+            raise DataError(f"{root / MANIFEST} is not that of the shards beside it; write them again")
         return {}
     if not manifest.complete:
         raise DataError(

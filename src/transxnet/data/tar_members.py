@@ -39,7 +39,9 @@ def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             if member.issparse():
                 raise tarfile.ReadError("it has members with holes, which are not read")
             if member.size < 0 or member.offset_data + member.size > size:
-                raise tarfile.ReadError(f"a member claims {member.size:,} bytes")
+                raise tarfile.ReadError("a member reaches beyond the file's end")
+            if "\0" in member.name:
+                raise tarfile.ReadError("an extended header is damaged")
             if len(member.name) > _MAX_NAME:
                 raise tarfile.ReadError(f"a member's name has {len(member.name):,} characters")
             if member.isreg():
@@ -56,7 +58,7 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
         if not 0 <= member.size <= (_MAX_HEADER if member.type in _HEADERS else cls.limit):
-            raise tarfile.ReadError(f"a member claims {member.size:,} bytes")
+            raise tarfile.ReadError(f"a header claims {member.size:,} bytes")
         if member.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("it has members with holes, which are not read")
         return member
