@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from transxnet.errors import CheckpointError
-from transxnet.files import open_regular, read_text, reason, replacing, write_text
+from transxnet.files import open_regular, read_text, reason, replacing, user_path, write_text
 from transxnet.version import __version__
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def download(url: str, cache_dir: str | Path | None = None) -> Path:
     try:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme.lower() == "file":
-            return Path(urllib.request.url2pathname(parts.path))
+            return user_path(urllib.request.url2pathname(parts.path))
         if parts.scheme.lower() not in _SCHEMES:
             raise ValueError(f"{parts.scheme!r} is none of {', '.join(_SCHEMES)}")
         name = _name(parts.path)
