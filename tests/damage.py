@@ -54,17 +54,22 @@ def spoilt(content: bytes, generator: np.random.Generator) -> bytes:
         noise = generator.bytes(length)
         extreme = int(generator.choice(len(_EXTREMES)))
         number = _EXTREMES[extreme].to_bytes(8, "little" if generator.integers(2) else "big")
-        changes: list[Callable[[], Any]] = [
-            lambda at=at, noise=noise: changed.__setitem__(slice(at, at + len(noise)), noise),
-            lambda at=at, number=number: changed.__setitem__(slice(at, at + 8), number),
-            lambda at=at, number=number: changed.__setitem__(slice(at, at + 4), number[2:6]),
-            lambda at=at, length=length: changed.__delitem__(slice(at, at + length)),
-            lambda at=at, noise=noise: changed.__setitem__(slice(at, at), noise),
-            lambda at=at: changed.__setitem__(slice(at, at), changed[at : at + 600]),
-            lambda at=at: changed.__delitem__(slice(at, None)),
-        ]
         weights = np.array([5, 2, 2, 2, 2, 1, 1])
-        changes[generator.choice(len(changes), p=weights / weights.sum())]()
+        match int(generator.choice(len(weights), p=weights / weights.sum())):
+            case 0:
+                changed[at : at + length] = noise
+            case 1:
+                changed[at : at + 8] = number
+            case 2:
+                changed[at : at + 4] = number[2:6]
+            case 3:
+                del changed[at : at + length]
+            case 4:
+                changed[at:at] = noise
+            case 5:
+                changed[at:at] = changed[at : at + 600]
+            case 6:
+                del changed[at:]
     return bytes(changed)
 
 

@@ -44,15 +44,21 @@ def ends_well(read: Callable[[], Any], *names: object) -> bool:
     return True
 
 
+def load(source: Any, place: int) -> None:
+    """Decode an image, or have it named."""
+    try:
+        source.load(place)
+    except BadImageError as error:
+        if error.path != source.name(place):
+            raise AssertionError(f"{source.name(place)} is called {error.path}") from error
+
+
 def read_all(root: Path) -> None:
     """Open a data set and decode its images, as training does."""
     for source in open_parts(str(root)).values():
         for place in range(len(source.targets)):
             assert 0 <= source.targets[place] < len(source.class_names)
-            try:
-                source.load(place)
-            except BadImageError as error:
-                assert error.path == source.name(place)
+            load(source, place)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -155,7 +161,7 @@ def test_tar_files(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     names = [f"train/{index % 2}/{'long' * (30 if index == 3 else 1)}ä{index}" for index in range(6)]
     tar(path, {f"{name}.png": encoded(index)[:700] for index, name in enumerate(names)} | {"0.cls": b"0"})
-    members = {}
+    members: dict[str, bytes] = {}
     for index, name in enumerate(names):
         members |= {f"{name}.png": encoded(index)[:700], f"{name}.cls": str(index % 2).encode()}
     tar(path, members)
@@ -208,10 +214,7 @@ def test_coco_files(tmp_path: Path) -> None:
     def read() -> None:
         source = open_coco_file(path)
         for place in range(len(source)):
-            try:
-                source.load(place)
-            except BadImageError as error:
-                assert error.path == source.name(place)
+            load(source, place)
             source.instances(place).masks((5, 5)) if source.has_masks else source.instances(place)
         source.ground_truth()
 
