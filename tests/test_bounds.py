@@ -265,6 +265,13 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
         (["train", "--augmentation", "mine.yaml"], "--augmentation is no option by itself"),
         (["train", "--devices", "1000000"], "devices must be a whole number from 1 to 128"),
         (["train", "--devices", "9" * 5000], "devices is a number above 0"),
+        (["train", "--epochs", "[" * 60_000], "--epochs must be a whole number from 1 to 100,000, not '[[[["),
+        (["train", "--epochs", "{a: &a [x,x,x,x,x,x,x,x,x], " + ", ".join(
+            f"k{i}: &k{i} [{','.join([f'*k{i - 1}' if i else '*a'] * 9)}]" for i in range(9)) + "}"],
+         "--epochs must be a whole number from 1 to 100,000, not '{a: &a"),
+        (["train", "--epochs", "!!int"], "--epochs must be a whole number from 1 to 100,000, not ''"),
+        (["train", "--epochs=010"], "--epochs must be a whole number from 1 to 100,000, not '010'"),
+        (["bench", "--batch-size", "1", "!!int", "--rounds", "1"], "--batch-size must be a whole number from 1 to"),
         (["train", "--model", "null"], "without a checkpoint to follow"),
         (["train", "--precision", "64"], '--precision must be "32", "bf16-mixed" or "16-mixed", not \'64\''),
         (["train", "--image-size", "x"], "--image-size must be a whole number from 32 to 16,384, or null, not 'x'"),

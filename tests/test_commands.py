@@ -220,8 +220,8 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
         (["train", "--recipe", "nope"], "no recipe 'nope'"),
         (["train", "--epochs", "three"], "--epochs must be a whole number from 1 to 100,000, not 'three'"),
         (["train", "--epochs", "0"], "--epochs must be a whole number from 1 to 100,000, not 0"),
-        (["train", "--lr", "-1"], "--lr must be a number above 0 and up to 1,000, not -1.0"),
-        (["train", "--augmentation.hflip", "2"], "--augmentation.hflip must be a number from 0 to 1, not 2.0"),
+        (["train", "--lr", "-1"], "--lr must be a number above 0 and up to 1,000, not -1"),
+        (["train", "--augmentation.hflip", "2"], "--augmentation.hflip must be a number from 0 to 1, not 2"),
         (["train", "--augmentation.auto-augment", "foo"], "'foo'"),
         (["train", "--frobnicate", "2"], "--frobnicate"),
         (["train", "--model", "transxnet_tini"], "did you mean transxnet_tiny"),
@@ -240,7 +240,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
         (["data", "shard", "nowhere", "out"], "nowhere does not exist"),
         (
             ["data", "shard", "nowhere", "out", "--shard-mb", "0"],
-            "--shard-mb must be a number above 0 and up to 1,000,000, not 0.0",
+            "--shard-mb must be a number above 0 and up to 1,000,000, not 0",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from jsonargparse import ArgumentParser, set_loader
 
@@ -92,12 +92,31 @@ class CommandParser(ArgumentParser):
             if any(argument.partition("=")[0] == f"--{group}" for argument in internal):
                 parts = ", ".join(_spelt(key) for key in self.kinds if key.startswith(f"{group}."))
                 raise ConfigError(f"--{group} is no option by itself; there are {parts}")
+        self._check_given(internal)
         options = self.parse_args(internal + given[end:])
         for key, kind in self.kinds.items():
             value = options.get(key)
             if value is not None or self.get_default(key) is not None:
                 checked(_spelt(key), value, kind)
         return options
+
+    def _check_given(self, arguments: Sequence[str]) -> None:
+        """Check values before jsonargparse sees them: it reads numbers as YAML 1.1, without limits."""
+        key, several = "", False
+        for argument in arguments:
+            value: str | None = argument
+            if argument.startswith("--"):
+                key, equals, text = argument[2:].partition("=")
+                value = text if equals else None
+                action = next((one for one in self._actions if one.dest == key), None)
+                several = action is not None and action.nargs == "+"
+            if value is None or key not in self.kinds:
+                continue
+            kind = self.kinds[key]
+            kind = get_args(kind)[0] if several else kind
+            if not _is_text(kind):
+                checked(_spelt(key), _read(value), kind)
+            key = key if several else ""
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         text = super().format_help(formatter)
@@ -122,6 +141,21 @@ class CommandParser(ArgumentParser):
     def _internal(argument: str) -> str:
         name, equals, value = argument.partition("=")
         return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _read(value: str) -> Any:
+    """What an option's value means; the text itself if it is not plain YAML."""
+    try:
+        return load_yaml(value)
+    except ConfigError:
+        return value
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a type is text, one of several texts, or either of these or None."""
+    if get_origin(kind) is Literal or kind is str:
+        return True
+    return any(one is str for one in get_args(kind))
 
 
 def _spelt(key: str) -> str:
