@@ -184,12 +184,12 @@ def test_objects_flip_with_their_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": (2.0, 0.5)}, "scale rises above 0"),
-        ({"scale": (0.0, 0.5)}, "scale rises above 0"),
-        ({"crop": 16}, "crop is at least 32 pixels"),
+        ({"scale": (2.0, 0.5)}, "scale must rise"),
+        ({"scale": (0.0, 0.5)}, "scale must be 2 numbers above 0"),
+        ({"crop": 16}, "crop must be a whole number from 32 to"),
         ({"max_share": 0.0}, "max_share"),
         ({"hflip": 1.5}, "hflip"),
-        ({"short": 600, "long": 500}, "short is above 0 and at most long"),
+        ({"short": 600, "long": 500}, "short must be at most long"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:

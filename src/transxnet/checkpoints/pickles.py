@@ -84,9 +84,9 @@ def check_pickle(file: BinaryIO, path: Path) -> None:
         if not _ADMITTED.fullmatch(name):
             strange.append(shown(name)[1:-1])
     if strange:
+        names = ", ".join(list(dict.fromkeys(strange))[:3])
         raise CheckpointError(
-            f"{path} is a pickle that wants to run code of its own ({', '.join(dict.fromkeys(strange[:3]))}), which is "
-            "never done. If you trust it, load it with torch.load yourself and save the bare state dict"
+            f"{path} is a pickle that wants to run code of its own ({names}), which is never done. If you trust it, load it with torch.load yourself and save the bare state dict"
         )
     if unsure:
         raise ValueError("it is no pickle of the protocol that PyTorch writes")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.bounds import ImageSide, PositiveShare, ScaleFactor, Share, check_bounds
+from transxnet.bounds import ImageSide, PositiveShare, ScaleFactor, Share, StoredSide, check_bounds
 from transxnet.data.segmentation import IGNORED
 from transxnet.errors import ConfigError
 
@@ -43,8 +43,8 @@ class SegmentationAugmentation:
     max_share: PositiveShare = 0.75
     hflip: Share = 0.5
     photometric: bool = True
-    long: ImageSide = 2048
-    short: ImageSide = 512
+    long: StoredSide = 2048
+    short: StoredSide = 512
 
     def __post_init__(self) -> None:
         check_bounds(self, "augmentation.")
