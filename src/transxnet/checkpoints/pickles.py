@@ -86,7 +86,8 @@ def check_pickle(file: BinaryIO, path: Path) -> None:
     if strange:
         names = ", ".join(list(dict.fromkeys(strange))[:3])
         raise CheckpointError(
-            f"{path} is a pickle that wants to run code of its own ({names}), which is never done. If you trust it, load it with torch.load yourself and save the bare state dict"
+            f"{path} is a pickle that wants to run code of its own ({names}), which is never done. If you "
+            "trust it, load it with torch.load yourself and save the bare state dict"
         )
     if unsure:
         raise ValueError("it is no pickle of the protocol that PyTorch writes")
