@@ -1,5 +1,5 @@
 # make demo: set up, learn the embedded digits, show the result.
-# make test: set up, then lint, types and the whole suite.
+# make test: set up, then lint, types, imports and the whole suite.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,6 +26,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,12 +18,12 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 import transxnet
-from transxnet.analysis.compare import Comparison, Contender, as_markdown, chance
-from transxnet.data.loading import LabelledImages, make_loader
+from transxnet.classification.evaluate import evaluate, run_network
+from transxnet.classification.recipe import ClassificationRecipe
+from transxnet.data.loader import LabelledImages, make_loader
 from transxnet.data.sources import open_data
 from transxnet.data.transforms import evaluation_transform
-from transxnet.tasks.classification.evaluate import evaluate, run_network
-from transxnet.tasks.classification.recipe import ClassificationRecipe
+from transxnet.research.compare import Comparison, Contender, as_markdown, chance
 
 
 def judged_again(name: str, weights: Path, data: Any) -> float:

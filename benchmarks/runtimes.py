@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import transxnet
-from transxnet.deploy.export import SUFFIXES, export
-from transxnet.deploy.runtimes import load_exported
+from transxnet.inference.export import SUFFIXES, export
+from transxnet.inference.runtimes import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))
 from inference_speed import FORMS as NETWORKS

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader
 
 import transxnet
 from transxnet import kernels
+from transxnet.classification.task import ClassificationTask
+from transxnet.classification.train import build_model
 from transxnet.cli.train import parse_recipe
-from transxnet.data.loading import BadImages, LabelledImages, make_loader
+from transxnet.data.loader import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import open_data
 from transxnet.data.transforms import training_transform
-from transxnet.tasks.classification.task import ClassificationTask
-from transxnet.tasks.classification.train import build_model
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.running import kernel_policy, prepare
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from coco_files import content, write
-from kernel_files import Kernel
-from support import released_shapes, released_tensor
+from helpers.coco_files import content, write
+from helpers.kernel_files import Kernel
+from helpers.networks import released_shapes, released_tensor
 from transxnet.data.coco import CocoSource, open_coco_file
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores

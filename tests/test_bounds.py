@@ -15,9 +15,7 @@ import pytest
 import yaml
 
 import transxnet
-from test_commands import told_of_mistake
-from transxnet.analysis.bench import measure_speed
-from transxnet.analysis.networks import open_networks
+from helpers.commands import told_of_mistake
 from transxnet.bounds import Bound, Share, checked, kinds_of
 from transxnet.cli.command import CommandParser, take_options
 from transxnet.cli.main import COMMANDS
@@ -25,11 +23,13 @@ from transxnet.cli.train import parse_recipe
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation
 from transxnet.data.examples import open_examples
-from transxnet.data.loading import BadImages, worker_settings
+from transxnet.data.loader import BadImages, worker_settings
 from transxnet.data.scenes import write_scenes
 from transxnet.data.sharding import plan_shards
 from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
+from transxnet.research.bench import measure_speed
+from transxnet.research.networks import open_networks
 from transxnet.tasks import TASKS, recipe_class
 from transxnet.training.recipe_file import MAX_BYTES, MAX_LEVELS, dump_yaml, load_yaml
 

@@ -10,7 +10,7 @@ import torch
 from timm.layers import DropPath
 
 import transxnet
-from support import images
+from helpers.networks import images
 from transxnet import VARIANTS, ConfigError, TransXNetConfig
 
 NANO = VARIANTS["transxnet_nano"]

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import transxnet
-from test_commands import paint, run
+from helpers.commands import paint, run
+from transxnet.classification.evaluate import run_network
+from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
-from transxnet.tasks.classification.evaluate import run_network
-from transxnet.tasks.classification.labels import label_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,18 +4,17 @@ Importing the package registers the networks with timm.
 """
 
 from transxnet import kernels
-from transxnet.catalogue import RELEASED
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, create_backbone
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
-from transxnet.deploy.export import ExportError, export
-from transxnet.deploy.fuse import fuse
-from transxnet.deploy.runtimes import load_exported
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
+from transxnet.inference.export import ExportError, export
+from transxnet.inference.fuse import fuse
+from transxnet.inference.runtimes import load_exported
 from transxnet.model import TransXNet
-from transxnet.registry import create_model, load_model
 from transxnet.version import __version__
+from transxnet.zoo import RELEASED, create_model, load_model
 
 __all__ = [
     "RELEASED",

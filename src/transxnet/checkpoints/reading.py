@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import timm
 from torch import Tensor
 
-from transxnet.catalogue import NETWORKS
-from transxnet.checkpoints.claims import check_config, check_depths
-from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.downloads import download
 from transxnet.checkpoints.pickles import load_pickle
 from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.released import MARKER, from_released
+from transxnet.checkpoints.released_dense import BODY, from_released_dense, is_released_dense
+from transxnet.checkpoints.size_checks import check_config, check_depths
 from transxnet.checkpoints.tensors import check_kinds, check_sizes, check_storages
 from transxnet.checkpoints.values import describing, label_names, parse_description, shown, text, why
 from transxnet.config import TransXNetConfig
@@ -141,7 +141,7 @@ def _described(path: Path, weights: dict[str, Tensor], description: Any) -> Chec
         return Checkpoint(source, weights)
     with describing(source):
         about = parse_description(description)
-        architecture = text("architecture", about["architecture"], ("", *NETWORKS))
+        architecture = text("architecture", about["architecture"], ("", *timm.list_models("transxnet*")))
         head, values, preprocessing = (_mapping(about, name) for name in ("head", "config", "pretrained_cfg"))
         body = _body(weights) if head else weights
         check_depths(values, body, source)

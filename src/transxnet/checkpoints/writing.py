@@ -69,7 +69,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     appears complete or not at all, and equal networks make equal files.
 
     Args:
-        model: A classifier made by timm or by :mod:`transxnet.registry`, a detector or a segmenter.
+        model: A classifier made by timm or by :mod:`transxnet.zoo`, a detector or a segmenter.
         path: The file; its suffix should be ``.safetensors``.
 
     Raises:

@@ -13,17 +13,17 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.analysis.bench import Candidate, Speed, Spread, measure_speed
-from transxnet.analysis.drawing import save_figure
-from transxnet.analysis.machine import describe_machine
-from transxnet.analysis.modes import MODES
-from transxnet.analysis.networks import open_networks
-from transxnet.analysis.speed_figure import draw_speeds
 from transxnet.bounds import BatchSize, ImageSide, Rounds, Seconds
-from transxnet.cli.output import say, table_console
 from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
+from transxnet.cli.streams import say, table_console
 from transxnet.files import write_text
-from transxnet.outputs import output_file
+from transxnet.output_paths import output_file
+from transxnet.plotting.speed_figure import draw_speeds
+from transxnet.plotting.style import save_figure
+from transxnet.research.bench import Candidate, Speed, Spread, measure_speed
+from transxnet.research.machine import describe_machine
+from transxnet.research.modes import MODES
+from transxnet.research.networks import open_networks
 
 _ABOUT = """\
 Measure the throughput, the latency and the memory of networks, of ours and of timm (figure 8 of the

@@ -14,20 +14,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.ablation.rows import BASES, ROWS
-from transxnet.analysis.drawing import save_figure
 from transxnet.bounds import Seed, SeedCount, checked
+from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.cli.command import made_recipe, recipe_option, take_options
-from transxnet.cli.output import SafeConsole, note, table_console
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
+from transxnet.cli.streams import SafeConsole, note, table_console
 from transxnet.data.sources import DIGITS
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.outputs import output_folder
+from transxnet.output_paths import output_folder
+from transxnet.plotting.style import save_figure
 from transxnet.tasks import task_of
-from transxnet.tasks.classification.recipe import ClassificationRecipe
 from transxnet.training.recipe import recipe_path
 from transxnet.training.recipe_file import read_recipe, recipe_settings
-from transxnet.training.stopping import Stopped
+from transxnet.training.signals import Stopped
 
 _ABOUT = """\
 Train networks under one budget on one data set, each with several seeds, and tell which differ by
@@ -55,8 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     names = list(dict.fromkeys(names))
     seeds = range(recipe.seed, recipe.seed + options.seeds)
     checked("the last seed", seeds[-1], Seed)
-    from transxnet.analysis.compare import as_dict, compare, conclusion, is_comparison, write  # imports Lightning
-    from transxnet.analysis.compare_figure import draw_comparison
+    from transxnet.plotting.compare_figure import draw_comparison
+    from transxnet.research.compare import as_dict, compare, conclusion, is_comparison, write  # imports Lightning
 
     data = [] if recipe.data == DIGITS else [user_path(recipe.data)]
     out = output_folder(options.out, inputs=data, ours=is_comparison, force=options.force)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transxnet.checkpoints.writing import save_model
-from transxnet.cli.output import SafeConsole
 from transxnet.cli.parsing import CommandParser, add_force
+from transxnet.cli.streams import SafeConsole
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.outputs import output_file
-from transxnet.registry import create_model, load_model
+from transxnet.output_paths import output_file
+from transxnet.zoo import create_model, load_model
 
 _ABOUT = """\
 Turn a released checkpoint into a safetensors file that holds its configuration. The file is read

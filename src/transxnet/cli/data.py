@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
-from transxnet.cli.output import error_console, table_console
 from transxnet.cli.parsing import CommandParser, image_progress
-from transxnet.data.checking import DataCheck, Findings
-from transxnet.data.dense_checking import DenseCheck, is_annotated
+from transxnet.cli.streams import error_console, table_console
+from transxnet.data.data_set_check import DataCheck, Findings
+from transxnet.data.dense_data_check import DenseCheck, is_annotated
 from transxnet.data.manifest import Manifest
 from transxnet.data.sharding import plan_shards, write_shards
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.outputs import check_apart, output_folder
+from transxnet.output_paths import check_apart, output_folder
 
 _OVERVIEW = """\
 usage: transxnet data shard FOLDER OUT [options]

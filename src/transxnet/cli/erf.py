@@ -11,13 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.analysis.drawing import save_figure
-from transxnet.analysis.erf import ReceptiveField, Settings, measure, state_path
-from transxnet.analysis.erf_figure import draw_fields
-from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
-from transxnet.analysis.receptive_field import Rule
 from transxnet.bounds import BatchSize, ImageCount
-from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
@@ -27,10 +21,16 @@ from transxnet.cli.parsing import (
     image_progress,
     open_compared_networks,
 )
+from transxnet.cli.streams import note, say, table_console
 from transxnet.data.examples import open_examples
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.outputs import check_apart
+from transxnet.output_paths import check_apart
+from transxnet.plotting.erf_figure import draw_fields
+from transxnet.plotting.style import save_figure
+from transxnet.research.erf import ReceptiveField, Settings, measure, state_path
+from transxnet.research.networks import Network, describe_sizes, describe_weights, stage_index, stage_names
+from transxnet.research.receptive_field import Rule
 
 _ABOUT = """\
 Picture the effective receptive field: which input pixels the centre of a stage's map depends on,

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.bounds import Share
-from transxnet.cli.output import table_console
+from transxnet.classification.evaluate import Evaluation, evaluate, run_network
+from transxnet.classification.labels import label_names, readable_names
 from transxnet.cli.parsing import (
     CommandParser,
     add_force,
@@ -19,10 +20,9 @@ from transxnet.cli.parsing import (
     image_progress,
     open_network,
 )
+from transxnet.cli.streams import table_console
 from transxnet.data.sources import open_evaluation
-from transxnet.outputs import check_apart, output_file
-from transxnet.tasks.classification.evaluate import Evaluation, evaluate, run_network
-from transxnet.tasks.classification.labels import label_names, readable_names
+from transxnet.output_paths import check_apart, output_file
 
 _ABOUT = """\
 Judge a network on labelled images. Classifiers: a folder with a folder for each class (or with val/
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         check_apart(options.results, [options.data])
     model = open_network(options)
     if hasattr(model, "head_description"):
-        from transxnet.cli.dense import evaluate as evaluate_dense  # with their libraries
+        from transxnet.cli.dense_commands import evaluate as evaluate_dense  # with their libraries
 
         return evaluate_dense(model, options)
     source = open_evaluation(options.data, label_names(model) or None, model.num_classes)

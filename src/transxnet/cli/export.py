@@ -11,20 +11,19 @@ from rich.table import Table
 from torch import nn
 
 from transxnet.bounds import ImageCount
-from transxnet.catalogue import full_name
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.cli.output import SafeConsole, note, table_console
 from transxnet.cli.parsing import CommandParser, add_force
+from transxnet.cli.streams import SafeConsole, note, table_console
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.create import holds_dense, load_dense
-from transxnet.deploy.checking import Check
-from transxnet.deploy.description import FORMATS, PRECISIONS, part_path, possible_files
-from transxnet.deploy.export import Exported, ExportError, check_choices, export
-from transxnet.deploy.formats import DEFAULT_OPSET, OPSETS, Opset
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
-from transxnet.outputs import output_file
-from transxnet.registry import create_model, load_model
+from transxnet.inference.description import FORMATS, PRECISIONS, part_path, possible_files
+from transxnet.inference.export import Exported, ExportError, check_choices, export
+from transxnet.inference.export_checks import Check
+from transxnet.inference.formats import DEFAULT_OPSET, OPSETS, Opset
+from transxnet.output_paths import output_file
+from transxnet.zoo import create_model, full_name, load_model
 
 _ABOUT = """\
 Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width

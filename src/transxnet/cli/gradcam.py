@@ -11,12 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from transxnet.analysis.drawing import save_figure
-from transxnet.analysis.gradcam import ActivationMap, activation_maps, find_class, stage_layer
-from transxnet.analysis.gradcam_figure import draw_activations
-from transxnet.analysis.networks import Network, describe_sizes, describe_weights, stage_names
 from transxnet.bounds import ImageCount
-from transxnet.cli.output import note, say, table_console
 from transxnet.cli.parsing import (
     CommandParser,
     add_compared_networks,
@@ -26,11 +21,16 @@ from transxnet.cli.parsing import (
     image_progress,
     open_compared_networks,
 )
+from transxnet.cli.streams import note, say, table_console
 from transxnet.data.examples import Example, open_examples
 from transxnet.data.images import BadImageError
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
-from transxnet.outputs import check_apart
+from transxnet.output_paths import check_apart
+from transxnet.plotting.gradcam_figure import draw_activations
+from transxnet.plotting.style import save_figure
+from transxnet.research.gradcam import ActivationMap, activation_maps, find_class, stage_layer
+from transxnet.research.networks import Network, describe_sizes, describe_weights, stage_names
 
 _ABOUT = """\
 Picture with Grad-CAM where the stages of classifiers find a class (figure 7 of the paper), for

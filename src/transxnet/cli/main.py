@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from transxnet.cli.output import discard, note, prepare_streams, say
+from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.training.processes import is_first
 from transxnet.version import __version__

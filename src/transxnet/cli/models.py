@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from transxnet.analysis.complexity import complexity
-from transxnet.catalogue import RELEASED
-from transxnet.cli.output import table_console
 from transxnet.cli.parsing import CommandParser
+from transxnet.cli.streams import table_console
 from transxnet.config import VARIANTS
-from transxnet.registry import create_model
+from transxnet.research.complexity import complexity
+from transxnet.zoo import RELEASED, create_model
 
 _ABOUT = """\
 List the networks: parameters, multiply-accumulate operations for one image of 224 x 224 (all of

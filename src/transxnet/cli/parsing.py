@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from transxnet.analysis.drawing import figure_files
-from transxnet.analysis.networks import Network, open_networks
 from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.command import CommandParser as CommandParser
-from transxnet.cli.output import SafeConsole
+from transxnet.cli.streams import SafeConsole
 from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
-from transxnet.deploy.adapters import ExportedNetwork
-from transxnet.deploy.description import FORMATS
-from transxnet.deploy.detections import ExportedDetector
-from transxnet.deploy.fuse import fuse
-from transxnet.deploy.runtimes import is_exported, load_exported
 from transxnet.errors import ConfigError
+from transxnet.inference.adapters import ExportedNetwork
+from transxnet.inference.description import FORMATS
+from transxnet.inference.detections import ExportedDetector
+from transxnet.inference.fuse import fuse
+from transxnet.inference.runtimes import is_exported, load_exported
 from transxnet.model import TransXNet
-from transxnet.outputs import output_file
-from transxnet.registry import create_model, load_model
+from transxnet.output_paths import output_file
+from transxnet.plotting.style import figure_files
+from transxnet.research.networks import Network, open_networks
+from transxnet.zoo import create_model, load_model
 
 
 def add_network_arguments(parser: CommandParser) -> None:

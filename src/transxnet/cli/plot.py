@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from transxnet.analysis.accuracy import table2
-from transxnet.analysis.accuracy_figure import draw_accuracies
-from transxnet.analysis.drawing import save_figure
-from transxnet.cli.output import say
 from transxnet.cli.parsing import CommandParser, add_force, figure_outputs
+from transxnet.cli.streams import say
+from transxnet.plotting.accuracy_figure import draw_accuracies
+from transxnet.plotting.style import save_figure
+from transxnet.research.accuracy import table2
 
 _ABOUT = """\
 Draw figures from the paper's published numbers. "accuracy" is figure 2: the ImageNet-1K accuracy of

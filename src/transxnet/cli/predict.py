@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.bounds import Answers, Share
-from transxnet.cli.output import note, table_console
+from transxnet.classification.predict import Prediction, predict
 from transxnet.cli.parsing import (
     CommandParser,
     add_force,
@@ -22,11 +22,11 @@ from transxnet.cli.parsing import (
     image_progress,
     open_network,
 )
+from transxnet.cli.streams import note, table_console
 from transxnet.data.images import expand
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
-from transxnet.outputs import output_file
-from transxnet.tasks.classification.predict import Prediction, predict
+from transxnet.output_paths import output_file
 
 _ABOUT = """\
 Say what is on images, and with a detector or segmenter, where. Files, folders (searched through)
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     paths = expand(options.images)
     model = open_network(options)
     if hasattr(model, "head_description"):
-        from transxnet.cli.dense import predict as predict_dense  # with their libraries
+        from transxnet.cli.dense_commands import predict as predict_dense  # with their libraries
 
         return predict_dense(model, paths, options)
     if options.out is not None and Path(options.out).suffix not in (".json", ".csv"):

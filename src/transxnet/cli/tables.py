@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from transxnet.analysis.table_formats import cells, footnotes, headings, to_csv, to_json, to_markdown
-from transxnet.analysis.tables import LEGEND, PaperTable, paper_tables, table_number, with_counts
-from transxnet.cli.output import say, table_console
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
+from transxnet.cli.streams import say, table_console
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
-from transxnet.outputs import output_file
+from transxnet.output_paths import output_file
+from transxnet.research.table_formats import cells, footnotes, headings, to_csv, to_json, to_markdown
+from transxnet.research.tables import LEGEND, PaperTable, paper_tables, table_number, with_counts
 
 _ABOUT = """\
 Print the paper's tables beside our own counts: parameters and multiply-accumulate operations of

@@ -13,8 +13,8 @@ from jsonargparse import ActionConfigFile
 from rich.console import Console
 
 from transxnet.cli.command import CommandParser, made_recipe, recipe_option, take_options
-from transxnet.cli.output import progress_console
 from transxnet.cli.parsing import add_force
+from transxnet.cli.streams import progress_console
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
@@ -53,9 +53,9 @@ def run(arguments: Sequence[str]) -> int:
     if folder.summary.exists() and job.resuming:
         console.print(f"{folder.path} is finished; its results are in {folder.summary}", markup=False)
         return 0
-    from transxnet.tasks.train import train  # imports Lightning
     from transxnet.training.checkpointing import newest_whole
-    from transxnet.training.stopping import Stopped
+    from transxnet.training.run import train  # imports Lightning
+    from transxnet.training.signals import Stopped
 
     checkpoint = job.checkpoint or (newest_whole(folder.checkpoints, console) if job.resuming else None)
     start = f", going on from {checkpoint.name}" if checkpoint else ""

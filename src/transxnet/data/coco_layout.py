@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transxnet.data.coco_records import ImageRecord
 from transxnet.data.names import entries_of, is_file, is_folder
-from transxnet.data.parts import TRAIN, VALIDATION, part_folder, part_word
+from transxnet.data.splits import TRAIN, VALIDATION, part_folder, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path
 

@@ -23,7 +23,7 @@ from PIL import Image
 from transxnet.data.images import BadImageError, decode_image, read_image
 from transxnet.data.names import is_file
 from transxnet.data.parquet_labels import class_indices, class_labels, class_names, one_column
-from transxnet.data.parts import TRAIN, VALIDATION, part_files
+from transxnet.data.splits import TRAIN, VALIDATION, part_files
 from transxnet.errors import DataError
 from transxnet.files import check_regular, read_json, reading, reason
 

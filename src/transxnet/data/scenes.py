@@ -19,12 +19,12 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours, label
 
 from transxnet.bounds import ImageCount, SceneSide, Seed, checked
-from transxnet.data.parts import TRAIN, VALIDATION
 from transxnet.data.randomness import seed_for
 from transxnet.data.run_lengths import from_mask, uncompressed
 from transxnet.data.scene_painting import Material, Scene, material, painted
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
+from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import ConfigError
 from transxnet.files import cache_folder, read_text, replacing, write_text
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, find_images, opened, read_annotated, strips
 from transxnet.data.names import is_folder, natural_key
-from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes
+from transxnet.data.splits import TRAIN, VALIDATION, part_folder
 from transxnet.errors import DataError
 from transxnet.files import user_path
 

@@ -19,9 +19,9 @@ from timm.data import ImageNetInfo
 from transxnet.data.images import EXTENSIONS, find_images, read_image
 from transxnet.data.names import entries_of, is_folder, natural_key
 from transxnet.data.parquet import open_parquet
-from transxnet.data.parts import TRAIN, VALIDATION, part_folder
 from transxnet.data.randomness import seed_for
 from transxnet.data.shards import open_shards
+from transxnet.data.splits import TRAIN, VALIDATION, part_folder
 from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 from transxnet.files import reason, user_path

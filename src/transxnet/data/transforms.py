@@ -14,7 +14,7 @@ from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
 
 from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
-from transxnet.data.loading import Transform
+from transxnet.data.loader import Transform
 from transxnet.errors import ConfigError
 
 _MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread

@@ -12,9 +12,9 @@ import numpy as np
 
 from transxnet.data.images import EXTENSIONS, is_image_name
 from transxnet.data.names import MAX_CLASSES, natural_key
-from transxnet.data.parts import part_files
 from transxnet.data.shard_index import Entries, entry_type
 from transxnet.data.shards import ShardSource, join
+from transxnet.data.splits import part_files
 from transxnet.data.tar_members import members
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transxnet.catalogue import NETWORKS, full_name
 from transxnet.checkpoints.fitting import fit
 from transxnet.checkpoints.reading import Source, read_checkpoint
 from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import group_norm
 from transxnet.model import Trunk, init_weights
+from transxnet.zoo import NETWORKS, full_name
 
 _CLASSIFIER = ("norm.", "head.")
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from transxnet.bounds import DenseClasses, PyramidChannels, checked
-from transxnet.catalogue import NETWORKS, full_name
-from transxnet.checkpoints.claims import unallocated
-from transxnet.checkpoints.dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.checkpoints.released_dense import BODY, from_released_dense, is_released_dense
+from transxnet.checkpoints.size_checks import unallocated
 from transxnet.checkpoints.tensors import check_values
 from transxnet.checkpoints.values import describing
 from transxnet.dense.backbone import create_backbone
@@ -23,6 +22,7 @@ from transxnet.dense.head import CLASS_LAYERS, Head, check_head, head_of, kind_o
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.semantic_fpn import SemanticFPN
 from transxnet.errors import CheckpointError, ConfigError
+from transxnet.zoo import NETWORKS, full_name
 
 Detector = RetinaNet | MaskRCNN
 DenseNetwork = RetinaNet | MaskRCNN | SemanticFPN

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from transxnet.data.randomness import seed_for
 from transxnet.files import replacing
-from transxnet.training.finite import FiniteSteps
+from transxnet.training.nonfinite import FiniteSteps
 from transxnet.training.timing import StepTimes
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transxnet.errors import ConfigError
 from transxnet.files import open_regular, user_path, write_text
-from transxnet.outputs import check_not_inputs, output_folder
+from transxnet.output_paths import check_not_inputs, output_folder
 from transxnet.training.recipe import Recipe
 
 _RUNS = Path("runs")

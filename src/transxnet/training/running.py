@@ -17,7 +17,7 @@ from torch import nn
 
 from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.data.loading import ResumableLoader
+from transxnet.data.loader import ResumableLoader
 from transxnet.errors import CheckpointError
 from transxnet.files import reason, remove_leftovers
 from transxnet.model import Block, Stage
@@ -25,11 +25,11 @@ from transxnet.training.averaging import MovingAverage, SameStatistics
 from transxnet.training.callbacks import AddressedSteps, History, ProgressDisplay
 from transxnet.training.checkpointing import Checkpointer, WholeFiles, step_of
 from transxnet.training.engine import make_trainer
-from transxnet.training.finite import FiniteSteps
 from transxnet.training.memory import keep_freed_memory
+from transxnet.training.nonfinite import FiniteSteps
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.stopping import StopOnSignal, Stopped
+from transxnet.training.signals import StopOnSignal, Stopped
 from transxnet.training.task import Task
 from transxnet.training.timing import Profile, StepTimes
 

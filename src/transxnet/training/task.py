@@ -14,10 +14,10 @@ from torchmetrics import MeanMetric, Metric
 
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
-from transxnet.data.loading import BadImages
+from transxnet.data.loader import BadImages
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.training.checkpointing import PROGRESS_KEY, agreed
-from transxnet.training.finite import marked
+from transxnet.training.nonfinite import marked
 from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe
 

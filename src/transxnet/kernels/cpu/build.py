@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transxnet.kernels.cpu import cache, layouts
 from transxnet.kernels.cpu.compiler import Compiler, compiled, find_compiler, macros, printable, version
-from transxnet.kernels.cpu.loading import load
+from transxnet.kernels.cpu.shared_library import load
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 _FLOAT16 = ("-DFLOAT16",)

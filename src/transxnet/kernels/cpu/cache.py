@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transxnet.errors import ConfigError
 from transxnet.files import cache_folder, open_regular
-from transxnet.kernels.cpu.loading import LARGEST
+from transxnet.kernels.cpu.shared_library import LARGEST
 
 _RECORD = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})\n")
 

@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from transxnet.errors import ConfigError
 from transxnet.files import open_regular
-from transxnet.kernels.cpu.loading import LARGEST, private_folder
+from transxnet.kernels.cpu.shared_library import LARGEST, private_folder
 
 QUERY_SECONDS = 20.0
 COMPILE_SECONDS = 300.0

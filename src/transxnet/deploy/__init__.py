@@ -1,5 +1,0 @@
-"""The network as it is used after training: the same function in fewer operations."""
-
-from transxnet.deploy.fuse import fuse
-
-__all__ = ["fuse"]

@@ -1,0 +1,97 @@
+"""Detection images on their way to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.data.coco import CocoSource
+from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
+from transxnet.data.loader import AddressedImages, Sample, places_of
+from transxnet.dense.detection.transform import DetectionTransform, Target
+
+
+class DetectionBatch(NamedTuple):
+    """Images of one step.
+
+    Attributes:
+        images: (3, H, W) each, uint8, of any sizes.
+        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W).
+        indices: (B), places of the images in their source.
+        bad: Name of and reason for each image that could not be used.
+    """
+
+    images: list[Tensor]
+    targets: list[Target]
+    indices: Tensor
+    bad: list[tuple[str, str]]
+
+
+class TrainingImages(AddressedImages):
+    """Images with what is on them, resized and perhaps flipped.
+
+    Args:
+        source: The images, all with something on them.
+        transform: Knows the size that an image is brought to.
+        augmentation: How the images are varied.
+        masks: Whether the targets have masks.
+        seed: With pass and index, the address of a sample's randomness.
+    """
+
+    def __init__(
+        self,
+        source: CocoSource,
+        transform: DetectionTransform,
+        augmentation: DetectionAugmentation,
+        *,
+        masks: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(len(source), seed=seed, replace_bad=True)
+        self.source = source
+        self.transform = transform
+        self.augmentation = augmentation
+        self.masks = masks
+
+    def read(self, place: int) -> tuple[Tensor, Target]:
+        image = V.pil_to_tensor(self.source.load(place))
+        instances = self.source.instances(place)
+        target = {"boxes": instances.boxes, "labels": instances.labels}
+        if self.masks:
+            target["masks"] = instances.masks(self.transform.size(*instances.size))
+        return image, target
+
+    def vary(self, stored: tuple[Tensor, Target], place: int) -> tuple[Tensor, Target]:
+        image, target = stored
+        target = self.transform.resized_target(target, (image.shape[1], image.shape[2]))
+        boxes, masks = target["boxes"], target.get("masks")
+        image, boxes, masks = augment_detection(self.transform.resized(image), boxes, masks, self.augmentation)
+        changed = {"boxes": boxes} if masks is None else {"boxes": boxes, "masks": masks}
+        return image, target | changed
+
+
+class EvaluationImages(AddressedImages):
+    """The images as they are; the network resizes them, and answers in their pixels.
+
+    Args:
+        source: The images.
+    """
+
+    def __init__(self, source: CocoSource) -> None:
+        super().__init__(len(source))
+        self.source = source
+
+    def read(self, place: int) -> Tensor:
+        return cast(Tensor, V.pil_to_tensor(self.source.load(place)))
+
+    def vary(self, stored: Tensor, place: int) -> tuple[Tensor, Target]:
+        return stored, {}
+
+
+def collate(samples: Sequence[Sample]) -> DetectionBatch:
+    """One batch of the usable samples, with the names of the others; it may hold no image."""
+    contents: list[Any] = [sample.content for sample in samples if sample.content is not None]
+    return DetectionBatch([image for image, _ in contents], [target for _, target in contents], *places_of(samples))

@@ -1,0 +1,187 @@
+"""Running a detector over images, and COCO's average precision."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transxnet.data.coco import CocoSource
+from transxnet.data.loader import Advance, BadImages, make_loader
+from transxnet.dense.create import Detector
+from transxnet.dense.detection.transform import Target
+from transxnet.detection.batches import EvaluationImages, collate
+
+SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""COCO's twelve numbers: precision at overlaps of 0.5 to 0.95, of 0.5, of 0.75; for small, medium and
+large objects; then recall with 1, 10 and 100 detections an image, and by size."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How well boxes or masks are found.
+
+    Attributes:
+        scores: COCO's twelve numbers, shares of 1; -1 for one that nothing in the images decides.
+        per_class: AP and AP50 of each class; None for one without objects.
+    """
+
+    scores: dict[str, float]
+    per_class: list[tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a detector does.
+
+    Attributes:
+        images: Number of images judged.
+        box: Of the boxes.
+        mask: Of the masks; None for a detector without.
+        results: Every detection, in COCO's results format.
+        images_per_second: Through the network, reading excluded.
+        bad: Name and reason of each image that could not be used.
+    """
+
+    images: int
+    box: Precision
+    mask: Precision | None
+    results: list[dict[str, Any]]
+    images_per_second: float
+    bad: dict[str, str]
+
+    @property
+    def main(self) -> Precision:
+        """Of the masks if there are any, else of the boxes."""
+        return self.mask or self.box
+
+
+def evaluate(
+    model: Detector,
+    source: CocoSource,
+    *,
+    workers: int = 0,
+    max_bad: float = 1.0,
+    device: str = "cpu",
+    advance: Advance = lambda _: None,
+) -> Evaluation:
+    """Detect on every image of a source, each once and by itself, and judge the detections.
+
+    Images go through the network one by one, as in the released evaluation: what other images
+    would add in padding has an influence on normalisation and attention.
+
+    Args:
+        model: The detector; it is put into evaluation mode, on ``device``.
+        source: The images and what is on them.
+        workers: Processes that read images.
+        max_bad: Share of the images that may be unreadable.
+        device: PyTorch's name of a device.
+        advance: Told of progress.
+
+    Raises:
+        DataError: If more images than that are unreadable.
+    """
+    loader = make_loader(EvaluationImages(source), 1, workers=workers, collate=collate)
+    bad = BadImages(len(source), max_bad)
+    model.eval().to(device)
+    results: list[dict[str, Any]] = []
+    judged: list[int] = []
+    seconds = 0.0
+    for batch in loader:
+        bad.add(batch.bad)
+        if len(batch.images):
+            started = time.perf_counter()
+            with torch.inference_mode():
+                found = model([image.to(device) for image in batch.images])
+            results += coco_results(found, batch.indices, source)
+            seconds += time.perf_counter() - started
+            judged += batch.indices.tolist()
+        advance(len(batch.images) + len(batch.bad))
+    box = precision(source, judged, results, "bbox")
+    masks = any("segmentation" in result for result in results) or model.head_description.kind == "mask_rcnn"
+    mask = precision(source, judged, results, "segm") if masks and source.has_masks else None
+    return Evaluation(len(judged), box, mask, results, len(judged) / max(seconds, 1e-9), bad.reasons)
+
+
+def coco_results(found: Sequence[Target], places: Tensor, source: CocoSource) -> list[dict[str, Any]]:
+    """Detections in COCO's results format: x, y, width, height; the data set's ids; masks run-length encoded.
+
+    Args:
+        found: A detector's answers.
+        places: (B), the images' places in their source.
+        source: Knows the ids.
+    """
+    ids = [source.images[place].id for place in places.tolist()]
+    return [
+        result
+        for answer, image_id in zip(found, ids, strict=True)
+        for result in as_results(answer, image_id, source.category_ids)
+    ]
+
+
+def as_results(found: Target, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """One image's detections in COCO's results format."""
+    boxes = found["boxes"].cpu()
+    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double().numpy().round(3).tolist()
+    rows = [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(sides, found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    ]
+    if "masks" in found:
+        for row, mask in zip(rows, found["masks"].cpu().numpy(), strict=True):
+            row["segmentation"] = encoded(mask)
+    return rows
+
+
+def encoded(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """A mask (H, W) as COCO's compressed run lengths, in plain text."""
+    from faster_coco_eval.core import mask as run_lengths
+
+    code = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+    counts = code["counts"]
+    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def precision(
+    source: CocoSource, places: Sequence[int], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
+) -> Precision:
+    """COCO's average precision and recall, as pycocotools computes it.
+
+    Args:
+        source: The images and what is on them.
+        places: The images to judge by.
+        results: The detections, in COCO's results format.
+        kind: Whether to compare boxes or masks.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(source.ground_truth(), print_function=_silent)
+    # The library adds to what it is given; for boxes it must not see the masks.
+    left_out = "bbox" if kind == "segm" else "segmentation"
+    rows = [copy.copy({name: value for name, value in row.items() if name != left_out}) for row in results]
+    evaluation = COCOeval_faster(truth, truth.loadRes(rows), kind, print_function=_silent)
+    evaluation.params.imgIds = [source.images[place].id for place in places]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    scores = dict(zip(SCORES, (float(value) for value in evaluation.stats[: len(SCORES)]), strict=True))
+    table = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes), all sizes, 100 detections
+    per_class = [_class_precision(table[:, :, index]) for index in range(len(source.category_ids))]
+    return Precision(scores, per_class)
+
+
+def _class_precision(table: np.ndarray[Any, Any]) -> tuple[float, float] | None:
+    """AP and AP50 of a class from its precision (overlaps, recalls)."""
+    if (table < 0).all():
+        return None
+    return float(table[table > -1].mean()), float(table[0][table[0] > -1].mean())
+
+
+def _silent(*words: object) -> None:
+    """The library prints what we say better."""

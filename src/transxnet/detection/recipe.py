@@ -1,0 +1,59 @@
+"""A detection run as a file: every setting that decides its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from transxnet.bounds import BatchSize, DropRate, Epochs, ImageSide, LearningRate, Regions, WeightDecay
+from transxnet.data.dense_transforms import DetectionAugmentation
+from transxnet.errors import ConfigError
+from transxnet.training.dense import DenseRecipe
+
+
+@dataclass(frozen=True)
+class DetectionRecipe(DenseRecipe):
+    """What to train on images with boxes, and masks for Mask R-CNN.
+
+    `data` is "scenes" (embedded) or a folder in COCO's layout: annotations/*train*.json and
+    *val*.json with their image folders, or train/ and valid/ with an _annotations.coco.json each.
+    The default numbers are the released "1x" schedule.
+
+    Attributes:
+        detector: "retinanet" or "mask_rcnn".
+        short: Length in pixels to which an image's shorter side is brought.
+        long: Bound of the longer side; the image keeps its ratio.
+        same_aspect: Batches of upright images and of lying ones, which need less padding.
+        proposals: Regions of an image that Mask R-CNN's first stage proposes, in training and afterwards.
+        regions: Regions of an image that Mask R-CNN's second stage learns from.
+        augmentation: How training images are varied.
+    """
+
+    task: ClassVar[str] = "detection"
+
+    data: str = "scenes"
+    epochs: Epochs = 12
+    batch_size: BatchSize = 2
+    lr: LearningRate = 1e-4
+    weight_decay: WeightDecay = 1e-4
+    drop_path: DropRate = 0.1
+    detector: Literal["retinanet", "mask_rcnn"] = "retinanet"
+    short: ImageSide = 800
+    long: ImageSide = 1333
+    same_aspect: bool = True
+    proposals: Regions = 1000
+    regions: Regions = 512
+    augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.long < self.short:
+            raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
+
+    @property
+    def subject(self) -> str:
+        return f"{self.detector} with {self.backbone}"
+
+    @property
+    def memory_note(self) -> str:
+        return f" of {self.short} x {self.long}"

@@ -1,0 +1,67 @@
+"""Losses and metrics around a detector, as Lightning wants them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from transxnet.data.coco import CocoSource
+from transxnet.data.loader import BadImages
+from transxnet.dense.create import Detector
+from transxnet.detection.batches import DetectionBatch
+from transxnet.detection.evaluate import coco_results, precision
+from transxnet.detection.recipe import DetectionRecipe
+from transxnet.training.dense import DenseTask
+from transxnet.training.processes import gathered
+
+
+class DetectionTask(DenseTask):
+    """The detector's own losses, added up; COCO's average precision.
+
+    Args:
+        model: The detector.
+        recipe: The settings.
+        bad: Counts the images that could not be used; stops the run when there are too many.
+        validation: The images to judge by, and what is on them.
+    """
+
+    metric = "val/AP"
+    metric_label = "AP"
+    model: Detector
+    recipe: DetectionRecipe
+
+    def __init__(self, model: Detector, recipe: DetectionRecipe, bad: BadImages, validation: CocoSource) -> None:
+        super().__init__(model, recipe, bad)
+        self.validation = validation
+        self._results: list[dict[str, Any]] = []
+        self._judged: list[int] = []
+
+    def loss(self, batch: DetectionBatch) -> Tensor:
+        """The sum of the detector's losses."""
+        losses: dict[str, Tensor] = self.model(batch.images, batch.targets)
+        for name, value in losses.items():  # for TensorBoard
+            self.log(f"step/{name.removeprefix('loss_')}", value.detach(), on_step=True, on_epoch=False)
+        return torch.stack(list(losses.values())).sum()
+
+    def on_validation_epoch_start(self) -> None:
+        self._results, self._judged = [], []
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        self.count_bad(batch)
+        if len(batch.images):
+            self._results += coco_results(self.model(batch.images), batch.indices, self.validation)
+            self._judged += batch.indices.tolist()
+
+    def on_validation_epoch_end(self) -> None:
+        results = [result for part in gathered(self._results) for result in part]
+        judged = [place for part in gathered(self._judged) for place in part]
+        kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
+        if self.recipe.detector == "mask_rcnn":
+            kinds["mask"] = "segm"
+        for kind, compared in kinds.items():
+            scores = precision(self.validation, judged, results, compared).scores
+            for name in ("AP", "AP50", "AP75"):
+                self.log(f"val/{kind}_{name}", scores[name])
+        self.log(self.metric, scores["AP"])  # the masks' if there are any

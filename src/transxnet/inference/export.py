@@ -1,0 +1,284 @@
+"""From a trained network to a file that other programs run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from transxnet.bounds import ImageCount, checked
+from transxnet.dense.detection.mask_rcnn import MaskRCNN
+from transxnet.errors import ConfigError, TransXNetError
+from transxnet.files import user_path
+from transxnet.inference import export_checks as checking
+from transxnet.inference import formats
+from transxnet.inference.adapters import ExportedNetwork
+from transxnet.inference.description import (
+    FORMATS,
+    PRECISIONS,
+    Description,
+    Format,
+    Precision,
+    describe,
+    files_of,
+    part_path,
+)
+from transxnet.inference.export_checks import Check
+from transxnet.inference.formats import DEFAULT_OPSET, Opset
+from transxnet.inference.quantise import quantise
+from transxnet.inference.runtimes import load_exported
+from transxnet.inference.tracing import check_model, trace, trace_head
+
+if TYPE_CHECKING:
+    from transxnet.inference.calibration import Calibration
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "aot": ".pt2"}
+
+# What each format can hold.
+SUPPORTED: dict[Format, tuple[Precision, ...]] = {
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
+    "torch": ("float32", "bfloat16"),
+    "aot": ("float32", "bfloat16"),
+}
+_LIBRARIES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "torch": (),
+    "aot": (),
+}
+
+
+LARGEST_LOSS = 0.005
+"""Of accuracy, from the network to its file."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: The file; one that failed its check has ``.unchecked`` before its ending.
+        description: What the file says of itself.
+        checks: The comparisons with the network; none if they were not wanted.
+        agreement: The share of images (of places, for maps) to which file and network give the same best
+            class, where the precision is not float32; None if it was not measured.
+        accuracy: The network's and the file's, where the calibration images have labels.
+        note: Why there is no accuracy.
+    """
+
+    path: Path
+    description: Description
+    checks: tuple[Check, ...]
+    agreement: float | None = None
+    accuracy: tuple[float, float] | None = None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison is within its bound."""
+        return all(check.passed for check in self.checks) and not self.loses
+
+    @property
+    def loses(self) -> bool:
+        """Whether the file is less accurate than the network by more than :data:`LARGEST_LOSS`."""
+        return self.accuracy is not None and self.accuracy[0] - self.accuracy[1] > LARGEST_LOSS
+
+    @property
+    def files(self) -> list[Path]:
+        """What was written."""
+        return files_of(self.path, self.description)
+
+    @property
+    def lines(self) -> list[str]:
+        """What else was measured, for people."""
+        lines = []
+        if self.agreement is not None:
+            lines.append(f"same best class as the network: {self.agreement:.2%}")
+        if self.accuracy is not None:
+            before, after = self.accuracy
+            verdict = f"; more than {100 * LARGEST_LOSS:g} points lost" if self.loses else ""
+            lines.append(f"top-1 before {before:.2%}, after {after:.2%}{verdict}")
+        elif self.note:
+            lines.append(f"no accuracy: {self.note}")
+        return lines
+
+
+class ExportError(TransXNetError):
+    """A written file does not compute what the network computes.
+
+    Attributes:
+        exported: The file, under its other name, and the comparisons.
+    """
+
+    def __init__(self, exported: Exported) -> None:
+        worst = [check for check in exported.checks if not check.passed]
+        how = f"differs from the original at {len(worst)} of {len(exported.checks)} sizes"
+        if not worst:
+            how = f"is less accurate than the original by more than {100 * LARGEST_LOSS:g} points"
+        super().__init__(f"the exported network {how}; it is kept as {exported.path}")
+        self.exported = exported
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    format: Format | None = None,  # noqa: A002 (what everybody calls it)
+    precision: Precision = "float32",
+    opset: int = DEFAULT_OPSET,
+    calibration: str | None = None,
+    calibration_images: int = 128,
+    check: bool = True,
+    advance: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width.
+
+    The file is compared with the network at five sizes, in the runtime that it is for; until that is
+    passed its name is ``NAME.unchecked.onnx``, so that a wrong file never has the name asked for.
+
+    Args:
+        model: A classifier, a dense backbone, Semantic FPN, RetinaNet or Mask R-CNN of this package,
+            in evaluation mode, not fused. It is left as it is.
+        path: The file to write. Mask R-CNN's second stage goes into two more beside it, with
+            ``.boxes`` and ``.masks`` before the ending.
+        format: "onnx", "openvino" (a pair of files), "torch" (``torch.export``) or "aot" (compiled for this
+            machine); by the file's ending if not given, where .pt2 is "torch".
+        precision: "float32", "float16" (weights stored so), "bfloat16" (computed so) or "int8".
+        opset: ONNX's version of the operators.
+        calibration: For int8: "digits", or a folder of images, from which the ranges of the values are
+            found; where it has the classifier's classes, the accuracy before and after is measured.
+        calibration_images: Images that are used for the ranges.
+        check: Whether to compare.
+        advance: Told what is being done.
+
+    Raises:
+        ConfigError: If the network is in training mode, fused or not of this package, a choice is
+            unknown or not supported, or a library is missing.
+        DataError: If there are no images to calibrate with.
+        ExportError: If the file does not compute what the network computes.
+    """
+    target = user_path(path)
+    kind = format or _format_by(target)
+    check_choices(target, kind, precision, opset)
+    checked("calibration_images", calibration_images, ImageCount)
+    check_model(model)
+    if precision == "int8" and isinstance(model, MaskRCNN):
+        raise ConfigError("Mask R-CNN is not exported in int8; take float32, float16 or bfloat16")
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise ConfigError("export takes a network on the processor; call .cpu() before")
+    description = describe(model, kind, precision, opset if kind == "onnx" or precision == "int8" else 0)
+    for name in {*_LIBRARIES[kind], *(_LIBRARIES["onnx"] if precision == "int8" else ())}:
+        formats.library(name)
+    images = _calibration(calibration, calibration_images, precision, model)
+    unchecked = target.with_name(f"{target.stem}.unchecked{target.suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if precision == "int8":
+            assert images is not None
+            _write_quantised(model, unchecked, description, images.images(model, calibration_images), advance)
+        else:
+            _write(model, unchecked, description, advance)
+        exported = Exported(unchecked, description, ())
+        if check:
+            advance("comparing with the network")
+            exported = _checked(model, exported, images)
+    except BaseException:
+        for file in files_of(unchecked, description):
+            file.unlink(missing_ok=True)
+        raise
+    if not exported.passed:
+        raise ExportError(exported)
+    for source, place in zip(exported.files, files_of(target, description), strict=True):
+        source.replace(place)
+    return replace(exported, path=target)
+
+
+def check_choices(path: Path, format: Format, precision: Precision, opset: int) -> None:  # noqa: A002
+    """Raise ConfigError where a choice is unknown, or does not go with another."""
+    if format not in FORMATS:
+        raise ConfigError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision not in SUPPORTED[format]:
+        raise ConfigError(f"{format} files hold {', '.join(SUPPORTED[format])}, not {precision}")
+    if path.suffix != SUFFIXES[format]:
+        raise ConfigError(f"a file for {format} ends in {SUFFIXES[format]}, which {path} does not")
+    checked("opset", opset, Opset)
+
+
+def _format_by(path: Path) -> Format:
+    for format, suffix in SUFFIXES.items():  # noqa: A001
+        if path.suffix == suffix:
+            return format
+    raise ConfigError(f"the format of {path} is not clear: give one of {', '.join(FORMATS)}")
+
+
+def _write(model: nn.Module, path: Path, description: Description, advance: Callable[[str], None]) -> None:
+    advance("tracing")
+    lower = description.precision == "bfloat16" and description.format != "openvino"
+    dtype = torch.bfloat16 if lower else torch.float32
+    program = trace(model, dtype)
+    advance("writing" if description.format != "aot" else "compiling")
+    write = {
+        "onnx": formats.write_onnx,
+        "openvino": formats.write_openvino,
+        "torch": formats.write_torch,
+        "aot": formats.write_aot,
+    }[description.format]
+    write(program, path, description)
+    for part in description.parts:
+        assert isinstance(model, MaskRCNN)
+        write(trace_head(model, part, dtype), part_path(path, part), description.of_part(part))
+
+
+def _write_quantised(
+    model: nn.Module, path: Path, description: Description, images: Iterator[Tensor], advance: Callable[[str], None]
+) -> None:
+    """In ONNX, where the quantisation is; OpenVINO takes it from there."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantised = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
+        _write(model, plain, replace(description, format="onnx", precision="float32"), advance)
+        advance("calibrating")
+        if description.format == "onnx":
+            quantise(plain, path, images, description)
+        else:
+            quantise(plain, quantised, images, description)
+            formats.write_openvino(quantised, path, replace(description, opset=0))
+
+
+def _calibration(data: str | None, count: int, precision: Precision, model: nn.Module) -> Calibration | None:
+    """The images that were given; raises ConfigError where there must be some or none."""
+    if precision == "int8" and data is None:
+        raise ConfigError("int8 needs images to calibrate with, such as those that the network will see: a folder")
+    if data is None:
+        return None
+    from transxnet.inference.calibration import open_calibration  # the data sets' libraries
+
+    return open_calibration(data, model)
+
+
+def _checked(model: nn.Module, exported: Exported, images: Calibration | None) -> Exported:
+    """With everything measured."""
+    runtime = load_exported(exported.path, exported.description.format)
+    samples = list(images.images(model, max(size[0] for size in checking.SIZES))) if images else []
+    exported = replace(exported, checks=tuple(checking.check(model, runtime, samples)))
+    if exported.description.precision in ("float32", "float16") and not exported.passed:
+        return exported  # it does not run, or is plainly wrong
+    if exported.description.precision != "float32" and exported.description.task != "features":
+        batches = images.images(model, checking.JUDGED) if images else checking.random_images(model)
+        exported = replace(exported, agreement=checking.agreement(model, runtime, batches))
+    if images is None:
+        return exported
+    if images.labelled is None:
+        return replace(exported, note=images.reason)
+    from transxnet.inference.calibration import accuracy
+
+    before, after = (accuracy(one, images.labelled) for one in (model, ExportedNetwork(runtime)))
+    return replace(exported, accuracy=(before, after))

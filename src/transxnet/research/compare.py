@@ -1,0 +1,217 @@
+"""Networks trained under one budget on one data set, with several seeds each: small versions of Tables V to IX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from scipy.stats import ttest_ind
+
+from transxnet.classification.recipe import ClassificationRecipe
+from transxnet.errors import ConfigError
+from transxnet.files import read_json, read_text, reading, write_text
+from transxnet.output_paths import output_folder
+from transxnet.training.checkpointing import newest_whole
+from transxnet.training.run import train
+from transxnet.training.run_folder import RunFolder, is_run
+from transxnet.zoo import full_name
+
+_SURE = 0.05
+"""A difference is called one if chance would give as large a one less often than this."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network's results.
+
+    Attributes:
+        name: The network's.
+        scores: Top-1 of each seed's run, shares of 1.
+        parameters: In the network.
+        seconds: Of training, for each run.
+        p_value: How often chance alone would give as large a difference to the first network; None
+            for the first itself and where there are too few runs.
+    """
+
+    name: str
+    scores: tuple[float, ...]
+    parameters: int
+    seconds: tuple[float, ...]
+    p_value: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.scores)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of a run; None for a single one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def verdict(self) -> str:
+        """How the network compares with the first, in words."""
+        if self.p_value is None:
+            return ""
+        return "different" if self.p_value < _SURE else "within the noise"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks under one budget.
+
+    Attributes:
+        recipe: The budget: every setting but network and seed.
+        seeds: Of the runs.
+        images: That were learned from and judged by.
+        contenders: In the order they were given.
+    """
+
+    recipe: ClassificationRecipe
+    seeds: tuple[int, ...]
+    images: tuple[int, int]
+    contenders: tuple[Contender, ...]
+
+
+def compare(
+    names: Sequence[str],
+    recipe: ClassificationRecipe,
+    seeds: Sequence[int],
+    folder: Path,
+    console: Console,
+    done: Callable[[str, int, float], None] = lambda name, seed, score: None,
+) -> Comparison:
+    """Train every network with every seed, and judge each run's held-out images.
+
+    A run that is there already is not made again; one that was interrupted goes on.
+
+    Args:
+        names: Registered names.
+        recipe: The budget.
+        seeds: Each decides initialisation, order and augmentation of one run of every network.
+        folder: Where the runs go.
+        console: Where each run's progress is shown.
+        done: Told of each run's top-1.
+
+    Raises:
+        ConfigError: If a name is unknown or given twice, or the folder holds runs of another budget.
+        Stopped: If a signal asked to stop.
+    """
+    for place, name in enumerate(names):
+        full_name(name)
+        if name in names[:place]:
+            raise ConfigError(f"{name} is given twice")
+    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in seeds:  # each seed's round is a whole comparison, should the rest be cut off
+        for name in names:
+            summary = _run(dataclasses.replace(recipe, model=name, seed=seed), folder / name / f"seed{seed}", console)
+            summaries[name].append(summary)
+            done(name, seed, summary["top1"])
+    first = summaries[names[0]]
+    contenders = [_contender(name, summaries[name], None if name == names[0] else first) for name in names]
+    images = (first[0]["training_images"], first[0]["validation_images"])
+    return Comparison(recipe, tuple(seeds), images, tuple(contenders))
+
+
+def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str, Any]:
+    folder = RunFolder(output_folder(path, ours=is_run))
+    if is_run(path) and read_text(folder.config) != recipe.to_yaml():
+        raise ConfigError(f"{path} holds a run of another budget; choose another folder, or remove it")
+    if not folder.summary.exists():
+        train(recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
+    with reading(folder.summary, ConfigError, "remove the run, which is then made again"):
+        summary: dict[str, Any] = read_json(folder.summary)
+        numbers = {name: float(summary[name]) for name in ("top1", "seconds")}
+        counts = {name: int(summary[name]) for name in ("parameters", "training_images", "validation_images")}
+    return numbers | counts
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder holds runs of :func:`compare`."""
+    return any(is_run(run) for run in folder.glob("*/seed*"))
+
+
+def _contender(
+    name: str, summaries: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]] | None
+) -> Contender:
+    scores = tuple(summary["top1"] for summary in summaries)
+    p_value = None
+    if reference is not None and len(scores) > 1:
+        p_value = chance(scores, [summary["top1"] for summary in reference])
+    parameters = summaries[0]["parameters"]
+    return Contender(name, scores, parameters, tuple(summary["seconds"] for summary in summaries), p_value)
+
+
+def chance(scores: Sequence[float], others: Sequence[float]) -> float:
+    """How often chance alone gives means as far apart: Welch's t-test, two-sided."""
+    if len({*scores}) == len({*others}) == 1:  # no noise was seen, so that every difference is one
+        return 1.0 if scores[0] == others[0] else 0.0
+    return float(ttest_ind(scores, others, equal_var=False).pvalue)
+
+
+def as_dict(comparison: Comparison) -> dict[str, Any]:
+    """Plain values, as for JSON."""
+    return {
+        "budget": comparison.recipe.settings(),
+        "seeds": list(comparison.seeds),
+        "training_images": comparison.images[0],
+        "validation_images": comparison.images[1],
+        "networks": [
+            {
+                "name": one.name,
+                "parameters": one.parameters,
+                "top1": list(one.scores),
+                "mean": one.mean,
+                "deviation": one.deviation,
+                "p_value": one.p_value,
+                "verdict": one.verdict,
+                "seconds": list(one.seconds),
+            }
+            for one in comparison.contenders
+        ],
+    }
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """A table, and what it can and cannot say."""
+    lines = [
+        "| network | parameters | top-1 of each seed | mean | deviation | beside the first |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in comparison.contenders:
+        scores = ", ".join(f"{100 * score:.2f}" for score in one.scores)
+        deviation = "" if one.deviation is None else f"{100 * one.deviation:.2f}"
+        beside = "" if one.p_value is None else f"{one.verdict} (p = {one.p_value:.2f})"
+        cells = (f"`{one.name}`", f"{one.parameters / 1e6:.2f} M", scores, f"{100 * one.mean:.2f}", deviation, beside)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" + "\n" + conclusion(comparison) + "\n"
+
+
+def conclusion(comparison: Comparison) -> str:
+    """What the comparison says of the first network and the others, without more than it shows."""
+    first, *others = comparison.contenders
+    judged = [one for one in others if one.p_value is not None]
+    if not judged:
+        return "With one seed, nothing can be said of differences: the noise is not known."
+    different = [one for one in judged if one.p_value is not None and one.p_value < _SURE]
+    step = 100 / comparison.images[1]
+    text = (
+        f"{len(judged) - len(different)} of {len(judged)} networks differ from {first.name} by no more than the "
+        f"noise of {len(comparison.seeds)} seeds (Welch's t-test, p >= {_SURE}); one image is {step:.2f} points."
+    )
+    if different:
+        named = ", ".join(f"{one.name} ({100 * (one.mean - first.mean):+.2f})" for one in different)
+        text += f" Different: {named}. Of {len(judged)} tests, chance alone calls {_SURE * len(judged):.1f} different."
+    return text
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write the comparison as JSON and Markdown."""
+    write_text(folder / "comparison.json", json.dumps(as_dict(comparison), indent=2) + "\n")
+    write_text(folder / "comparison.md", as_markdown(comparison))

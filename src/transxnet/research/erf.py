@@ -1,0 +1,197 @@
+"""Averaging effective receptive fields over images, in a run that can be killed and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from transxnet.bounds import BatchSize, checked
+from transxnet.data.examples import Example
+from transxnet.data.images import BadImageError
+from transxnet.data.loader import Advance
+from transxnet.data.transforms import evaluation_transform
+from transxnet.errors import DataError
+from transxnet.files import check_regular, replacing
+from transxnet.research.networks import Network, stage_maps
+from transxnet.research.receptive_field import SHARES, Rule, contribution, middle, square, square_area, square_side
+from transxnet.version import __version__
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The effective receptive field of one stage of a network.
+
+    Attributes:
+        network: Whose.
+        stage: Which stage, from 1.
+        values: (H, W), the mean contribution of each pixel over the images.
+        images: Number of images.
+    """
+
+    network: Network
+    stage: int
+    values: npt.NDArray[np.float64]
+    images: int
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """The pixel (row, column) with half of the contribution on either side."""
+        return middle(self.values)
+
+    def square(self, side: int) -> tuple[slice, slice]:
+        """The rows and columns of a square around the middle, within the image."""
+        return square(self.values, side)
+
+    def squares(self) -> list[tuple[float, int, float]]:
+        """For each of :data:`SHARES`: the share, the square's side in pixels, its share of the area."""
+        sides = [square_side(self.values, share) for share in SHARES]
+        return [(share, side, square_area(self.values, side)) for share, side in zip(SHARES, sides, strict=True)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        stages: Which stages, from 1, rising.
+        rule: What counts.
+        batch_size: Images in a step.
+        device: PyTorch's name of a device.
+        save_seconds: Seconds between two notes of what is done.
+    """
+
+    stages: tuple[int, ...]
+    rule: Rule = "relu"
+    batch_size: int = 1
+    device: str = "cpu"
+    save_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        checked("batch_size", self.batch_size, BatchSize)
+
+
+@dataclass
+class _Sums:
+    """What was added up until now."""
+
+    fields: npt.NDArray[np.float64]  # (stages, H, W)
+    done: int = 0  # images dealt with, the bad ones included
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        with replacing(path) as temporary:
+            np.savez(temporary, fields=self.fields, done=self.done, bad=json.dumps(self.bad))
+
+    @classmethod
+    def load(cls, path: Path, shape: tuple[int, ...], images: int) -> _Sums | None:
+        """The sums in a file; None if there are none, or not for so many images and maps of this shape."""
+        try:
+            check_regular(path)
+            with np.load(path) as stored:
+                sums = cls(stored["fields"], int(stored["done"]), dict(json.loads(str(stored["bad"]))))
+        except Exception:  # noqa: BLE001 (whatever is wrong with it, it only saved time)
+            return None
+        fits = sums.fields.shape == shape and sums.fields.dtype == np.float64 and 0 <= sums.done <= images
+        return sums if fits else None
+
+
+def measure(
+    network: Network,
+    examples: Sequence[Example],
+    settings: Settings,
+    *,
+    state: Path | None = None,
+    advance: Advance = lambda _: None,
+) -> tuple[list[ReceptiveField], dict[str, str]]:
+    """Average the effective receptive fields of a network's stages over images.
+
+    Args:
+        network: It is moved to the device.
+        examples: The images; they are resized and cropped as for the network's evaluation.
+        settings: How to measure.
+        state: File that holds the sums; a run that was killed goes on from it, to the same bits.
+            It is left where it is. Sums of other networks, images or settings are not used if
+            the name is that of :func:`state_path`.
+        advance: Told of progress, in images.
+
+    Returns:
+        A field for each stage, and the name and reason of each image that could not be read.
+
+    Raises:
+        DataError: If none of the images can be read.
+    """
+    shape = (len(settings.stages), *network.input_size[1:])
+    sums = (_Sums.load(state, shape, len(examples)) if state else None) or _Sums(np.zeros(shape))
+    advance(sums.done)
+    model = network.model.eval().to(settings.device).requires_grad_(False)
+    saved = time.monotonic()
+    try:
+        for start in range(sums.done, len(examples), settings.batch_size):
+            batch = examples[start : start + settings.batch_size]
+            _add(sums, model, batch, settings)
+            if state and time.monotonic() - saved >= settings.save_seconds:
+                sums.save(state)
+                saved = time.monotonic()
+            advance(len(batch))
+    finally:
+        if state and sums.done > len(sums.bad):
+            sums.save(state)
+    used = sums.done - len(sums.bad)
+    if not used:
+        name, reason = next(iter(sums.bad.items()), ("", "none was given"))
+        raise DataError(f"none of {len(examples)} images can be used; the first is {name} ({reason})")
+    means = sums.fields / used
+    fields = [ReceptiveField(network, stage, mean, used) for stage, mean in zip(settings.stages, means, strict=True)]
+    return fields, sums.bad
+
+
+def _add(sums: _Sums, model: nn.Module, examples: Sequence[Example], settings: Settings) -> None:
+    """Add a batch, wholly or not at all."""
+    transform = evaluation_transform(vars(model)["pretrained_cfg"])
+    images, bad = [], {}
+    for example in examples:
+        try:
+            images.append(transform(example.read()))
+        except BadImageError as error:
+            bad[error.path] = error.reason
+    if images:
+        batch = torch.stack(images).to(settings.device)
+        added = contribution(lambda given: stage_maps(model, given, settings.stages), batch, settings.rule)
+        sums.fields = sums.fields + np.stack([stage.numpy() for stage in added])
+    sums.bad |= bad
+    sums.done += len(examples)
+
+
+def state_path(out: Path, network: Network, examples: Sequence[Example], settings: Settings) -> Path:
+    """Where a run keeps its sums, beside its result; the name depends on all that decides them."""
+    weights = hashlib.sha256()
+    for name, tensor in network.model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    files = [(example.name, *_stamp(Path(example.name))) for example in examples]
+    about: Mapping[str, Any] = {
+        "versions": (__version__, torch.__version__),
+        "network": (network.name, weights.hexdigest(), repr(vars(network.model)["pretrained_cfg"])),
+        "settings": (settings.stages, settings.rule, settings.batch_size, settings.device),
+        "files": files,
+    }
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    return out.with_name(f"{out.stem}.{digest}.partial.npz")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,129 @@
+"""Running a segmenter over images, and judging it by one table of all pixels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from transxnet.data.loader import Advance, BadImages, make_loader
+from transxnet.data.segmentation import IGNORED, SegmentationSource
+from transxnet.dense.semantic_fpn import SemanticFPN, classes_of
+from transxnet.errors import DataError
+from transxnet.segmentation.batches import EvaluationImages, collate
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the pixels' classes agree with the truth.
+
+    Attributes:
+        miou: Mean over the classes of intersection over union; classes that are neither there nor
+            answered do not count.
+        macc: Mean over the classes that are there of the share of their pixels that is right.
+        aacc: Share of all pixels that is right.
+        per_class: Intersection over union and share right of each class; None where there is no pixel.
+    """
+
+    miou: float
+    macc: float
+    aacc: float
+    per_class: list[tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a segmenter does.
+
+    Attributes:
+        images: Number of images judged.
+        agreement: Over all their pixels.
+        images_per_second: Through the network, reading excluded.
+        bad: Name and reason of each image that could not be used.
+    """
+
+    images: int
+    agreement: Agreement
+    images_per_second: float
+    bad: dict[str, str]
+
+
+def agreement(table: Tensor) -> Agreement:
+    """Judge by the pixels' counts (classes, classes), the truth in rows and the answers in columns.
+
+    Raises:
+        DataError: If no pixel is labelled.
+    """
+    if not table.sum():
+        raise DataError("no pixel of the images is labelled: there is nothing to judge by")
+    table = table.double()
+    right, there, answered = table.diagonal(), table.sum(1), table.sum(0)
+    union = there + answered - right
+    iou, accuracy = right / union, right / there  # not a number where nothing is
+    return Agreement(
+        float(iou.nanmean()),
+        float(accuracy.nanmean()),
+        float(right.sum() / table.sum()),
+        [(_number(one), _number(other)) for one, other in zip(iou.tolist(), accuracy.tolist(), strict=True)],
+    )
+
+
+def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMatrix:
+    """Counts pixels (truth, answer); if shared, several processes' counts are added up."""
+    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
+
+
+def segmented(model: SemanticFPN, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
+    return classes_of(model(images), size)
+
+
+def evaluate(
+    model: SemanticFPN,
+    source: SegmentationSource,
+    *,
+    workers: int = 0,
+    max_bad: float = 1.0,
+    device: str = "cpu",
+    advance: Advance = lambda _: None,
+) -> Evaluation:
+    """Segment every image of a source, whole and by itself, and judge the classes at its own size.
+
+    Args:
+        model: The segmenter; it is put into evaluation mode, on ``device``.
+        source: The images and their labels.
+        workers: Processes that read images.
+        max_bad: Share of the images that may be unreadable.
+        device: PyTorch's name of a device.
+        advance: Told of progress.
+
+    Raises:
+        DataError: If more images than that are unreadable.
+    """
+    head = model.head_description
+    loader = make_loader(EvaluationImages(source, head.long, head.short), 1, workers=workers, collate=collate)
+    bad = BadImages(len(source), max_bad)
+    model.eval().to(device)
+    table = confusion(head.num_classes, shared=False).to(device)  # the other processes may be gone
+    images, seconds = 0, 0.0
+    for batch in loader:
+        bad.add(batch.bad)
+        if len(batch.indices):
+            started = time.perf_counter()
+            with torch.inference_mode():
+                height, width = batch.labels.shape[1:]
+                table.update(segmented(model, batch.images.to(device), (height, width)), batch.labels.to(device))
+            seconds += time.perf_counter() - started
+            images += len(batch.indices)
+        advance(len(batch.indices) + len(batch.bad))
+    if not images:
+        name, reason = next(iter(bad.reasons.items()))
+        raise DataError(f"none of {len(source)} images can be used; the first is {name} ({reason})")
+    return Evaluation(images, agreement(table.compute()), images / seconds, bad.reasons)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,49 @@
+"""What a segmenter says of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from transxnet.data.images import BadImageError, read_image
+from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.segmentation.sample_sheet import classes_in
+
+
+@dataclass(frozen=True)
+class Map:
+    """The answer for one image.
+
+    Attributes:
+        path: The file.
+        image: The image; None if it could not be read.
+        classes: (H, W), the class of each pixel; None likewise.
+        error: Why it could not be read; empty otherwise.
+    """
+
+    path: Path
+    image: Image.Image | None
+    classes: Tensor | None
+    error: str = ""
+
+
+def predict(model: SemanticFPN, paths: Sequence[Path], *, device: str = "cpu") -> Iterator[Map]:
+    """Segment image files, one after the other; unreadable ones do not stop the others.
+
+    Args:
+        model: The segmenter; it is put into evaluation mode, on ``device``.
+        paths: The files.
+        device: PyTorch's name of a device.
+    """
+    model.eval().to(device)
+    for path in paths:
+        try:
+            image = read_image(path)
+        except BadImageError as error:
+            yield Map(path, None, None, error.reason)
+            continue
+        yield Map(path, image, classes_in(model, image))

@@ -1,0 +1,51 @@
+"""A segmenter's answers beside the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from transxnet.data.dense_transforms import evaluation_image
+from transxnet.data.images import BadImageError
+from transxnet.data.segmentation import SegmentationSource
+from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.plotting.overlays import draw_classes
+from transxnet.plotting.overlays import save_sheet as sheet
+from transxnet.segmentation.evaluate import segmented
+from transxnet.training.dense import known_classes
+
+_ROWS, _PAIRS = 4, 2
+
+
+def classes_in(model: SemanticFPN, image: Image.Image) -> Tensor:
+    """The class of each pixel (H, W) of an image of any size."""
+    head = model.head_description
+    ready = evaluation_image(V.pil_to_tensor(image), head.long, head.short)
+    with torch.inference_mode():
+        device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
+        return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
+
+
+def save_sheet(model: SemanticFPN, source: SegmentationSource, path: Path, title: str) -> None:
+    """Draw the truth and the answers for a few images, spread over the source.
+
+    Args:
+        model: The segmenter.
+        source: The images and their labels.
+        path: The picture.
+        title: Above it.
+    """
+    head = known_classes(model.head_description)
+    pictures = []
+    for place in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
+        try:
+            image, truth = source.load(place), source.labels(place)
+        except BadImageError:
+            continue  # has been told
+        both = (truth, classes_in(model, image))
+        pictures += [draw_classes(image, classes, head.label_names, head.colors) for classes in both]
+    sheet(pictures, ["truth", "answer"] * _PAIRS, title, path)

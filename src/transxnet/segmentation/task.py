@@ -1,0 +1,50 @@
+"""Loss and metrics around a segmenter, as Lightning wants them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from transxnet.data.loader import BadImages
+from transxnet.dense.semantic_fpn import SemanticFPN, segmentation_loss
+from transxnet.segmentation.batches import SegmentationBatch
+from transxnet.segmentation.evaluate import agreement, confusion, segmented
+from transxnet.segmentation.recipe import SegmentationRecipe
+from transxnet.training.dense import DenseTask
+
+
+class SegmentationTask(DenseTask):
+    """Cross entropy of every pixel; mean intersection over union.
+
+    Args:
+        model: The segmenter.
+        recipe: The settings.
+        bad: Counts the images that could not be used; stops the run when there are too many.
+    """
+
+    metric = "val/mIoU"
+    metric_label = "mIoU"
+    model: SemanticFPN
+    recipe: SegmentationRecipe
+
+    def __init__(self, model: SemanticFPN, recipe: SegmentationRecipe, bad: BadImages) -> None:
+        super().__init__(model, recipe, bad)
+        self.table = confusion(model.num_classes)
+
+    def loss(self, batch: SegmentationBatch) -> Tensor:
+        """Cross entropy over the labelled pixels, in the mean over all."""
+        return segmentation_loss(self.model(batch.images).float(), batch.labels)
+
+    def on_validation_epoch_start(self) -> None:
+        self.table.reset()
+
+    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
+        self.count_bad(batch)
+        if len(batch.indices):
+            height, width = batch.labels.shape[1:]
+            self.table.update(segmented(self.model, batch.images, (height, width)), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        judged = agreement(self.table.compute())
+        self.log("val/mIoU", judged.miou)
+        self.log("val/mAcc", judged.macc)
+        self.log("val/aAcc", judged.aacc)

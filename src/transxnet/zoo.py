@@ -1,0 +1,346 @@
+"""Networks by name, as timm creates them, and the released weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import (
+    FeatureListNet,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    split_model_name_tag,
+)
+from timm.models._builder import resolve_pretrained_cfg
+from timm.models._hub import download_from_hf
+
+from transxnet.ablation.rows import BASES, ROWS
+from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
+from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.config import VARIANTS, TransXNetConfig
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.model import Stage, TransXNet
+
+_RELEASE = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0/"
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """A checkpoint that the paper's authors released.
+
+    Attributes:
+        architecture: The network's registered name.
+        tag: Its tag in timm.
+        file: Name of the file in release v1.0.
+        img_size: Side of the square images it was trained on, in pixels.
+        crop_pct: Share of the resized image's side that evaluation keeps.
+        top1: ImageNet-1K top-1 accuracy in per cent, as published.
+        top1_v2: ImageNet-V2 top-1 accuracy in per cent, as published; None where it was not.
+    """
+
+    architecture: str
+    tag: str
+    file: str
+    img_size: int
+    crop_pct: float
+    top1: float
+    top1_v2: float | None
+
+    @property
+    def url(self) -> str:
+        return _RELEASE + self.file
+
+
+RELEASED = (
+    ReleasedWeights("transxnet_tiny", "in1k", "transx-t.pth.tar", 224, 0.9, 81.6, 70.7),
+    ReleasedWeights("transxnet_small", "in1k", "transx-s.pth.tar", 224, 0.9, 83.8, 73.8),
+    ReleasedWeights("transxnet_base", "in1k", "transx-b.pth.tar", 224, 0.95, 84.6, 75.0),
+    # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
+    ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
+)
+
+SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
+"""The names of the released code."""
+
+NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
+    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
+}
+"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""
+
+
+def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
+    return {
+        "input_size": (3, img_size, img_size),
+        "min_input_size": (3, 32, 32),
+        "pool_size": (img_size // 32, img_size // 32),
+        "num_classes": 1000,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+        "paper_name": "TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer "
+        "for Visual Recognition",
+        "paper_ids": "arXiv:2310.19380",
+        **changes,
+    }
+
+
+def timm_descriptions() -> dict[str, Any]:
+    """What timm has to know of each network, by name and tag."""
+    released = {release.architecture for release in RELEASED}
+    cfgs = {f"{name}.untrained": _describe() for name in NETWORKS if name not in released}
+    for release in RELEASED:
+        names = [release.architecture, *(s for s, full in SHORT_NAMES.items() if full == release.architecture)]
+        for name in names:
+            cfgs[f"{name}.{release.tag}"] = _describe(
+                release.img_size,
+                url=release.url,
+                crop_pct=release.crop_pct,
+                license="apache-2.0",
+                origin_url="https://github.com/LMMMEng/TransXNet",
+            )
+    return cfgs
+
+
+def full_name(name: str) -> str:
+    """The network that a name, short or with a tag, stands for; raises ConfigError if it is unknown."""
+    known, tag = split_model_name_tag(name)
+    if known not in (*NETWORKS, *SHORT_NAMES):
+        near = difflib.get_close_matches(known, NETWORKS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(VARIANTS)} and the ablations' rows"
+        raise ConfigError(f"there is no network {name!r}{hint}")
+    if tag and name not in (tags := [full for full in timm_descriptions() if full.startswith(f"{known}.")]):
+        raise ConfigError(f"there is no {name!r}; there are {', '.join(tags)}")
+    return SHORT_NAMES.get(known, known)
+
+
+default_cfgs = generate_default_cfgs(timm_descriptions())
+
+_FIELDS = frozenset(field.name for field in fields(TransXNetConfig))
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class StageFeatures(FeatureListNet):
+    """timm's ``features_only`` network; checkpointing is left to the stages, which count batches once."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
+
+
+def _create(
+    variant: str,
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    **settings: Any,
+) -> TransXNet:
+    overlay = dict(pretrained_cfg_overlay or {})
+    config = NETWORKS[variant]
+    checkpoint = None
+    if pretrained:
+        checkpoint = _read_source(variant, pretrained_cfg, overlay, cache_dir)
+        if checkpoint.config is not None:
+            config = checkpoint.config
+        planned = config.override(**{name: value for name, value in settings.items() if name in _FIELDS})
+        check_variant(checkpoint.state_dict, planned, checkpoint.source)  # before anything is allocated
+        wanted = settings.get("num_classes", 0 if settings.get("features_only") else None)
+        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay, _sizes(checkpoint, planned, wanted))
+    model: TransXNet = build_model_with_cfg(
+        _build,
+        variant,
+        pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=overlay,
+        model_cfg=config,
+        feature_cfg={
+            "out_indices": tuple(range(config.num_stages)),
+            "flatten_sequential": True,
+            "feature_cls": StageFeatures,
+        },
+        pretrained_filter_fn=partial(_fit, checkpoint=checkpoint, keep_size="img_size" in settings),
+        **settings,
+    )
+    for module in (model, getattr(model, "model", None)):  # a feature extractor may hold another one
+        vars(module or model)["pretrained_cfg"].pop("state_dict", None)  # only needed for loading
+    return model
+
+
+def _build(cfg: TransXNetConfig, device: Any = None, dtype: Any = None, **settings: Any) -> TransXNet:
+    with torch.device(device) if device is not None else nullcontext():
+        return TransXNet(cfg.override(**settings)).to(dtype=dtype)
+
+
+def _fit(
+    state_dict: dict[str, Any], model: TransXNet, *, checkpoint: Checkpoint | None, keep_size: bool
+) -> dict[str, Any]:
+    assert checkpoint is not None  # timm calls this for pretrained networks only
+    stored_size = checkpoint.config.img_size if checkpoint.config else None
+    return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size, adapted=True)
+
+
+def _read_source(
+    variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], cache_dir: str | Path | None
+) -> Checkpoint:
+    """Read the weights ourselves, so that every way of loading has the same safety and errors."""
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(overlay))
+    source: Any = cfg.state_dict or cfg.file or cfg.url
+    if cfg.hf_hub_id and (cfg.source == "hf-hub" or not source):
+        source = _from_hub(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
+    if not source:
+        raise CheckpointError(
+            f"there are no released weights for {variant}; give a checkpoint, or train one with `transxnet train`"
+        )
+    checkpoint = read_checkpoint(source, cache_dir)
+    if checkpoint.architecture not in ("", variant):
+        raise CheckpointError(
+            f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}; create the one it holds"
+        )
+    return checkpoint
+
+
+def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> Source:
+    """Read a model's weights from Hugging Face as any other file."""
+    try:
+        for name in (file,) if file else _HUB_FILES:
+            try:
+                return read_checkpoint(download_from_hf(model_id, name, cache_dir))
+            except LocalEntryNotFoundError:  # there is no network
+                raise
+            except EntryNotFoundError as error:
+                missing = error
+        raise missing
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, HfHubHTTPError, EntryNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"could not download {model_id} from Hugging Face ({reason}); without a network, fetch the file on "
+            "another machine and give its path as the checkpoint"
+        ) from error
+
+
+def _overlay(
+    checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What timm must know of the file: the weights, and where it differs from the registered ones."""
+    described = {**checkpoint.pretrained_cfg, **overlay}
+    cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
+    size = square_size(checkpoint.state_dict, NETWORKS[variant])
+    # Biases stored for another size than usual give the size to use the network at.
+    native = size if size and size != NETWORKS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
+    facts = {"state_dict": checkpoint.state_dict, "source": "", "custom_load": False, "architecture": variant}
+    if "num_classes" in sizes:
+        facts["num_classes"] = sizes["num_classes"]
+    return {**described, **facts, "input_size": (sizes.get("in_chans", cfg.input_size[0]), *native)}
+
+
+def _stems(planned: TransXNetConfig) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the kernels that a stem may have."""
+    return [(planned.channels[0], side, side) for side in (4, 7)]
+
+
+def _sizes(checkpoint: Checkpoint, planned: TransXNetConfig, wanted: int | None) -> dict[str, Any]:
+    """Input channels and classes of the file.
+
+    Args:
+        checkpoint: The file.
+        planned: The network that is to be built.
+        wanted: Classes that were asked for; None if none were.
+
+    Raises:
+        CheckpointError: If the file has a stem or a classifier of no such network, or no classifier
+            where none was asked for.
+    """
+    stem, head = (checkpoint.state_dict.get(name) for name in ("stem.conv.weight", "head.fc.weight"))
+    facts: dict[str, Any] = {}
+    width = planned.channels[-1]
+    # What has another shape is left for fit to name; no network is built that large.
+    if stem is not None and stem.ndim == 4 and (stem.shape[0], *stem.shape[2:]) in _stems(planned):
+        facts["in_chans"] = stem.shape[1]
+    if head is not None and head.ndim == 2 and head.shape[1] in (width, 2 * width):  # of two poolings
+        facts["num_classes"] = head.shape[0]
+    elif head is None:
+        if wanted is None and (checkpoint.config is None or checkpoint.config.num_classes):
+            raise CheckpointError(f"{checkpoint.source} holds no classifier; give num_classes for a new one, or 0")
+        facts["num_classes"] = 0
+    return facts
+
+
+def _register(name: str, network: str) -> None:
+    def create(pretrained: bool = False, **settings: Any) -> TransXNet:
+        return _create(network, pretrained, **settings)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"{network}, as ``transxnet models`` describes it."
+    globals()[name] = register_model(create)  # timm adds the name to __all__
+
+
+for _name in NETWORKS:
+    _register(_name, _name)
+for _name, _network in SHORT_NAMES.items():
+    _register(_name, _network)
+
+
+def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any) -> TransXNet:
+    """Create a classifier by its registered name, with the weights of a checkpoint if one is given.
+
+    Args:
+        name: A name as of ``transxnet models``, with or without a tag.
+        checkpoint: A released file, one of ours, a run folder, a URL or a state dict. The number
+            of classes, the input channels and the image size follow it unless they are given;
+            another number of classes starts a new classifier, other input channels adapt the stem.
+        **settings: Fields of :class:`~transxnet.config.TransXNetConfig`.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        ConfigError: If the name or a setting is unknown, or a setting is out of range.
+    """
+    full_name(name)
+    if checkpoint is None:
+        return cast(TransXNet, timm.create_model(name, **settings))
+    overlay: dict[str, Any]
+    if isinstance(checkpoint, Mapping | Checkpoint):
+        overlay = {"state_dict": checkpoint}
+    else:
+        location = str(checkpoint)
+        overlay = {"url" if "://" in location else "file": location}
+    return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
+
+
+def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNet:
+    """Create the classifier that a checkpoint holds, whatever it is.
+
+    Our files name their network; a released one is recognised by its sizes.
+
+    Args:
+        checkpoint: As of :func:`create_model`, but no state dict; or what was read of it.
+        **settings: As of :func:`create_model`.
+
+    Raises:
+        CheckpointError: Also if the network cannot be told.
+    """
+    read = read_checkpoint(checkpoint)
+    if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):
+        raise CheckpointError(
+            f"{read.source} holds a detector or a segmenter; load_detector and load_segmenter load these"
+        )
+    name = read.architecture or variant_of(read.state_dict)
+    if not name:
+        raise CheckpointError(f"{read.source} does not say which network it holds; use create_model with a name")
+    return create_model(name, checkpoint=read, **settings)

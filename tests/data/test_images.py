@@ -1,0 +1,87 @@
+"""Reading image files: as a person sees them, or with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.image_files import bad_images, picture
+from transxnet import DataError
+from transxnet.data.images import BadImageError, expand, find_images, read_image
+
+
+def test_cmyk_looks_as_it_did_in_rgb(tmp_path: Path) -> None:
+    picture().convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    seen = np.asarray(read_image(tmp_path / "a.jpg"), int)
+    assert np.abs(seen[:, 5] - (255, 0, 0)).max() < 30
+    assert np.abs(seen[:, 35] - (0, 0, 255)).max() < 30
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    seen = np.asarray(read_image(tmp_path / "a.png"))[..., 0]
+    assert np.array_equal(seen.reshape(-1), np.arange(256))
+
+
+def test_dark_16_bit_grey_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(read_image(tmp_path / "a.png")).max() == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(tmp_path: Path, mode: str) -> None:
+    image = picture().convert("RGBA")
+    image.putalpha(Image.fromarray(np.repeat([[255, 0]], 20, axis=1).repeat(30, axis=0).astype(np.uint8)))
+    if mode == "P":
+        image = image.quantize(16)  # a palette with alpha
+    elif mode == "LA":
+        image = image.convert("LA")
+    image.save(tmp_path / "a.png")
+    seen = np.asarray(read_image(tmp_path / "a.png"))
+    assert (seen[:, 35] > 250).all()
+    assert (seen[:, 5, 1] < 200).all()
+
+
+def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+    assert np.asarray(read_image(tmp_path / "a.gif")).max() > 200
+
+
+def test_the_camera_s_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (30, 40)
+
+
+def test_a_single_pixel(tmp_path: Path) -> None:
+    Image.new("L", (1, 1), 7).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
+    for name, reason in bad_images(tmp_path).items():
+        with pytest.raises(BadImageError, match=reason) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+
+
+def test_expand_takes_files_folders_and_patterns_in_natural_order_once(tmp_path: Path) -> None:
+    for name in ("10.png", "9.png", "deep/1.jpg", ".hidden.png", "__MACOSX/2.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    names = [path.name for path in find_images(tmp_path)]
+    assert names == ["9.png", "10.png", "1.jpg"]
+    paths = expand([str(tmp_path / "*.png"), str(tmp_path), "missing.jpg"])
+    assert [path.name for path in paths] == ["9.png", "10.png", "1.jpg", "missing.jpg"]
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "nothing matches"), ("", "holds no image")])
+def test_expand_says_what_is_not_there(tmp_path: Path, pattern: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        expand([str(tmp_path / pattern)])

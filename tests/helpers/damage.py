@@ -1,0 +1,112 @@
+"""Files spoilt at random, the same for the same seed."""
+
+from __future__ import annotations
+
+import copy
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.limited_commands import MEMORY
+
+DAMAGES = 2_000
+"""Random damages of each format."""
+
+_EXTREMES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
+_KINDS: tuple[Callable[[np.random.Generator], Any], ...] = (
+    lambda generator: None,
+    lambda generator: bool(generator.integers(2)),
+    lambda generator: int(generator.integers(-3, 4)),
+    lambda generator: 10 ** int(generator.integers(3, 40)),
+    lambda generator: -(10 ** int(generator.integers(1, 20))),
+    lambda generator: float(generator.normal()),
+    lambda generator: float(generator.choice([np.nan, np.inf, -np.inf, 1e308])),
+    lambda generator: "",
+    lambda generator: str(generator.choice(["x", "5", "../x", "/etc/passwd", "\0", "\n", "é", "."])),
+    lambda generator: generator.choice(["\ud800", "\udcff"]).item(),
+    lambda generator: "y" * int(generator.integers(200, 6000)),
+    lambda generator: [],
+    lambda generator: {},
+    lambda generator: [1, "2", None],
+    lambda generator: {"id": 1, "name": []},
+    lambda generator: nested(int(generator.integers(1, 200))),
+)
+
+
+def nested(levels: int) -> list[Any]:
+    """Lists in lists."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def spoilt(content: bytes, generator: np.random.Generator) -> bytes:
+    """Bytes with one to four changes: overwritten, removed, inserted, repeated or cut off."""
+    changed = bytearray(content)
+    for _ in range(generator.integers(1, 5)):
+        at = int(generator.integers(len(changed) + 1))
+        length = int(generator.choice([1, 1, 2, 4, 8, 40]))
+        noise = generator.bytes(length)
+        extreme = int(generator.choice(len(_EXTREMES)))
+        number = _EXTREMES[extreme].to_bytes(8, "little" if generator.integers(2) else "big")
+        weights = np.array([5, 2, 2, 2, 2, 1, 1])
+        match int(generator.choice(len(weights), p=weights / weights.sum())):
+            case 0:
+                changed[at : at + length] = noise
+            case 1:
+                changed[at : at + 8] = number
+            case 2:
+                changed[at : at + 4] = number[2:6]
+            case 3:
+                del changed[at : at + length]
+            case 4:
+                changed[at:at] = noise
+            case 5:
+                changed[at:at] = changed[at : at + 600]
+            case 6:
+                del changed[at:]
+    return bytes(changed)
+
+
+def altered(value: Any, generator: np.random.Generator) -> Any:
+    """What a JSON file holds with one to three of its values replaced by others, removed or repeated."""
+    value = copy.deepcopy(value)
+    for _ in range(generator.integers(1, 4)):
+        places = list(_places(value))
+        if not places:
+            break
+        holder, key = places[generator.integers(len(places))]
+        change = generator.integers(8)
+        if change == 0:
+            del holder[key]
+        elif change == 1 and isinstance(holder, list):
+            holder.insert(key, copy.deepcopy(holder[key]))
+        elif change == 2 and isinstance(holder, dict):
+            holder[str(key) + "2"] = holder.pop(key)
+        else:
+            holder[key] = _KINDS[generator.integers(len(_KINDS))](generator)
+    return value
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield value, key
+            yield from _places(item)
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """This process may take 4 GiB more than it has."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -1,0 +1,141 @@
+"""Command lines in processes of their own, within limits of memory and time.
+
+A process that has imported the commands forks one for each command line, which then costs a fraction
+of a second instead of the seconds that the imports take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEMORY = 4 * 2**30
+"""Bytes that a command may take beyond what its imports took (PyTorch's map more than that by themselves)."""
+
+_COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam", "dense_commands")
+_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run", "transxnet.training.running")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: Its exit status; minus the signal that ended it.
+        out: What it printed.
+        err: What it printed on standard error.
+        peak: Bytes that were resident at most, imports included.
+    """
+
+    status: int
+    out: str
+    err: str
+    peak: int
+
+    @property
+    def refusal(self) -> str:
+        """The single line that a mistake is answered with."""
+        lines = self.err.strip().splitlines()
+        assert self.status in (1, 2) and len(lines) == 1, self
+        return lines[0]
+
+
+def limited(
+    *arguments: object,
+    seconds: float = 60,
+    memory: int = MEMORY,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run ``transxnet`` with arguments.
+
+    Args:
+        *arguments: Of the command line.
+        seconds: Time after which it is ended by SIGALRM, whatever it waits for.
+        memory: Bytes that it may take.
+        folder: Where it runs; by default in an empty folder.
+        environment: Variables to set.
+    """
+    with tempfile.TemporaryDirectory() as outputs, tempfile.TemporaryDirectory() as empty:
+        task = {
+            "arguments": [str(argument) for argument in arguments],
+            "seconds": seconds,
+            "memory": memory,
+            "folder": str(folder or empty),
+            "environment": dict(environment or {}),
+            "outputs": outputs,
+        }
+        server = _server()
+        assert server.stdin and server.stdout
+        server.stdin.write(json.dumps(task).encode() + b"\n")
+        server.stdin.flush()
+        status, peak = json.loads(server.stdout.readline())
+        out, err = (Path(outputs, name).read_text(errors="replace") for name in ("out", "err"))
+    assert status != -signal.SIGALRM, f"not done after {seconds} s: {task['arguments']}; {err}"
+    return Ended(status, out, err, peak)
+
+
+@functools.cache
+def _server() -> subprocess.Popen[bytes]:
+    paths = [str(Path(__file__).parents[1]), *sys.path]
+    return subprocess.Popen(
+        [sys.executable, "-c", "from helpers import limited_commands; limited_commands.serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+
+
+def serve() -> None:
+    """Fork a process for each line of standard input; ends with the input."""
+    for name in (*(f"transxnet.cli.{command}" for command in _COMMANDS), "transxnet.cli.main", *_LIBRARIES):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    for line in sys.stdin.buffer:
+        child = os.fork()
+        if not child:
+            _run(json.loads(line))
+        _, status, usage = os.wait4(child, 0)
+        answer = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _run(task: dict[str, Any]) -> None:
+    """Become the command."""
+    from transxnet.cli.main import main
+
+    outputs = Path(task["outputs"])
+    for descriptor, path in enumerate((Path(os.devnull), outputs / "out", outputs / "err")):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.chdir(task["folder"])
+    os.environ.update(task["environment"])
+    signal.setitimer(signal.ITIMER_REAL, task["seconds"])
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (taken + task["memory"],) * 2)
+    status = 1
+    try:
+        main(task["arguments"])
+        status = 0
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    except BaseException:  # noqa: BLE001 (a traceback, which tests look for)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

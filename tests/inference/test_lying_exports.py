@@ -1,0 +1,382 @@
+"""Exported files that lie about themselves or hold what is not ours: one line that names the file."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import transxnet
+from helpers.commands import run
+from helpers.exported_files import CLASSES, NORMAL, description, program
+from helpers.limited_calls import outcomes
+from transxnet.dense.head import Head
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.inference import formats
+from transxnet.inference.adapters import ExportedNetwork
+from transxnet.inference.description import Description
+
+HUGE = 10**9
+DEEP = "[" * 100_000
+
+
+def changed(**values: Any) -> str:
+    return json.dumps({**json.loads(description().to_json()), **values})
+
+
+def preprocessed(**values: Any) -> str:
+    return changed(preprocessing={**NORMAL, **values})
+
+
+def dense(kind: str, **values: Any) -> str:
+    """Metadata of a detector's or segmenter's file."""
+    head = {"kind": kind, "num_classes": CLASSES, "pyramid_channels": 16, **values.pop("head", {})}
+    given = {"task": "detection", "class_names": [], "outputs": ["scores", "codes"], "strides": [8, 16, 32]} | values
+    return changed(head=head, **given)
+
+
+DESCRIPTIONS: dict[str, tuple[str | None, str]] = {
+    "none": (None, "was not written by `transxnet export`"),
+    "a list": ("[]", "it is no object"),
+    "a number": ("7", "it is no object, but 7"),
+    "null": ("null", "it is no object, but None"),
+    "half": ('{"task"', "cannot be read"),
+    "deep": (DEEP, "it is nested too deeply"),
+    "deep inside": ('{"format_version": 1, "task": ' + DEEP, "it is nested too deeply"),
+    "long": ('"' + "x" * 2**24 + '"', "it has more than 16,777,216 characters"),
+    "no version": ("{}", "it lacks 'format_version'"),
+    "a version": (changed(format_version=[1], version={}), r"was exported by transxnet a mapping .* \(format \[1\]\)"),
+    "no task": (json.dumps({"format_version": 1}), "it lacks 'task'"),
+    "task": (changed(task="translation"), "task must be one of classification"),
+    "task of a list": (changed(task=[]), "task must be one of"),
+    "format": (changed(format=7), "format must be one of"),
+    "another format": (changed(format="torch"), "is a file for onnx, but its description gives torch"),
+    "precision": (changed(precision="int4"), "precision must be one of"),
+    "outputs": (changed(outputs=None), "outputs must be a list"),
+    "many outputs": (changed(outputs=["x"] * 10**5), "outputs are too many"),
+    "outputs of numbers": (changed(outputs=[1]), "outputs must be text"),
+    "other outputs": (changed(outputs=["logits"]), "its outputs must be scores"),
+    "classes": (changed(num_classes=HUGE, class_names=[]), "num_classes must be a whole number from 0 to 1,000,000"),
+    "other classes": (changed(num_classes=11, class_names=[]), r"scores is \(any, 11\), but in the file it is"),
+    "classes of text": (changed(num_classes="10"), "num_classes must be a whole number"),
+    "names": (changed(class_names=["a"]), "class_names must be a list of 0 or 10 values"),
+    "names of numbers": (changed(class_names=[1] * CLASSES), r"class_names\[0\] must be text"),
+    "strides": (changed(strides=["4"]), "strides must be a whole number"),
+    "parts": (changed(parts=["boxes"]), r"its parts cannot be \('boxes',\)"),
+    "part": (changed(part="../boxes"), "part must be one of"),
+    "boxes": (changed(part="boxes", outputs=["scores", "codes"]), "it cannot be the part boxes"),
+    "opset": (changed(opset=HUGE), "opset must be"),
+    "architecture": (changed(architecture="x" * 10**6), "architecture has more than 200 characters"),
+    "weights": (changed(weights=None), "weights must be text"),
+    "an unknown field": (changed(anchors=3), "unexpected keyword argument 'anchors'"),
+    "head": (changed(head=[1]), "head must be an object"),
+    "a classifier's head": (changed(head={"kind": "retinanet"}), "a file for classification has no head"),
+    "preprocessing": (changed(preprocessing=[]), "the preprocessing must be a mapping"),
+    "size": (preprocessed(input_size=[3, HUGE, HUGE]), "the height in input_size must be"),
+    "size of null": (preprocessed(input_size=[None, 64, 64]), "input_size must be a whole number"),
+    "channels": (preprocessed(input_size=[4, 64, 64]), r"images is \(any, 4, any, any\), but in the file"),
+    "mean": (preprocessed(mean="grey"), "mean must be a list"),
+    "deviation": (preprocessed(std=[0, 0, 0]), "std must be a number from"),
+    "interpolation": (preprocessed(interpolation={}), "interpolation must be one of"),
+    "crop": (preprocessed(crop_pct=1e-30), "crop_pct must be a number"),
+    "segmenter": (dense("semantic_fpn", task="segmentation", outputs=["scores"], strides=[]),
+                  r"scores is \(any, 10, any, any\), but in the file it is \(any, 10\)"),
+    "detector": (dense("retinanet"), "has 1 outputs, but its description gives 2"),
+    "a detector's strides": (dense("retinanet", strides=[8, 16, 24]), "strides of a detector are powers of two"),
+    "a detector's huge strides": (dense("retinanet", strides=[2**40, 2**41]), "strides must be a whole number"),
+    "a detector's one stride": (dense("retinanet", strides=[8]), "strides of a detector"),
+    "a detector's kind": (dense("semantic_fpn"), "its head is a semantic_fpn of 10 classes, for detection"),
+    "a detector's classes": (dense("retinanet", num_classes=9), "its head is a retinanet of 10 classes, for detection"),
+    "a detector's names": (dense("retinanet", class_names=["a"] * CLASSES), "are not those of its head"),
+    "a detector's size": (dense("retinanet", head={"short": HUGE}), "short must be a whole number"),
+    "a detector's colours": (dense("retinanet", head={"colors": [[0, 0, 0]]}), "colors must be a list of 0 or 10"),
+    "a detector's proposals": (dense("mask_rcnn", head={"proposals": HUGE}), "proposals must be"),
+    "a detector's parts": (dense("mask_rcnn", outputs=["p3", "p4", "scores", "codes"]), r"its parts cannot be \(\)"),
+    "a detector's head": (dense("retinanet", head={"anchors": 3}), "a head has no 'anchors'"),
+    "no head": (changed(task="detection"), "a file for detection has a head"),
+    "features": (changed(task="features", outputs=["scores"], strides=[]), "its 1 outputs have 0 strides"),
+}  # fmt: skip
+
+
+def test_descriptions_are_compared_with_the_file(tmp_path: Path) -> None:
+    onnx = importlib.import_module("onnx")
+    models = {name: (program(said), message) for name, (said, message) in DESCRIPTIONS.items()}
+    said = description().to_json()
+    models |= {
+        "input": (program(said, name="pictures"), r"gives images in float32 among its inputs, not 'pictures'"),
+        "output": (program(said, {"logits": ("batch", CLASSES)}), "gives scores in float32 among its outputs, not"),
+        "more outputs": (program(said, {"scores": ("batch", 10), "more": ("batch", 10)}), "has 2 outputs, but"),
+        "grey": (program(said, channels=1), r"images is \(any, 3, any, any\), but in the file it is \(any, 1"),
+    }
+    files = [tmp_path / f"{name}.onnx" for name in models]
+    for path, (model, _) in zip(files, models.values(), strict=True):
+        onnx.save(model, str(path))
+    good = tmp_path / "good.onnx"
+    onnx.save(program(said), str(good))
+    *lines, last = outcomes([("load_exported", {"path": str(path)}) for path in (*files, good)])
+    assert last == ""
+    for path, (_, message), line in zip(files, models.values(), lines, strict=True):
+        assert line.startswith(str(path)) and "\n" not in line and len(line) < 1000, (path.name, line[:300])
+        assert re.search(message, line), (path.name, line)
+
+
+def test_onnx_of_other_programs_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    onnx = importlib.import_module("onnx")
+    helper, said = onnx.helper, description().to_json()
+    models = {name: program(said) for name in ("huge", "short", "missing", "outside", "operator")}
+    for name, location in (("missing", "weights.bin"), ("outside", "../../../etc/passwd")):
+        weight = models[name].graph.initializer[0]
+        onnx.external_data_helper.set_external_data(weight, location)
+        weight.ClearField("raw_data")
+        weight.data_location = 1
+    del models["huge"].graph.initializer[0].dims[:]
+    models["huge"].graph.initializer[0].dims.extend([10**5, 10**5])
+    models["huge"].graph.initializer[0].ClearField("raw_data")
+    models["short"].graph.initializer[0].raw_data = b"1234"
+    models["operator"].graph.node[0].domain = "somebody.else"
+    foreign = program(None)
+    entry = foreign.metadata_props.add()
+    entry.key, entry.value = "transxnet", "x"
+    content = {name: model.SerializeToString() for name, model in models.items()}
+    content["letters"] = foreign.SerializeToString().replace(b"transxnet\x12\x01x", b"transxnet\x12\x01\xff")
+    content["none of ours"] = helper.make_model(helper.make_graph([], "empty", [], [])).SerializeToString()
+    content |= {"empty": b"", "text": b"<html>"}
+    for name, text in content.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(text)
+        for runtime in ("onnx", "openvino"):
+            with pytest.raises(CheckpointError) as caught:
+                transxnet.load_exported(path, runtime)
+            assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_comes_out_is_compared_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    onnx = importlib.import_module("onnx")
+    path = tmp_path / "free.onnx"
+    images = np.zeros((2, 3, 40, 50), np.float32)
+    every = onnx.numpy_helper.from_array(np.ones(CLASSES, bool), "every")
+    for outputs, said, message in (
+        ({"scores": ("a", "b")}, changed(num_classes=12, class_names=[]), r"gave \(2, 10\) for \(2, 3, 40, 50\), but"),
+        (
+            {"scores": ("a", "b", "c", "d")},
+            dense("semantic_fpn", task="segmentation", outputs=["scores"], strides=[]),
+            r"scores is \(any, 10, any, any\), but in the file it is \(any, 3",
+        ),
+    ):
+        model = program(said, outputs)
+        if len(outputs["scores"]) == 4:
+            del model.graph.node[1]
+            model.graph.node[1].CopyFrom(onnx.helper.make_node("Identity", ["images"], ["scores"]))
+        else:  # the number of classes is open until it runs
+            model.graph.node[2].output[0] = "all"
+            model.graph.node.append(onnx.helper.make_node("Compress", ["all", "every"], ["scores"], axis=1))
+            model.graph.initializer.append(every)
+        onnx.save(model, str(path))
+        with pytest.raises(CheckpointError, match=message):
+            transxnet.load_exported(path).run(images)
+    broken = program(description().to_json())
+    broken.graph.node[0].CopyFrom(onnx.helper.make_node("Slice", ["images", *"abcd"], ["mean"]))
+    numbers = {"a": [0, 0], "b": [1, 1], "c": [0, 1], "d": [1, 1]}
+    for name, values in numbers.items():
+        broken.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values), name))
+    onnx.save(broken, str(path))
+    with pytest.raises(CheckpointError, match=r"free\.onnx gave|free\.onnx cannot be run on \(2, 3, 40, 50\)"):
+        transxnet.load_exported(path).run(images)
+    nothing = program(description().to_json())
+    nothing.graph.initializer[0].raw_data = np.full((3, CLASSES), np.nan, np.float32).tobytes()
+    onnx.save(nothing, str(path))
+    with pytest.raises(CheckpointError, match="gave values that are NaN or infinite"):
+        transxnet.load_exported(path).run(images)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_without_a_size_is_run_at_the_usual_one(tmp_path: Path) -> None:
+    importlib.import_module("onnx").save(program(changed(preprocessing={})), str(tmp_path / "a.onnx"))
+    network = ExportedNetwork(transxnet.load_exported(tmp_path / "a.onnx"))
+    assert network.pretrained_cfg["input_size"] == (3, 224, 224)
+
+
+def test_openvino_files_that_lie(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.xml"
+    onnx = importlib.import_module("onnx")
+    onnx.save(program(None), str(tmp_path / "plain.onnx"))
+
+    def write(said: Description) -> None:
+        formats.write_openvino(tmp_path / "plain.onnx", path, said)
+
+    write(description("openvino"))
+    xml, weights = path.read_text(), path.with_suffix(".bin")
+    assert transxnet.load_exported(path).description.num_classes == CLASSES
+
+    def refused(message: str) -> None:
+        with pytest.raises(CheckpointError, match=message) as caught:
+            transxnet.load_exported(path)
+        assert "\n" not in str(caught.value)
+
+    path.write_text(xml.replace('size="120"', 'size="40000000000"').replace("3,10", "1000000000,10"))
+    refused("truncated or not an exported network|but in the file")
+    path.write_text(xml.replace("num_classes", "number"))
+    refused("its description of the network cannot be read")
+    write(description("openvino", num_classes=11, class_names=()))
+    refused(r"scores is \(any, 11\), but in the file it is \(any, 10\)")
+    write(description("onnx"))
+    refused("is a file for openvino, but its description gives onnx")
+    for text in ("", "<html>", xml[:1000]):
+        path.write_text(text)
+        refused("truncated or not an exported network")
+    assert capfd.readouterr() == ("", "")
+    weights.unlink()
+    refused(r"a\.bin is missing: it has the weights of a\.xml")
+    os.mkfifo(weights)
+    refused("it is a pipe or a device")
+    path.unlink()
+    os.mkfifo(path)
+    refused("it is a pipe or a device")
+
+
+# Programs
+
+
+class Scores(nn.Module):
+    """Scores of ten classes by the mean colour."""
+
+    constant: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, CLASSES)
+        self.register_buffer("constant", torch.ones(3), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.linear(images.mean((2, 3)) * self.constant),)
+
+
+@pytest.fixture(scope="module")
+def pt2(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A program as it is written."""
+    path = tmp_path_factory.mktemp("programs") / "a.pt2"
+    dims = {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    exported = torch.export.export(Scores().eval(), (torch.zeros(2, 3, 40, 50),), dynamic_shapes={"images": dims})
+    formats.write_torch(exported, path, description("torch"))
+    assert transxnet.load_exported(path, "torch").run(np.zeros((1, 3, 33, 35), np.float32))[0].shape == (1, CLASSES)
+    return path.read_bytes()
+
+
+def archive(
+    content: bytes, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes] | None = None
+) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            part = change(name, old.read(name))
+            if part is not None:
+                new.writestr(name, part)
+        for name, part in (more or {}).items():
+            new.writestr(old.namelist()[0].partition("/")[0] + "/" + name, part)
+    return file.getvalue()
+
+
+def test_programs_run_only_if_they_are_asked_for(
+    pt2: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.pt2"
+    path.write_bytes(pt2)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="a program of PyTorch's: if you trust where it comes from, ask for it with"):
+        transxnet.load_exported(path)
+    assert run("predict", tmp_path, "--checkpoint", path) == 2
+    line = capsys.readouterr().err
+    assert "with the runtime torch (--runtime torch)" in line and line.count("\n") == 1
+
+
+class Intruder:
+    """Would make a folder if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_programs_hold_nothing_that_our_writer_does_not_write(pt2: bytes, tmp_path: Path) -> None:
+    mark = tmp_path / "intruder was here"
+    saved = io.BytesIO()
+    torch.save((Intruder(mark),), saved)
+    bare = pickle.dumps((Intruder(mark),))
+    # The name of the function is looked up from the memo, after other texts.
+    hidden = (b"\x80\x04\x8c\x02os\x94\x8c\x05mkdir\x94\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x9400"
+              b"h\x00h\x01\x93\x8c" + bytes([len(str(mark))]) + str(mark).encode() + b"\x85R.")  # fmt: skip
+
+    def config(kind: str, **values: Any) -> Callable[[str, bytes], bytes]:
+        def change(name: str, part: bytes) -> bytes:
+            if not name.endswith(f"model_{kind}_config.json"):
+                return part
+            about = json.loads(part)
+            for value in about["config"].values():
+                value.update(values)
+            return json.dumps(about).encode()
+
+        return change
+
+    def inputs(content: bytes) -> Callable[[str, bytes], bytes]:
+        return lambda name, part: content if name.endswith("sample_inputs/model.pt") else part
+
+    def nested(content: bytes) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(pt2)) as parts:
+            (name,) = (name for name in parts.namelist() if name.endswith("sample_inputs/model.pt"))
+            return archive(parts.read(name), lambda name, part: content if name.endswith("data.pkl") else part)
+
+    sizes = {"tensor_meta": {"sizes": [{"as_int": 10**10}]}}
+    same = lambda _, part: part  # noqa: E731
+    for content, message in (
+        (archive(pt2, config("weights", use_pickle=True)), "as a pickle, which could run code"),
+        (archive(pt2, config("constants", use_pickle=True)), "as a pickle, which could run code"),
+        (archive(pt2, config("constants", path_name="opaque_obj_0")), "truncated or not an exported"),
+        (archive(pt2, config("weights", **sizes)), "claims 10,000,000,000 values in"),
+        (
+            archive(pt2, same, {"data/constants/opaque_obj_0": bare}),
+            "has a part that `transxnet export` does not",
+        ),
+        (archive(pt2, same, {"data/constants/model.pt": saved.getvalue()}), "has a part that"),
+        (archive(pt2, same, {"models/other.json": b"{}"}), "has a part that"),
+        (archive(pt2, inputs(saved.getvalue())), "wants to run code of its own"),
+        (archive(pt2, inputs(bare)), "truncated or not an exported network"),
+        (archive(pt2, inputs(nested(bare))), "wants to run code of its own"),
+        (archive(pt2, inputs(nested(hidden))), "no pickle of the protocol that PyTorch writes"),
+        (archive(pt2, lambda name, part: None if "transxnet.json" in name else part), "was not written by"),
+        (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is no object"),
+        (archive(pt2, lambda name, part: b"{}" if "models/model" in name else part), "truncated or not an exported"),
+        (archive(pt2, lambda name, part: DEEP.encode() if "config.json" in name else part), "nested too deeply"),
+        (saved.getvalue(), "truncated or not an exported|has a part that"),
+        (b"PK\x05\x06" + bytes(18), "truncated or not an exported network"),
+        (b"", "truncated or not an exported network"),
+    ):
+        path = tmp_path / "a.pt2"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            pytest.fail(f"{message}: {transxnet.load_exported(path, 'torch')}")
+        assert re.search(message, str(caught.value))
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert not mark.exists()
+
+
+def test_a_head_has_bounds_in_code_too() -> None:
+    with pytest.raises(ConfigError, match="num_classes must be a whole number from 1"):
+        transxnet.create_detector("retinanet", backbone="transxnet_nano", num_classes=0)
+    with pytest.raises(ConfigError, match="label_names must be a list of 0 or 3 values"):
+        Head("retinanet", 3, label_names=("a",))

@@ -1,0 +1,91 @@
+"""Speed and memory of networks, as measured and as told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers.commands import run
+from helpers.networks import images, nano
+from transxnet.research.bench import Candidate, measure_speed
+from transxnet.research.machine import peak_memory
+from transxnet.research.modes import MODES
+from transxnet.research.networks import Network
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: several would wait for each other where others use the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _twice(model: nn.Module, example: Tensor) -> Callable[[Tensor], Any]:
+    return lambda given: (model(given), model(given))
+
+
+def test_a_network_is_as_fast_as_itself_and_a_new_mode_is_an_entry(
+    one_thread: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(MODES, "twice", _twice)
+    files = ("--csv", tmp_path / "speed.csv", "--plot", tmp_path / "speed.png")
+    command = ("bench", "test_resnet", "--image-size", 32, "--batch-size", 2, "--mode", "eager", "eager", "twice")
+    assert run(*command, "--rounds", 500, "--min-seconds", 0, "--json", *files) == 0
+    result = json.loads(capsys.readouterr().out)
+    itself, again, twice = result["results"]
+    assert itself["ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert again["ratio"]["median"] == pytest.approx(1, abs=0.03)
+    assert again["ratio"]["low"] <= again["ratio"]["median"] <= again["ratio"]["high"]
+    assert twice["ratio"]["median"] == pytest.approx(0.5, abs=0.05)
+    assert itself["latency_ms"]["median"] == pytest.approx(1000 * np.median(itself["seconds"]))
+    assert {"device", "threads", "torch", "timm", "transxnet"} <= set(result["machine"])
+    with (tmp_path / "speed.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["ratio_median"]) for row in rows] == [row["ratio"]["median"] for row in result["results"]]
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+def test_speeds_of_several_settings_as_a_person_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("bench", "transxnet_nano", "test_resnet", "--mode", "eager", "channels_last", "--precision", "bf16")
+    sizes = ("--batch-size", 1, 2, "--image-size", 32, 48, "--rounds", 2, "--min-seconds", 0)
+    assert run(*command, *sizes, "--plot", tmp_path / "speed.pdf") == 0
+    said = capsys.readouterr().out
+    assert said.count("test_resnet") == 8 and said.count("channels_last") == 8
+    assert "batch 2, 48 x 48" in said and "PyTorch" in said
+    assert max(map(len, map(str.rstrip, said.splitlines()))) <= 100
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_scores() -> None:
+    model, image = nano(), images(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(image)
+        assert torch.allclose(MODES["compiled"](model, image)(image), expected, atol=1e-4)
+
+
+def test_memory_is_that_of_the_tensors_a_call_holds() -> None:
+    def call() -> None:
+        first = torch.zeros(1000, 1000)
+        del first
+        kept = torch.zeros(500, 1000), torch.zeros(250, 1000)
+        assert len(kept) == 2
+
+    assert peak_memory(call, "cpu") == 4_000_000
+
+
+def test_memory_counts_the_weights() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1000, bias=False))
+    model.pretrained_cfg = {"input_size": (3, 2, 2)}  # type: ignore[assignment]
+    (speed,) = measure_speed([Candidate(Network("flat", "", model, False), "eager", "fp32")], 50, rounds=1)
+    assert speed.memory >= 4 * (12 * 1000 + 50 * 1000)
+    assert speed.memory < 6 * (12 * 1000 + 50 * 1000)
