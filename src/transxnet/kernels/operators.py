@@ -58,6 +58,9 @@ _library = torch.library.Library("transxnet", "DEF")
 _compute: dict[str, Callable[..., Any]] = {}
 """How each operator is computed on a CPU."""
 
+_differentiable: dict[str, Callable[..., Any]] = {}
+"""The same, with a gradient."""
+
 
 def _define() -> None:
     for schema in SCHEMAS:
@@ -84,11 +87,6 @@ def _on_cpu(name: str) -> Callable[..., Any]:
 
 
 _define()
-depthwise_conv2d: Callable[..., Tensor] = torch.ops.transxnet.depthwise_conv2d.default
-attention: Callable[..., Tensor] = torch.ops.transxnet.attention.default
-batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = torch.ops.transxnet.batch_norm.default
-gelu: Callable[..., Tensor] = torch.ops.transxnet.gelu.default
-layer_scale: Callable[..., Tensor] = torch.ops.transxnet.layer_scale.default
 
 
 def _last(x: Tensor) -> Tensor:
@@ -107,11 +105,11 @@ def _gradients(name: str, setup: Callable[..., None], backward: Callable[..., An
     """Register an operator's gradients. What ``torch.library.register_autograd`` makes of them calls the dispatcher
     four times, which takes as long as a small map's kernel; plain tensors go to the kernels at once here.
     """
-    operator = getattr(torch.ops.transxnet, name).default
+    operator, kernel = getattr(torch.ops.transxnet, name).default, _compute[name]
 
     def below(*given: Any) -> Any:
         if _is_plain(given[0]):
-            return _compute[name](*given)
+            return kernel(*given)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*given)
 
@@ -122,12 +120,14 @@ def _gradients(name: str, setup: Callable[..., None], backward: Callable[..., An
             setup(ctx, given, output)
             return output
 
+    Function.__name__ = Function.__qualname__ = name  # as profilers show it
     Function.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     def compute(*given: Any) -> Any:
         differentiable = torch.is_grad_enabled() and torch._C._any_requires_grad(*given)
         return Function.apply(*given) if differentiable else below(*given)
 
+    _differentiable[name] = compute
     _library.impl(name, compute, "Autograd")
     torch.library.register_autograd(f"transxnet::{name}_backward", _refuse, lib=_library)
 
@@ -140,8 +140,23 @@ def _gradients_of(name: str, *given: Any) -> Any:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether a tensor is on a CPU, and nothing records what is done with it."""
-    return type(x) is Tensor and x.device.type == "cpu" and _get_current_dispatch_mode() is None
+    """Whether a tensor is on a CPU, and nothing records or transforms what is done with it."""
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and _get_current_dispatch_mode() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def _caller(name: str) -> Callable[..., Any]:
+    """An operator to call; plain tensors do without the dispatcher, which takes as long as a small map's kernel."""
+    operator, direct = getattr(torch.ops.transxnet, name).default, _differentiable[name]
+
+    def call(*given: Any) -> Any:
+        return direct(*given) if _is_plain(given[0]) else operator(*given)
+
+    return call
 
 
 def _refuse(ctx: Any, *gradients: Tensor) -> Any:
@@ -281,3 +296,10 @@ def _layer_scale_gradients(ctx: Any, gradient: Tensor) -> Any:
 
 
 _gradients("layer_scale", _keep_layer_scale, _layer_scale_gradients)
+
+
+depthwise_conv2d: Callable[..., Tensor] = _caller("depthwise_conv2d")
+attention: Callable[..., Tensor] = _caller("attention")
+batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _caller("batch_norm")
+gelu: Callable[..., Tensor] = _caller("gelu")
+layer_scale: Callable[..., Tensor] = _caller("layer_scale")

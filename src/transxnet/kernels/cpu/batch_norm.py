@@ -57,9 +57,11 @@ def backward(
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor) -> layouts.BatchNorm:
     channels = x.shape[1]
-    means, factors = statistics
-    addresses = [part.data_ptr() for part in (x, means, factors, weight, bias)]
-    return layouts.BatchNorm(x.numel() // channels, channels, *addresses)
+    means = statistics.data_ptr()
+    factors = means + channels * statistics.element_size()
+    return layouts.BatchNorm(
+        x.numel() // channels, channels, x.data_ptr(), means, factors, weight.data_ptr(), bias.data_ptr()
+    )
 
 
 @functools.cache
