@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 
 from helpers.limited_commands import MEMORY
 
-DAMAGES = 2_000
+DAMAGES = int(os.environ.get("DAMAGES", "2000"))
 """Random damages of each format."""
 
 _EXTREMES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
