@@ -32,7 +32,7 @@ FORMS: list[dict[str, Any]] = [
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
     {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},
-    {"depthwise": "split", "pointwise": "packed"},
+    {"depthwise": "split", "channels_last": False},
 ]
 
 

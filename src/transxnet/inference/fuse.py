@@ -22,7 +22,6 @@ from transxnet.inference.fused_layers import (
     FusedOSRA,
     FusedSTE,
     IDConvForm,
-    PackedPointwise,
     Pointwise,
     Scaled,
     SplitScales,
@@ -44,7 +43,7 @@ from transxnet.model import Block, PatchEmbed, Stage, is_fused
 
 Network = TypeVar("Network", bound=nn.Module)
 DepthwiseForm = Literal["split", "single"]
-PointwiseForm = Literal["conv", "linear", "packed"]
+PointwiseForm = Literal["conv", "linear"]
 
 
 def fuse(
@@ -72,8 +71,7 @@ def fuse(
             for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
             ``dynamic_size``, they are the plainest (``split``, ``conv``, as the model has it).
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
-            which PyTorch computes without copies where the channels are last; or as those that
-            oneDNN lays out for itself, with GELU in them (``packed``, for CPUs).
+            which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
             (``grouped``); as a sum of shifted products (``shifted``), or the same in fewer
             operations (``products``), which ONNX and OpenVINO take with any batch.
@@ -127,8 +125,6 @@ def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequenc
         ("pointwise", (pointwise,), PointwiseForm),
         ("idconv", (idconv,), IDConvForm),
     ):
-        if name == "pointwise" and pointwise == "packed" and not torch.backends.mkldnn.is_available():
-            raise ConfigError("pointwise='packed' needs PyTorch with oneDNN; take linear")
         for value in values:
             if value not in get_args(choices):
                 raise ConfigError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")
@@ -223,8 +219,6 @@ class _Fusing:
 
     def pointwise_of(self, kernel: Kernel, *, gelu: bool = False) -> nn.Module:
         conv = kernel.to_conv()
-        if self.pointwise == "packed":
-            return PackedPointwise(conv, gelu=gelu)
         product = conv if self.pointwise == "conv" else Pointwise(conv)
         return nn.Sequential(product, nn.GELU()) if gelu else product
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -281,37 +281,3 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H, W)."""
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
-
-
-class PackedPointwise(Pointwise):
-    """The same by oneDNN, with the matrix as it likes it and GELU while the products are in its registers.
-
-    Args:
-        conv: A dense 1x1 convolution with a bias; its weights are taken.
-        gelu: Whether GELU follows.
-    """
-
-    def __init__(self, conv: nn.Conv2d, *, gelu: bool) -> None:
-        super().__init__(conv)
-        self.gelu = gelu
-        self._packed: Tensor | None = None  # made when it is first used; it cannot be copied or saved
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) to (B, C', H, W)."""
-        known = x.device.type == "cpu" and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
-        if not known or x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return F.gelu(super().forward(x)) if self.gelu else super().forward(x)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
-        follows: tuple[Any, ...] = ("gelu", [], "none") if self.gelu else ("none", [], "")
-        rows = x.permute(0, 2, 3, 1)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, self._packed, self.bias, *follows)
-        return y.permute(0, 3, 1, 2)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._packed = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
