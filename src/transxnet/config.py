@@ -28,8 +28,8 @@ from transxnet.bounds import (
     shown,
 )
 from transxnet.errors import ConfigError
+from transxnet.layers.position_bias import PositionBiasResize
 
-PositionBiasResize = Literal["flattened", "geometric"]
 Stem = Literal["overlapping", "patches"]
 TokenMixer = Literal["d_mixer", "sep_conv", "sra", "swin", "mixing_block", "acmix"]
 LocalOperator = Literal["idconv", "dwconv", "dyconv", "window_attention", "d_dwconv"]

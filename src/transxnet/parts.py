@@ -9,14 +9,13 @@ from transxnet.ablation.d_dwconv import DynamicDWConv
 from transxnet.ablation.dyconv import DyConv
 from transxnet.ablation.ffn import PointwiseFFN, VanillaFFN
 from transxnet.ablation.mixing_block import MixingBlock
-from transxnet.ablation.patches import non_overlapping_spatial_reduction
 from transxnet.ablation.sep_conv import SepConv
 from transxnet.ablation.sra import SRA
 from transxnet.ablation.swin import ShiftedWindowAttention
 from transxnet.ablation.window_attention import WindowAttention
 from transxnet.config import TransXNetConfig
 from transxnet.layers import MSFFN, OSRA, STE, DepthwiseConv2d, DMixer, IDConv, PositionBias
-from transxnet.layers.osra import overlapping_spatial_reduction
+from transxnet.layers.osra import non_overlapping_spatial_reduction, overlapping_spatial_reduction
 
 
 def token_mixer(config: TransXNetConfig, stage: int, block: int) -> nn.Module:

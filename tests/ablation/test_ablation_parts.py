@@ -18,13 +18,12 @@ from transxnet.ablation.d_dwconv import DynamicDWConv
 from transxnet.ablation.dyconv import DyConv
 from transxnet.ablation.ffn import PointwiseFFN, VanillaFFN
 from transxnet.ablation.mixing_block import MixingBlock
-from transxnet.ablation.patches import PatchStem, non_overlapping_spatial_reduction
 from transxnet.ablation.sep_conv import SepConv
 from transxnet.ablation.sra import SRA
 from transxnet.ablation.swin import ShiftedWindowAttention
 from transxnet.ablation.window_attention import WindowAttention
-from transxnet.layers import MSFFN
-from transxnet.layers.osra import overlapping_spatial_reduction
+from transxnet.layers import MSFFN, PatchStem
+from transxnet.layers.osra import non_overlapping_spatial_reduction, overlapping_spatial_reduction
 
 close = torch.testing.assert_close
 

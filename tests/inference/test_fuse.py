@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ import transxnet
 from helpers.networks import assert_same, dense, hostile, images, lively, nano
 from transxnet import ConfigError
 from transxnet.ablation.rows import ROWS, Row
-from transxnet.layers import IDConv, LayerScale
-from transxnet.model import Block
+from transxnet.layers import OSRA, Block, IDConv, LayerScale
+from transxnet.layers.folding import Folding
 
 FORMS: list[dict[str, Any]] = [
     {},  # linear, single and channels last
@@ -195,6 +195,41 @@ class OtherMixer(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
         return self.conv(x) + position_bias.mean()  # type: ignore[no-any-return]
+
+
+class OwnMixer(nn.Module):
+    """A reader's token mixer that folds, and leaves its branch's scale to the fold."""
+
+    def __init__(self, channels: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.attention = OSRA(channels, 4, 2)
+        self.factor = factor
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        return self.factor * self.attention(x, position_bias)  # type: ignore[no-any-return]
+
+    def folded(self, folding: Folding) -> OwnMixer:
+        self.attention = cast(Any, folding.part(self.attention, "attention"))
+        return self
+
+
+class OwnMixerTwice(OwnMixer):
+    """Does not inherit how its parent folds: its own arithmetic differs."""
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        return 2 * super().forward(x, position_bias)
+
+
+def test_a_layer_from_outside_says_how_it_folds() -> None:
+    model: Any = nano()
+    blocks = model.stages[2].blocks
+    blocks[0].token_mixer = OwnMixer(96, 0.3)
+    blocks[1].token_mixer = OwnMixerTwice(96, 0.7)
+    fused: Any = transxnet.fuse(hostile(lively(model), 3, 0.3).eval())
+    assert fused.left == ["stages.2.blocks.1.token_mixer"]
+    assert not any(isinstance(module, _BatchNorm | OSRA) for module in fused.modules())
+    with torch.inference_mode():
+        assert_same(fused(images(2, 3, 64, 75)), model(images(2, 3, 64, 75)))
 
 
 def test_an_export_computes_at_sizes_it_has_not_seen() -> None:

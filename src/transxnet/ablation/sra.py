@@ -5,13 +5,13 @@ from __future__ import annotations
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.patches import PatchConv
 from transxnet.kernels import attend
+from transxnet.layers import PatchConv
 
 
 @register_notrace_module
 class SRA(nn.Module):
-    """Global attention of every place to the map's patches of S x S places, which do not overlap.
+    """Global attention of every position to the map's patches of S x S positions, which do not overlap.
 
     Args:
         channels: C, a multiple of ``heads``.

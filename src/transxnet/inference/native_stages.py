@@ -8,24 +8,20 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from transxnet.inference.folding import Affine
-from transxnet.inference.fused_layers import (
-    FusedBlock,
-    FusedIDConv,
-    FusedMSFFN,
-    FusedOSRA,
-    FusedSTE,
-    Pointwise,
-    SplitScales,
-)
 from transxnet.kernels import Bias
 from transxnet.kernels.cpu.blocks import NativeBlocks, Workspace
 from transxnet.kernels.cpu.build import library
 from transxnet.kernels.cpu.constants import NativeBlock, packed
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.patch_embed import NativeConv2d
-from transxnet.layers import DMixer, PositionBias
-from transxnet.model import PatchEmbed, Stage
+from transxnet.layers import DMixer, PatchEmbed, PositionBias, Stage
+from transxnet.layers.affine import Affine
+from transxnet.layers.block import FusedBlock
+from transxnet.layers.folding import Pointwise
+from transxnet.layers.idconv import FusedIDConv
+from transxnet.layers.ms_ffn import FusedMSFFN, SplitScales
+from transxnet.layers.osra import FusedOSRA
+from transxnet.layers.ste import FusedSTE
 
 
 def make_native(module: nn.Module) -> None:

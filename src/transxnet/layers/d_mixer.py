@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from transxnet.kernels import Bias
+from transxnet.layers.folding import Folding
 
 
 class DMixer(nn.Module):
@@ -35,3 +38,10 @@ class DMixer(nn.Module):
         local, distant = torch.split(x, self.channels, dim=1)
         mixed = torch.cat((self.local_operator(local), self.attention(distant, position_bias)), dim=1)
         return self.enhancer(mixed)  # type: ignore[no-any-return]
+
+    def folded(self, folding: Folding) -> Self:
+        """As of :mod:`transxnet.layers.folding`: the parts fold; the branch's scale is the enhancer's to fold."""
+        self.local_operator = folding.part(self.local_operator, "local_operator")
+        self.attention = folding.part(self.attention, "attention")
+        self.enhancer = folding.part(self.enhancer, "enhancer", folding.take_scale())
+        return self

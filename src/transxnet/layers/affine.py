@@ -17,7 +17,7 @@ class Affine(nn.Module):
         scale: (C).
         shift: (C).
         like: Its device and type are taken.
-        channels_last: Whether the maps' channels lie side by side in memory; it decides which of
+        channels_last: Whether the maps' channels lie last in memory; it decides which of
             PyTorch's operations is the faster one.
     """
 
