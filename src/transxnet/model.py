@@ -9,9 +9,9 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
-from transxnet import parts
 from transxnet.config import TransXNetConfig
-from transxnet.layers import Block, PatchEmbed, PatchStem, Stage, group_norm, is_fused
+from transxnet.layers import Block, DepthwiseConv2d, PatchEmbed, PatchStem, PositionBias, Stage, group_norm, is_fused
+from transxnet.layers.registry import FFNS, TOKEN_MIXERS, BlockSizes
 
 
 class Trunk(nn.Module):
@@ -190,19 +190,26 @@ def _stages(config: TransXNetConfig) -> list[Stage]:
     for index, channels in enumerate(config.channels):
         downsample = nn.Identity() if index == 0 else PatchEmbed(config.channels[index - 1], channels, 3, stride=2)
         first = sum(config.depths[:index])
-        blocks = [
-            Block(
-                channels,
-                token_mixer=parts.token_mixer(config, index, block),
-                ffn=parts.ffn(config, index),
-                position_encoding=parts.position_encoding(config, index),
-                drop_path=rates[first + block],
-                layer_scale_init=config.layer_scale_init,
-            )
-            for block in range(config.depths[index])
-        ]
-        stages.append(Stage(downsample, parts.position_bias(config, index), blocks))
+        blocks = [_block(config.sizes(index, block), rates[first + block]) for block in range(config.depths[index])]
+        stages.append(Stage(downsample, _position_bias(config, index), blocks))
     return stages
+
+
+def _block(sizes: BlockSizes, drop_path: float) -> Block:
+    return Block(
+        sizes.channels,
+        token_mixer=TOKEN_MIXERS.build(sizes),
+        ffn=FFNS.build(sizes),
+        position_encoding=DepthwiseConv2d(sizes.channels, 7) if sizes.config.position_encoding == "dpe" else None,
+        drop_path=drop_path,
+        layer_scale_init=sizes.config.layer_scale_init,
+    )
+
+
+def _position_bias(config: TransXNetConfig, stage: int) -> PositionBias | None:
+    if not config.has_position_bias:
+        return None
+    return PositionBias(config.heads[stage], config.grid(stage), config.reductions[stage], config.position_bias_resize)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -152,7 +152,7 @@ def test_acmix_starts_as_shifts_and_halves_even_in_a_network() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"token_mixer": "d_mixr"}, 'token_mixer is "d_mixer", "sep_conv", "sra", "swin", "mixing_block" or "acmix"'),
+        ({"token_mixer": "d_mixr"}, 'token_mixer is "d_mixer", "acmix", "mixing_block", "sep_conv", "sra"'),
         ({"local_operator": "conv"}, "local_operator is"),
         ({"ffn": "mlp"}, 'ffn is "ms_ffn", "pointwise" or "vanilla"'),
         ({"spatial_reduction": 2}, 'spatial_reduction is "osr" or "nsr", not 2'),

@@ -7,6 +7,7 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 @register_notrace_module
@@ -71,3 +72,8 @@ class ACmix(nn.Module):
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, window={self.window}, shifted={self.shifted}"
+
+
+@register_token_mixer("acmix", check=check_heads)
+def _build(sizes: BlockSizes) -> ACmix:
+    return ACmix(sizes.channels, sizes.heads, sizes.kernel_size, shifted=sizes.block % 2 == 1)

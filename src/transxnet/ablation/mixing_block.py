@@ -7,7 +7,9 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.errors import ConfigError
 from transxnet.layers import GELU, BatchNorm2d, DepthwiseConv2d, Sequential
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 def _gate(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
@@ -70,3 +72,17 @@ class MixingBlock(nn.Module):
         v = v * channel_gate.permute(0, 2, 3, 1)
         bias = self.position_bias.get_bias()  # (1, heads, N, N)
         return attend_in_windows(q, k, v, heads=self.heads, size=self.window, bias=bias)
+
+
+def _check(sizes: BlockSizes) -> None:
+    check_heads(sizes)
+    if sizes.channels < 16 or sizes.channels % (2 * sizes.heads):
+        raise ConfigError(
+            f"the mixing block needs at least 16 channels, half of which the {sizes.heads} heads divide evenly, not "
+            f"{sizes.channels}"
+        )
+
+
+@register_token_mixer("mixing_block", check=_check)
+def _build(sizes: BlockSizes) -> MixingBlock:
+    return MixingBlock(sizes.channels, sizes.heads, sizes.kernel_size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from transxnet.layers import DepthwiseConv2d
+from transxnet.layers.registry import BlockSizes, register_token_mixer
 
 
 class SepConv(nn.Module):
-    """A depthwise convolution over places, then a 1x1 convolution over channels.
+    """A depthwise convolution over positions, then a 1x1 convolution over channels.
 
     Args:
         channels: C.
@@ -23,3 +24,8 @@ class SepConv(nn.Module):
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
         """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
         return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]
+
+
+@register_token_mixer("sep_conv")
+def _build(sizes: BlockSizes) -> SepConv:
+    return SepConv(sizes.channels, sizes.kernel_size)

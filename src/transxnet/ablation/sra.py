@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from transxnet.kernels import attend
 from transxnet.layers import PatchConv
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 @register_notrace_module
@@ -38,3 +39,8 @@ class SRA(nn.Module):
         k, v = (part.reshape(heads).transpose(1, 2) for part in self.kv(regions).chunk(2, dim=-1))  # (B, heads, M, d)
         z = attend(q, k, v).transpose(1, 2).reshape(batch, -1, channels)  # (B, N, C)
         return self.proj(z).transpose(1, 2).reshape(batch, channels, height, width)  # type: ignore[no-any-return]
+
+
+@register_token_mixer("sra", check=check_heads)
+def _build(sizes: BlockSizes) -> SRA:
+    return SRA(sizes.channels, sizes.heads, sizes.reduction)

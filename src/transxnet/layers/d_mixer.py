@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from transxnet.errors import ConfigError
 from transxnet.kernels import Bias
 from transxnet.layers.folding import Folding
+from transxnet.layers.osra import OSRA, non_overlapping_spatial_reduction, overlapping_spatial_reduction
+from transxnet.layers.registry import LOCAL_OPERATORS, BlockSizes, register_token_mixer
+from transxnet.layers.ste import STE
 
 
 class DMixer(nn.Module):
@@ -45,3 +50,26 @@ class DMixer(nn.Module):
         self.attention = folding.part(self.attention, "attention")
         self.enhancer = folding.part(self.enhancer, "enhancer", folding.take_scale())
         return self
+
+
+def _check(sizes: BlockSizes) -> None:
+    channels, attended = sizes.channels, sizes.config.attention_channels(sizes.stage)
+    if attended < 1 or attended == channels or attended % sizes.heads:
+        raise ConfigError(
+            f"a share of {sizes.config.attention_shares[sizes.stage]} gives OSRA {attended} of {channels} channels, "
+            f"which {sizes.heads} heads cannot divide evenly"
+        )
+    LOCAL_OPERATORS.check(replace(sizes, channels=channels - attended))
+
+
+@register_token_mixer("d_mixer", check=_check, position_bias=True)
+def _build(sizes: BlockSizes) -> DMixer:
+    config, channels = sizes.config, sizes.channels
+    attended = config.attention_channels(sizes.stage)
+    reduce = overlapping_spatial_reduction if config.spatial_reduction == "osr" else non_overlapping_spatial_reduction
+    return DMixer(
+        (channels - attended, attended),
+        local_operator=LOCAL_OPERATORS.build(replace(sizes, channels=channels - attended)),
+        attention=OSRA(attended, sizes.heads, sizes.reduction, reduce),
+        enhancer=STE(channels) if config.enhancer == "ste" else nn.Conv2d(channels, channels, 1),
+    )

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transxnet.errors import ConfigError
 from transxnet.kernels import dynamic_depthwise_conv2d
 from transxnet.layers.affine import Kernel, affine_of, fixed_conv
 from transxnet.layers.folding import Folding, IDConvForm, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers.registry import BlockSizes, register_local_operator
 from transxnet.layers.sequential import GELU, Sequential
 
 
@@ -180,3 +182,13 @@ def convolve_products(x: Tensor, mixed: Tensor) -> Tensor:
 
 
 _CONVOLVE = {"grouped": convolve_grouped, "shifted": convolve_shifted, "products": convolve_products}
+
+
+def _check(sizes: BlockSizes) -> None:
+    if sizes.channels < 4:
+        raise ConfigError("IDConv needs at least 4 channels")
+
+
+@register_local_operator("idconv", check=_check)
+def _build(sizes: BlockSizes) -> IDConv:
+    return IDConv(sizes.channels, sizes.kernel_size, sizes.attention_groups)

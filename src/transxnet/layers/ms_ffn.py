@@ -12,6 +12,7 @@ from transxnet.layers.affine import Affine, Kernel, affine_of, fixed_conv
 from transxnet.layers.depthwise import MultiScaleConv, residual
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers.registry import BlockSizes, register_ffn
 from transxnet.layers.sequential import GELU, Sequential, in_order
 
 
@@ -127,3 +128,8 @@ def _single(kernels: list[Kernel]) -> nn.Module:
     weight = torch.cat([kernel.grown(size) for kernel in kernels])
     bias = torch.cat([kernel.bias for kernel in kernels])
     return fixed_conv(weight, bias, kernels[0].conv.weight, groups=len(weight))
+
+
+@register_ffn("ms_ffn")
+def _build(sizes: BlockSizes) -> MSFFN:
+    return MSFFN(sizes.channels, sizes.expansion, sizes.config.ffn_scales, sizes.drop_rate)
