@@ -261,9 +261,8 @@ def test_a_network_that_was_trained_here_is_fused_whole(kind: str) -> None:
     assert all(type(block) is NativeBlocks for stage in stages for block in stage.blocks)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_network_computes_the_same(backend: str, training: bool) -> None:
     """With each policy, as a single graph."""
     model = nano(depths=(1, 1, 1, 1)).train(training).to(memory_format=torch.channels_last)
