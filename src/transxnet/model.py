@@ -38,7 +38,7 @@ class Trunk(nn.Module):
 
     @property
     def stage_list(self) -> list[Stage]:
-        """The stages, as what they are."""
+        """The stages, with their type."""
         return [stage for stage in self.stages if isinstance(stage, Stage)]
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
@@ -135,7 +135,7 @@ class TransXNet(Trunk):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the given stages' outputs do not need; returns their indices."""
+        """Remove the layers after the given stages' outputs; returns the stages' indices."""
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -152,7 +152,7 @@ class TransXNet(Trunk):
         return self.head.fc  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new, untrained classifier in place; 0 classes leave the pooled features.
+        """Replace the classifier by an untrained one; 0 classes leave the pooled features.
 
         Raises:
             ConfigError: If an argument is out of range; the network is then as it was.
@@ -213,7 +213,7 @@ def _position_bias(config: TransXNetConfig, stage: int) -> PositionBias | None:
 
 
 def init_weights(module: nn.Module) -> None:
-    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0; others as they say themselves."""
+    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0; others: their ``init_weights``."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

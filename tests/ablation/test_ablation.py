@@ -51,7 +51,7 @@ def test_the_papers_own_network_is_a_row_of_every_table_from_6() -> None:
 
 @pytest.mark.parametrize("size", [(224, 224), (160, 288), (33, 47)])
 @EVERY_ROW
-def test_a_row_answers_at_any_size(row: Row, size: tuple[int, int]) -> None:
+def test_a_row_classifies_images_of_any_size(row: Row, size: tuple[int, int]) -> None:
     model = small(row).eval()
     with torch.inference_mode():
         logits = model(images(1, 3, *size))

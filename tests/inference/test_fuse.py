@@ -62,7 +62,7 @@ def test_any_network_is_the_same_fused(
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 37, 90), (2, 3, 32, 32)])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_form_is_the_same(form: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """Also on maps with fewer places than a kernel has."""
+    """Also on maps with fewer positions than a kernel has."""
     model = nano()
     with torch.inference_mode():
         assert_same(transxnet.fuse(model, **form)(images(*shape)), model(images(*shape)))
@@ -70,7 +70,7 @@ def test_every_form_is_the_same(form: dict[str, Any], shape: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_the_ablations_networks_are_the_same_fused(row: Row) -> None:
-    """What is not known stays as it is, and is named; the rest is folded."""
+    """Unknown parts stay as they are and are named; the rest is folded."""
     model = hostile(lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)), 3).double().eval()
     fused = transxnet.fuse(model)
     x = images(2, 3, 70, 96).double()
@@ -242,7 +242,7 @@ def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
             assert_same(program(images(*shape)), model(images(*shape)))
 
 
-def test_mistakes_are_said_in_a_line() -> None:
+def test_mistakes_are_reported_in_a_line() -> None:
     with pytest.raises(ConfigError, match="fuse takes a network of this package; Linear has no block of one in it"):
         transxnet.fuse(nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="fuse takes a network, not str"):
@@ -265,7 +265,7 @@ def test_a_fused_network_is_not_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 90)])
 def test_the_literal_form_is_the_same(size: tuple[int, int]) -> None:
-    """What the speed is measured against."""
+    """Speed is measured against it."""
     literal = benchmark("literal").Literal
     x = images(2, 3, *size)
     for model in (nano(), lively(transxnet.create_backbone("transxnet_nano")).eval()):

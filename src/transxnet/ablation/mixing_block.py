@@ -23,7 +23,7 @@ class MixingBlock(nn.Module):
     """Window attention and a depthwise convolution in parallel, each gating the other.
 
     The convolution's map, averaged over the image, gates the channels of the attention's values
-    (channel interaction); the attention's result gates the places of the convolution's map
+    (channel interaction); the attention's result gates the positions of the convolution's map
     (spatial interaction). The map is padded with zeros to whole windows first.
 
     Args:
@@ -61,8 +61,8 @@ class MixingBlock(nn.Module):
         convolved = self.depthwise(self.to_convolution(x).permute(0, 3, 1, 2))  # (B, C, H', W')
         channel_gate = self.channel_interaction(convolved.mean((2, 3), keepdim=True)).sigmoid()  # (B, C/2, 1, 1)
         attended = self._attend(self.to_attention(x), channel_gate)  # (B, H', W', C/2)
-        place_gate = self.spatial_interaction(attended.permute(0, 3, 1, 2)).sigmoid()  # (B, 1, H', W')
-        convolved = self.convolution_norm(place_gate * self.halve(convolved))  # (B, C/2, H', W')
+        position_gate = self.spatial_interaction(attended.permute(0, 3, 1, 2)).sigmoid()  # (B, 1, H', W')
+        convolved = self.convolution_norm(position_gate * self.halve(convolved))  # (B, C/2, H', W')
         both = torch.cat((self.attention_norm(attended), convolved.permute(0, 2, 3, 1)), dim=-1)  # (B, H', W', C)
         return self.proj(both)[:, :height, :width].permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ class SepConv(nn.Module):
         self.pointwise = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
-        """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
+        """Shapes: (B, C, H, W) to the same; position_bias is not used."""
         return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]
 
 

@@ -30,7 +30,7 @@ class SRA(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
-        """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
+        """Shapes: (B, C, H, W) to the same; position_bias is not used."""
         batch, channels, height, width = x.shape
         heads = (batch, -1, self.heads, channels // self.heads)
         tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)

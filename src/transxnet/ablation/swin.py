@@ -13,7 +13,7 @@ from transxnet.layers.registry import BlockSizes, check_heads, register_token_mi
 class ShiftedWindowAttention(nn.Module):
     """Attention inside windows, which every other block shifts by half their size.
 
-    The map is padded with zeros to whole windows first; these places take part in attention, as in
+    The map is padded with zeros to whole windows first; the padding takes part in attention, as in
     Swin's own code for images of any size.
 
     Args:

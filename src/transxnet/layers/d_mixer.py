@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +43,15 @@ class DMixer(nn.Module):
         mixed = torch.cat((self.local_operator(local), self.attention(distant, position_bias)), dim=1)
         return self.enhancer(mixed)  # type: ignore[no-any-return]
 
-    def folded(self, folding: Folding) -> Self:
-        """As of :mod:`transxnet.layers.folding`: the parts fold; the branch's scale is the enhancer's to fold."""
-        self.local_operator = folding.part(self.local_operator, "local_operator")
-        self.attention = folding.part(self.attention, "attention")
-        self.enhancer = folding.part(self.enhancer, "enhancer", folding.take_scale())
-        return self
+    def folded(self, folding: Folding) -> DMixer:
+        """As of :mod:`transxnet.layers.folding`; the branch's scale follows the enhancer."""
+        first, second = self.channels
+        return DMixer(
+            (first, second),
+            local_operator=folding.part(self.local_operator, "local_operator"),
+            attention=folding.part(self.attention, "attention"),
+            enhancer=folding.part(self.enhancer, "enhancer", folding.take_scale()),
+        )
 
 
 def _check(sizes: BlockSizes) -> None:

@@ -19,7 +19,7 @@ class IDConv(nn.Module):
     """A depthwise convolution whose kernel and bias are mixed anew for every image.
 
     A bank holds G kernels and G biases for each channel; attention over the G groups, computed
-    from the image, mixes them. The kernel's attention varies over its K x K places.
+    from the image, mixes them. Each of the kernel's K x K positions has attention of its own.
 
     Args:
         channels: C.
@@ -79,7 +79,7 @@ class IDConv(nn.Module):
 
 
 class FusedIDConv(nn.Module):
-    """IDConv whose attention sees the pooled map and the mean at once, K * K + 1 places.
+    """IDConv whose attention sees the pooled map and the mean at once, K * K + 1 positions.
 
     Args:
         kernel_size: K.
@@ -89,9 +89,9 @@ class FusedIDConv(nn.Module):
         form: ``grouped``: one convolution with a group for each channel of each image.
             ``shifted``: K * K shifted products, for runtimes without convolutions of computed weights.
             ``products``: the same with K shifts of rows, a product of matrices and K shifts of columns:
-            a seventh of the operations, of which a runtime plans and copies each.
+            a seventh of the operations, each of which costs a runtime planning and copies.
         dynamic_size: Pool by products with matrices made from the map's size, which can be exported
-            for all sizes, in place of ``adaptive_avg_pool2d``, which cannot.
+            for all sizes; ``adaptive_avg_pool2d`` cannot.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class FusedIDConv(nn.Module):
 
     def _mix(self, scores: Tensor) -> Tensor:
         """Shapes: (B, G * C, K * K + 1, 1), or (B, C, K * K + 1, 1) with two groups, to (B, C, K * K + 1)."""
-        groups, channels, places = self.bank.shape
+        groups, channels, positions = self.bank.shape
         if groups == 2:  # the softmax of two is the sigmoid of their difference
             return torch.addcmul(self.bank[1], scores.squeeze(3).sigmoid(), self.bank[0] - self.bank[1])
-        scores = scores.reshape(-1, groups, channels, places)
+        scores = scores.reshape(-1, groups, channels, positions)
         return (scores.softmax(dim=1) * self.bank).sum(dim=1)
 
     def extra_repr(self) -> str:
@@ -126,13 +126,13 @@ class FusedIDConv(nn.Module):
 
 
 def pooled_adaptively(x: Tensor, size: int) -> Tensor:
-    """The means of a map's ``size`` x ``size`` bins and, last, of all. Shapes: (B, C, H, W) to (B, C, size**2 + 1)."""
+    """Means of ``size`` x ``size`` bins and, last, of the map. Shapes: (B, C, H, W) to (B, C, size**2 + 1)."""
     bins = F.adaptive_avg_pool2d(x, size).flatten(2)
     return torch.cat((bins, x.mean((2, 3)).unsqueeze(2)), dim=2)
 
 
 def pooled_by_products(x: Tensor, size: int) -> Tensor:
-    """:func:`pooled_adaptively` as a product on either side."""
+    """:func:`pooled_adaptively` by matrix products."""
     rows, columns = (bin_weights(x.shape[axis], size, x) for axis in (2, 3))
     means = rows @ x @ columns.transpose(0, 1)  # (B, C, size + 1, size + 1), with the whole sides last
     return torch.cat((means[:, :, :size, :size].flatten(2), means[:, :, size, size:]), dim=2)
@@ -140,9 +140,9 @@ def pooled_by_products(x: Tensor, size: int) -> Tensor:
 
 def bin_weights(length: int, bins: int, like: Tensor) -> Tensor:
     """The matrix (bins + 1, length) of adaptive average pooling along one side; the last row takes the whole side."""
-    place = torch.arange(length, device=like.device)
+    position = torch.arange(length, device=like.device)
     index = torch.arange(bins, device=like.device)[:, None]
-    inside = (place >= index * length // bins) & (place < ((index + 1) * length + bins - 1) // bins)
+    inside = (position >= index * length // bins) & (position < ((index + 1) * length + bins - 1) // bins)
     inside = torch.cat((inside, torch.ones_like(inside[:1])))
     return inside.to(like.dtype) / inside.sum(1, keepdim=True)
 
@@ -155,15 +155,15 @@ def convolve_grouped(x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def convolve_shifted(x: Tensor, mixed: Tensor) -> Tensor:
-    """:func:`convolve_grouped` as a sum over the kernel's places."""
+    """:func:`convolve_grouped` as a sum over the kernel's positions."""
     height, width = x.shape[2:]
     size = round((mixed.shape[2] - 1) ** 0.5)
     padded = F.pad(x, [size // 2] * 4)
     weights = mixed.unsqueeze(3).unsqueeze(4).unbind(2)  # K * K + 1 times (B, C, 1, 1)
     y = weights[-1]
-    for place in range(size * size):
-        row, column = divmod(place, size)
-        y = torch.addcmul(y, padded[:, :, row : row + height, column : column + width], weights[place])
+    for index in range(size * size):
+        row, column = divmod(index, size)
+        y = torch.addcmul(y, padded[:, :, row : row + height, column : column + width], weights[index])
     return y
 
 

@@ -53,7 +53,7 @@ class OSRA(nn.Module):
         channels: C, a multiple of ``heads``.
         heads: Attention heads.
         reduction: Stride S of the keys and values.
-        spatial_reduction: Makes the reduction of (channels, stride): OSR.
+        spatial_reduction: Makes the reduction from (channels, stride): OSR.
     """
 
     def __init__(

@@ -38,8 +38,8 @@ class PatchEmbed(nn.Module):
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel size.
 
-    A map that the patches do not cover evenly gets zeros at its bottom and on its right, so that no
-    place is left out, and sizes go by the ceiling as everywhere in the network.
+    A map whose size is not a multiple of the patch is padded with zeros at the bottom and on the right,
+    so that no position is left out and sizes are rounded up as everywhere in the network.
 
     Args:
         in_channels: C.

@@ -14,7 +14,7 @@ from transxnet.layers.sequential import GELU, Sequential
 
 
 class STE(nn.Module):
-    """Mix neighbours, then channels through a squeeze, beside the identity.
+    """Mix neighbours, then channels through a bottleneck, beside the identity.
 
     Args:
         channels: C.
