@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import transxnet
+from helpers.commands import paint, run
 from helpers.networks import assert_same, first_stages, images, lively
 from transxnet import BlockSizes, CheckpointError, ConfigError, TransXNetConfig
 from transxnet.bounds import Bound
+from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.layers.registry import REGISTRIES
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "num_classes": 5, "img_size": 64}
@@ -184,3 +186,15 @@ def test_what_cannot_be_registered() -> None:
             register("mine", settings=cls)(PoolMixer)
     with pytest.raises(ConfigError, match=r"Unbounded.size must be a number with bounds \(such as Annotated\[int"):
         register("mine", settings=Unbounded)(PoolMixer)
+
+
+def test_a_recipe_chooses_parts(tmp_path: Path) -> None:
+    paint(tmp_path / "photos", 6)
+    part = {"token_mixer": "pool", "token_mixer_settings": {"size": 1}}
+    settings = {"model": "transxnet_nano", "model_settings": part, "image_size": 32, "epochs": 1, "batch_size": 4}
+    recipe = tmp_path / "pool.yaml"
+    recipe.write_text(json.dumps({"task": "classification", "cooldown_epochs": 0, **settings}))
+    assert run("train", "--recipe", recipe, "--data", tmp_path / "photos", "--out", tmp_path / "run") == 0
+    assert transxnet.load_model(tmp_path / "run").config.token_mixer_settings == PoolSettings(1)
+    with pytest.raises(ConfigError, match="model_settings: token_mixer is .*, not 'none'"):
+        ClassificationRecipe(model="transxnet_nano", model_settings={"token_mixer": "none"})
