@@ -30,17 +30,17 @@ def fuse(
     """A network for inference that computes what ``model`` computes in evaluation mode, to rounding.
 
     Batch normalisations, the branches' scales, the identities beside depthwise convolutions and the
-    softmax scale are folded into the convolutions beside them, in float64. The result is used as
-    the given network is, but cannot be trained; the given one is left as it was.
+    softmax scale are folded into the convolutions beside them, in float64. The result is used like
+    the given network, but cannot be trained; the given one is not changed.
 
     Args:
         model: A classifier, backbone, detector or segmenter of this package, or another network
-            that contains one. Its weights are read now; later changes to them are not seen.
+            that contains one. Later changes to its weights have no effect.
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
-            stages or one for each. Not given, this and the two choices below are what was fastest
-            for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
-            ``dynamic_size``, they are the plainest (``split``, ``conv``, as the model has it).
+            stages or one for each. By default, this and the two choices below are those that were
+            fastest for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
+            ``dynamic_size``, they are the plainest (``split``, ``conv``, the model's memory format).
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
@@ -49,15 +49,15 @@ def fuse(
         dynamic_size: Pool and resize without asking for the map's size, as an export for many
             sizes needs it.
         channels_last: Keep the weights with the channels last in memory.
-        native: Compute stages on a CPU by kernels of our own, which the first use compiles in
+        native: Compute stages on a CPU by the package's own kernels, which the first use compiles in
             some seconds with the machine's C++ compiler. Converted with ``.to(torch.bfloat16)`` or
             ``.to(torch.float16)``, they store maps so, and compute in float16 where the processor
-            can and float32 where that has not the digits. The choices above are made by it.
-            Stages with blocks that are not all known are computed by PyTorch.
+            can and float32 where float16 lacks range or precision. It makes the choices above.
+            Stages with unknown blocks are computed by PyTorch.
 
     Returns:
         A new network of the same class in evaluation mode. Its attribute ``left`` names the parts
-        that were not known and are as they were.
+        that do not fold.
 
     Raises:
         ConfigError: If the model has nothing of this package in it, is fused already, a choice is
@@ -69,17 +69,28 @@ def fuse(
         fused = fuse(model, depthwise="split", pointwise="linear", channels_last=True)
         make_native(fused)
         return fused
+    folding = _chosen(model, depthwise, pointwise, idconv, dynamic_size, channels_last)
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        folding.inside(fused)
+    fused.left = folding.left  # type: ignore[assignment]
+    return fused.to(memory_format=torch.channels_last) if folding.channels_last else fused
+
+
+def _chosen(
+    model: Any,
+    depthwise: DepthwiseForm | Sequence[DepthwiseForm] | None,
+    pointwise: PointwiseForm | None,
+    idconv: IDConvForm,
+    dynamic_size: bool,
+    channels_last: bool | None,
+) -> Folding:
+    """The choices with their defaults; raises as :func:`fuse`."""
     plain = dynamic_size or not _is_float32_on_cpu(model)
     depthwise = depthwise or ("split" if plain else "single")
     pointwise = pointwise or ("conv" if plain else "linear")
     channels_last = not plain if channels_last is None else channels_last
-    forms = _checked(model, depthwise, pointwise, idconv)
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    folding = Folding(forms, pointwise, idconv, dynamic_size, channels_last)
-    with torch.no_grad():
-        folding.inside(fused)
-    fused.left = folding.left  # type: ignore[assignment]
-    return fused.to(memory_format=torch.channels_last) if channels_last else fused
+    return Folding(_checked(model, depthwise, pointwise, idconv), pointwise, idconv, dynamic_size, channels_last)
 
 
 def _is_float32_on_cpu(model: Any) -> bool:
