@@ -66,7 +66,6 @@ FORMS: dict[str, Callable[[Any], Run]] = {
     "plain-shifted": fused(**PLAIN, idconv="shifted"),
     "last": fused(**PLAIN | {"channels_last": True}),
     "last-linear": fused(**LAST),
-    "last-packed-single": fused(channels_last=True, pointwise="packed", depthwise="single"),
     "last-linear-mixed": fused(**LAST | {"depthwise": ["split", "single", "single", "single"]}),
     "native": lambda model: channels_last(transxnet.fuse(model, native=True)),
     "native-bfloat16": lambda model: sixteen(transxnet.fuse(model, native=True), torch.bfloat16),

@@ -1,4 +1,4 @@
-"""The configuration refuses what cannot be built, and says why."""
+"""The configuration refuses networks that cannot be built, and says why."""
 
 from __future__ import annotations
 

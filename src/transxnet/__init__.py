@@ -12,6 +12,7 @@ from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetE
 from transxnet.inference.export import ExportError, export
 from transxnet.inference.fuse import fuse
 from transxnet.inference.runtimes import load_exported
+from transxnet.layers.registry import BlockSizes, register_ffn, register_local_operator, register_token_mixer
 from transxnet.model import TransXNet
 from transxnet.version import __version__
 from transxnet.zoo import RELEASED, create_model, load_model
@@ -19,6 +20,7 @@ from transxnet.zoo import RELEASED, create_model, load_model
 __all__ = [
     "RELEASED",
     "VARIANTS",
+    "BlockSizes",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -39,5 +41,8 @@ __all__ = [
     "load_exported",
     "load_model",
     "load_segmenter",
+    "register_ffn",
+    "register_local_operator",
+    "register_token_mixer",
     "save_model",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -23,45 +22,34 @@ from transxnet.bounds import (
     Reduction,
     ScaleInit,
     StoredSide,
-    check_bounds,
     checked,
+    described,
+    kinds_of,
     shown,
 )
 from transxnet.errors import ConfigError
+from transxnet.layers.position_bias import PositionBiasResize
+from transxnet.layers.registry import FFNS, REGISTRIES, TOKEN_MIXERS, BlockSizes
 
-PositionBiasResize = Literal["flattened", "geometric"]
 Stem = Literal["overlapping", "patches"]
-TokenMixer = Literal["d_mixer", "sep_conv", "sra", "swin", "mixing_block", "acmix"]
-LocalOperator = Literal["idconv", "dwconv", "dyconv", "window_attention", "d_dwconv"]
 SpatialReduction = Literal["osr", "nsr"]
 Enhancer = Literal["ste", "conv"]
-FeedForward = Literal["ms_ffn", "pointwise", "vanilla"]
 PositionEncoding = Literal["dpe", "none"]
 
 _CHOICES: dict[str, Any] = {
     "stem": Stem,
-    "token_mixer": TokenMixer,
-    "local_operator": LocalOperator,
     "spatial_reduction": SpatialReduction,
     "enhancer": Enhancer,
-    "ffn": FeedForward,
     "position_encoding": PositionEncoding,
     "position_bias_resize": PositionBiasResize,
 }
+_PART_SETTINGS = tuple(f"{registry.field}_settings" for registry in REGISTRIES)
 _INTEGERS = ("depths", "channels", "heads", "reductions", "attention_groups", "kernel_sizes", "expansions")
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 _MAX_STAGES = 8
 _MAX_SCALES = 16
 _MAX_WEIGHTS = 2**30
 _MAX_BIAS_BYTES = 4 * 2**30
-# Name and least number of channels: those that a squeeze inside leaves at least one of.
-_LOCAL_CHANNELS: dict[str, tuple[str, int]] = {
-    "idconv": ("IDConv", 4),
-    "dwconv": ("DWConv", 1),
-    "dyconv": ("DyConv", 1),
-    "window_attention": ("window attention", 1),
-    "d_dwconv": ("D-DWConv", 8),
-}
 
 
 @dataclass(frozen=True)
@@ -78,14 +66,14 @@ class TransXNetConfig:
         reductions: Stride of OSRA's spatial reduction (S): 1 or an even number.
         attention_groups: Attention groups of IDConv (G).
         expansions: Expansion ratio of MS-FFN (E).
-        kernel_sizes: Kernel size of IDConv (K), odd; kernel or window size of what stands in its place.
+        kernel_sizes: Kernel size of IDConv (K), odd; kernel or window size of its alternatives.
         attention_shares: Share of the channels that OSRA receives, between 0 and 1; IDConv has
             the rest. The paper uses 0.5 everywhere and suggests one share for each stage.
         in_chans: Channels of the input image.
         num_classes: Outputs of the classifier; 0 leaves the classifier out.
         img_size: Height and width, in pixels, for which the position bias is stored.
         position_bias_resize: What to do with the position bias at another size. ``flattened``
-            resizes the query x key map as one picture, as the released networks do;
+            resizes the query x key map as one image, as the released networks do;
             ``geometric`` resamples it along the four spatial axes it really has.
         global_pool: timm's name of the pooling before the classifier; "" leaves it out.
         drop_rate: Dropout before the classifier.
@@ -93,14 +81,19 @@ class TransXNetConfig:
         drop_path_rate: Stochastic depth of the last block; the first has 0, linear between.
         layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out.
         stem: ``overlapping`` patches, or ``patches`` side by side as in Table V.
-        token_mixer: The D-Mixer, or another of Table V.
-        local_operator: The D-Mixer's local half: IDConv, or another of Table VI.
+        token_mixer: The D-Mixer, another of Table V, or one that was registered
+            (:func:`transxnet.register_token_mixer`).
+        local_operator: The D-Mixer's local half: IDConv, another of Table VI, or one that was registered.
         spatial_reduction: ``osr``, or ``nsr``, whose patches do not overlap (Table IX).
         enhancer: ``ste``, or one 1x1 ``conv`` (Table IX).
-        ffn: ``ms_ffn``; ``pointwise``, the same without its depthwise convolutions (Table VII); or
-            ``vanilla``, two linear layers (Table V).
+        ffn: ``ms_ffn``; ``pointwise``, the same without its depthwise convolutions (Table VII);
+            ``vanilla``, two linear layers (Table V); or one that was registered.
         ffn_scales: Kernel sizes of MS-FFN, odd (Table VII).
         position_encoding: ``dpe``, or ``none`` (Table IX).
+        token_mixer_settings: Settings of a token mixer that has any: an instance of the dataclass that it
+            was registered with, or a mapping; None for the defaults.
+        local_operator_settings: The same of the local operator.
+        ffn_settings: The same of the feed-forward network.
 
     Raises:
         ConfigError: If a value is out of its range, or the values do not fit each other.
@@ -124,13 +117,16 @@ class TransXNetConfig:
     drop_path_rate: DropRate = 0.0
     layer_scale_init: ScaleInit | None = 1e-5
     stem: Stem = "overlapping"
-    token_mixer: TokenMixer = "d_mixer"
-    local_operator: LocalOperator = "idconv"
+    token_mixer: str = "d_mixer"
+    local_operator: str = "idconv"
     spatial_reduction: SpatialReduction = "osr"
     enhancer: Enhancer = "ste"
-    ffn: FeedForward = "ms_ffn"
+    ffn: str = "ms_ffn"
     ffn_scales: tuple[KernelSize, ...] = (1, 3, 5, 7)
     position_encoding: PositionEncoding = "dpe"
+    token_mixer_settings: Any = None
+    local_operator_settings: Any = None
+    ffn_settings: Any = None
 
     def __post_init__(self) -> None:
         count = len(checked("depths", _as_tuple("depths", self.depths, _MAX_STAGES), tuple[Depth, ...]))
@@ -139,7 +135,13 @@ class TransXNetConfig:
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         object.__setattr__(self, "ffn_scales", _as_tuple("ffn_scales", self.ffn_scales, _MAX_SCALES))
         self._check_choices()
-        check_bounds(self)
+        for registry in REGISTRIES:
+            name = f"{registry.field}_settings"
+            settings = registry.settings(getattr(self, registry.field), getattr(self, name))
+            object.__setattr__(self, name, settings)
+        for name, kind in kinds_of(type(self)).items():
+            if name not in _PART_SETTINGS:
+                checked(name, getattr(self, name), kind)
         self._check_stages()
         self._check_memory()
 
@@ -151,44 +153,20 @@ class TransXNetConfig:
                 raise ConfigError(f"{where}: reductions must be 1 or even, not {reduction}")
             if kernel % 2 == 0:
                 raise ConfigError(f"{where}: kernel_sizes must be odd, not {kernel}")
-            if self.token_mixer == "d_mixer":
-                self._check_d_mixer(stage, where)
-            else:
-                self._check_token_mixer(stage, where)
+            try:
+                TOKEN_MIXERS.check(self.sizes(stage))
+                FFNS.check(self.sizes(stage))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
         if not all(scale % 2 for scale in self.ffn_scales):
             raise ConfigError(f"ffn_scales must be odd, not {self.ffn_scales}; ffn='pointwise' has none")
-
-    def _check_d_mixer(self, stage: int, where: str) -> None:
-        channels, heads = self.channels[stage], self.heads[stage]
-        attended = self.attention_channels(stage)
-        if attended < 1 or attended == channels or attended % heads:
-            raise ConfigError(
-                f"{where}: a share of {self.attention_shares[stage]} gives OSRA {attended} of "
-                f"{channels} channels, which {heads} heads cannot divide evenly"
-            )
-        local, (name, least) = channels - attended, _LOCAL_CHANNELS[self.local_operator]
-        if local < least:
-            raise ConfigError(f"{where}: {name} needs at least {least} channels")
-        if self.local_operator == "window_attention" and local % heads:
-            raise ConfigError(f"{where}: {heads} heads cannot divide the {local} channels of window attention evenly")
-
-    def _check_token_mixer(self, stage: int, where: str) -> None:
-        channels, heads = self.channels[stage], self.heads[stage]
-        if self.token_mixer != "sep_conv" and channels % heads:
-            raise ConfigError(f"{where}: {heads} heads cannot divide {channels} channels evenly")
-        if self.token_mixer == "mixing_block" and (channels < 16 or channels % (2 * heads)):
-            raise ConfigError(
-                f"{where}: the mixing block needs at least 16 channels, half of which the {heads} heads divide evenly, "
-                f"not {channels}"
-            )
 
     def _check_choices(self) -> None:
         if self.global_pool not in _POOLS:
             raise ConfigError(f"global_pool is one of {', '.join(map(repr, _POOLS))}, not {shown(self.global_pool)}")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in (known := get_args(choices)):
-                listed = f"{', '.join(json.dumps(choice) for choice in known[:-1])} or {json.dumps(known[-1])}"
-                raise ConfigError(f"{name} is {listed}, not {shown(getattr(self, name))}")
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name} is {described(choices)}, not {shown(getattr(self, name))}")
 
     def _check_memory(self) -> None:
         """Refuse what no machine should be asked for, before anything is allocated."""
@@ -218,6 +196,15 @@ class TransXNetConfig:
         """Channels that OSRA receives in a stage; the others go to IDConv."""
         return round(self.channels[stage] * self.attention_shares[stage])
 
+    def sizes(self, stage: int, block: int = 0) -> BlockSizes:
+        """Sizes of a block, by the indices of its stage and of the block in it."""
+        return BlockSizes(self, stage, block, self.channels[stage])
+
+    @property
+    def has_position_bias(self) -> bool:
+        """Whether the token mixer uses a position bias."""
+        return TOKEN_MIXERS.find(self.token_mixer).position_bias
+
     def grid(self, stage: int) -> tuple[int, int]:
         """Height and width of a stage's map at ``img_size``."""
         height, width = (-(-size // self.strides[stage]) for size in self.img_size)
@@ -226,7 +213,7 @@ class TransXNetConfig:
     @property
     def position_bias_bytes(self) -> int:
         """Bytes of all stored position biases in float32."""
-        if self.token_mixer != "d_mixer":
+        if not self.has_position_bias:
             return 0
         total = 0
         for stage, (heads, reduction) in enumerate(zip(self.heads, self.reductions, strict=True)):
@@ -247,18 +234,23 @@ class TransXNetConfig:
         return total
 
     def override(self, **changes: Any) -> Self:
-        """The same configuration with some fields changed.
+        """The same configuration with some fields changed; another part begins with its own settings.
 
         Raises:
             ConfigError: As the class, or if a name is not a field; the nearest field is suggested.
         """
         _check_names(changes)
-        return dataclasses.replace(self, **changes)
+        fresh = {
+            f"{registry.field}_settings": None
+            for registry in REGISTRIES
+            if changes.get(registry.field, getattr(self, registry.field)) != getattr(self, registry.field)
+        }
+        return dataclasses.replace(self, **fresh | changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON or YAML."""
+        """Plain values, as for JSON or YAML; settings of parts that have none are left out."""
         plain = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return {name: _plain(value) for name, value in plain.items() if name not in _PART_SETTINGS or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TransXNetConfig:
@@ -268,6 +260,12 @@ class TransXNetConfig:
             raise ConfigError(f"the configuration lacks {', '.join(missing)}")
         _check_names(values)
         return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _check_names(values: Iterable[str]) -> None:

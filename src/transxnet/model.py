@@ -2,138 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
-import torch
-from timm.layers import ClassifierHead, DropPath
+from timm.layers import ClassifierHead
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from transxnet import parts
-from transxnet.ablation.patches import PatchStem
 from transxnet.config import TransXNetConfig
-from transxnet.kernels import Bias, Policy, current_policy, use
-from transxnet.layers import BatchNorm2d, LayerScale, PositionBias, RecomputedStatistics, group_norm
-from transxnet.layers.depthwise import residual
-
-
-class PatchEmbed(nn.Module):
-    """An overlapping, strided convolution and its normalisation: the stem, and between the stages."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-        self.norm = BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
-        return self.norm(self.conv(x))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """Position encoding, token mixer and feed-forward network, each beside the identity.
-
-    Args:
-        channels: C.
-        token_mixer: Maps (B, C, H, W) and the stage's position bias to (B, C, H, W).
-        ffn: Maps (B, C, H, W) to the same.
-        position_encoding: Maps (B, C, H, W) to the same: DPE; None leaves it out.
-        drop_path: Probability of leaving a branch out, for each image in training.
-        layer_scale_init: Initial weight of the branches' scales; None leaves them out.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        token_mixer: nn.Module,
-        ffn: nn.Module,
-        position_encoding: nn.Module | None,
-        drop_path: float = 0.0,
-        layer_scale_init: float | None = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.dpe = position_encoding  # dynamic position encoding
-        self.norm1 = group_norm(channels)
-        self.token_mixer = token_mixer
-        self.scale1 = _scale(channels, layer_scale_init)
-        self.norm2 = group_norm(channels)
-        self.ffn = ffn
-        self.scale2 = _scale(channels, layer_scale_init)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor, position_bias: Bias | None) -> Tensor:
-        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        if self.dpe is not None:
-            x = residual(x, self.dpe)
-        x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
-        x = x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
-        return x
-
-
-def _scale(channels: int, init: float | None) -> nn.Module:
-    return nn.Identity() if init is None else LayerScale(channels, init)
-
-
-class Stage(nn.Module):
-    """Blocks that work at one resolution and share a position bias.
-
-    Args:
-        downsample: Leads from the stage before to this one's channels and resolution.
-        position_bias: Makes the bias (1, heads, N, M) for a map (B, C, H, W); None where no block has a use for it.
-        blocks: The stage's blocks.
-
-    Attributes:
-        grad_checkpointing: Recompute the blocks in the backward pass.
-        fused: The blocks are in their form for inference, made by :func:`transxnet.fuse`.
-    """
-
-    def __init__(self, downsample: nn.Module, position_bias: PositionBias | None, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.position_bias = position_bias
-        self.blocks = nn.ModuleList(blocks)
-        self.grad_checkpointing = False
-        self.fused = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) to (B, C', H', W')."""
-        x = self.downsample(x)
-        position_bias = None if self.position_bias is None else self.position_bias(x)  # once for all blocks
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = _recomputed(block, x, position_bias)
-            else:
-                x = block(x, position_bias)
-        return x
-
-
-@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # the compiler cannot follow the exchange of statistics
-def _recomputed(block: nn.Module, x: Tensor, position_bias: Bias | None) -> Tensor:
-    contexts = partial(_checkpoint_contexts, block)
-    return checkpoint(block, x, position_bias, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
-
-
-def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
-    statistics = RecomputedStatistics(block)
-    return statistics.first_pass(), _recomputation(statistics, current_policy())
-
-
-@contextmanager
-def _recomputation(statistics: RecomputedStatistics, policy: Policy) -> Iterator[None]:
-    """Around a recomputation, which has to do the same arithmetic, whatever the policy is by then."""
-    with use(policy), statistics.recomputation():
-        yield
-
-
-def is_fused(network: nn.Module) -> bool:
-    """Whether a network is in its form for inference, which cannot be trained, saved, exported or fused again."""
-    return any(isinstance(module, Stage) and module.fused for module in network.modules())
+from transxnet.layers import Block, DepthwiseConv2d, PatchEmbed, PatchStem, PositionBias, Stage, group_norm, is_fused
+from transxnet.layers.registry import FFNS, TOKEN_MIXERS, BlockSizes
 
 
 class Trunk(nn.Module):
@@ -160,7 +38,7 @@ class Trunk(nn.Module):
 
     @property
     def stage_list(self) -> list[Stage]:
-        """The stages, as what they are."""
+        """The stages, with their type."""
         return [stage for stage in self.stages if isinstance(stage, Stage)]
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
@@ -257,7 +135,7 @@ class TransXNet(Trunk):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the given stages' outputs do not need; returns their indices."""
+        """Remove the layers after the given stages' outputs; returns the stages' indices."""
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -274,7 +152,7 @@ class TransXNet(Trunk):
         return self.head.fc  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new, untrained classifier in place; 0 classes leave the pooled features.
+        """Replace the classifier by an untrained one; 0 classes leave the pooled features.
 
         Raises:
             ConfigError: If an argument is out of range; the network is then as it was.
@@ -312,23 +190,30 @@ def _stages(config: TransXNetConfig) -> list[Stage]:
     for index, channels in enumerate(config.channels):
         downsample = nn.Identity() if index == 0 else PatchEmbed(config.channels[index - 1], channels, 3, stride=2)
         first = sum(config.depths[:index])
-        blocks = [
-            Block(
-                channels,
-                token_mixer=parts.token_mixer(config, index, block),
-                ffn=parts.ffn(config, index),
-                position_encoding=parts.position_encoding(config, index),
-                drop_path=rates[first + block],
-                layer_scale_init=config.layer_scale_init,
-            )
-            for block in range(config.depths[index])
-        ]
-        stages.append(Stage(downsample, parts.position_bias(config, index), blocks))
+        blocks = [_block(config.sizes(index, block), rates[first + block]) for block in range(config.depths[index])]
+        stages.append(Stage(downsample, _position_bias(config, index), blocks))
     return stages
 
 
+def _block(sizes: BlockSizes, drop_path: float) -> Block:
+    return Block(
+        sizes.channels,
+        token_mixer=TOKEN_MIXERS.build(sizes),
+        ffn=FFNS.build(sizes),
+        position_encoding=DepthwiseConv2d(sizes.channels, 7) if sizes.config.position_encoding == "dpe" else None,
+        drop_path=drop_path,
+        layer_scale_init=sizes.config.layer_scale_init,
+    )
+
+
+def _position_bias(config: TransXNetConfig, stage: int) -> PositionBias | None:
+    if not config.has_position_bias:
+        return None
+    return PositionBias(config.heads[stage], config.grid(stage), config.reductions[stage], config.position_bias_resize)
+
+
 def init_weights(module: nn.Module) -> None:
-    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0; others as they say themselves."""
+    """Convolutions and linear layers: truncated normal of deviation 0.02, biases 0; others: their ``init_weights``."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

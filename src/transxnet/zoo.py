@@ -98,7 +98,7 @@ def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
 
 
 def timm_descriptions() -> dict[str, Any]:
-    """What timm has to know of each network, by name and tag."""
+    """Description of each network for timm, by name and tag."""
     released = {release.architecture for release in RELEASED}
     cfgs = {f"{name}.untrained": _describe() for name in NETWORKS if name not in released}
     for release in RELEASED:
@@ -197,7 +197,7 @@ def _fit(
 def _read_source(
     variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], cache_dir: str | Path | None
 ) -> Checkpoint:
-    """Read the weights ourselves, so that every way of loading has the same safety and errors."""
+    """Read the weights with the package's own reader, so that every way of loading has the same safety and errors."""
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(overlay))
     source: Any = cfg.state_dict or cfg.file or cfg.url
     if cfg.hf_hub_id and (cfg.source == "hf-hub" or not source):
@@ -238,7 +238,7 @@ def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> 
 def _overlay(
     checkpoint: Checkpoint, variant: str, pretrained_cfg: Any, overlay: Mapping[str, Any], sizes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What timm must know of the file: the weights, and where it differs from the registered ones."""
+    """Description of the file for timm: the weights, and differences from the registered description."""
     described = {**checkpoint.pretrained_cfg, **overlay}
     cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
     size = square_size(checkpoint.state_dict, NETWORKS[variant])
@@ -270,7 +270,7 @@ def _sizes(checkpoint: Checkpoint, planned: TransXNetConfig, wanted: int | None)
     stem, head = (checkpoint.state_dict.get(name) for name in ("stem.conv.weight", "head.fc.weight"))
     facts: dict[str, Any] = {}
     width = planned.channels[-1]
-    # What has another shape is left for fit to name; no network is built that large.
+    # Another shape is left for fit to name; no network is built that large.
     if stem is not None and stem.ndim == 4 and (stem.shape[0], *stem.shape[2:]) in _stems(planned):
         facts["in_chans"] = stem.shape[1]
     if head is not None and head.ndim == 2 and head.shape[1] in (width, 2 * width):  # of two poolings
@@ -324,16 +324,16 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
 
 
 def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNet:
-    """Create the classifier that a checkpoint holds, whatever it is.
+    """Create the classifier that a checkpoint holds.
 
     Our files name their network; a released one is recognised by its sizes.
 
     Args:
-        checkpoint: As of :func:`create_model`, but no state dict; or what was read of it.
+        checkpoint: As of :func:`create_model`, but no state dict; or what was read from it.
         **settings: As of :func:`create_model`.
 
     Raises:
-        CheckpointError: Also if the network cannot be told.
+        CheckpointError: Also if the file does not say which network it holds.
     """
     read = read_checkpoint(checkpoint)
     if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):

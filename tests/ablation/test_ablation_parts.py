@@ -18,13 +18,12 @@ from transxnet.ablation.d_dwconv import DynamicDWConv
 from transxnet.ablation.dyconv import DyConv
 from transxnet.ablation.ffn import PointwiseFFN, VanillaFFN
 from transxnet.ablation.mixing_block import MixingBlock
-from transxnet.ablation.patches import PatchStem, non_overlapping_spatial_reduction
 from transxnet.ablation.sep_conv import SepConv
 from transxnet.ablation.sra import SRA
 from transxnet.ablation.swin import ShiftedWindowAttention
 from transxnet.ablation.window_attention import WindowAttention
-from transxnet.layers import MSFFN
-from transxnet.layers.osra import overlapping_spatial_reduction
+from transxnet.layers import MSFFN, PatchStem
+from transxnet.layers.osra import non_overlapping_spatial_reduction, overlapping_spatial_reduction
 
 close = torch.testing.assert_close
 
@@ -82,7 +81,7 @@ def attended(qkv: Tensor, heads: int, bias: Tensor | None = None, gate: Tensor |
 
 
 def table_bias(table: Tensor) -> Tensor:
-    """From a table (169, heads) to (heads, 49, 49): a pair's place depends on the two offsets."""
+    """From a table (169, heads) to (heads, 49, 49): a pair's index depends on the two offsets."""
     bias = torch.empty(table.shape[1], 49, 49)
     for query in range(49):
         for key in range(49):
@@ -109,18 +108,18 @@ def test_mixing_block_step_by_step(size: tuple[int, int]) -> None:
     part, x = lively_part(MixingBlock(16, 2)), images(2, 16, *size)
     bias = table_bias(part.position_bias.relative_position_bias_table.detach())
 
-    def places(layer: nn.Module, image: Tensor) -> Tensor:  # a layer for vectors, at every place
+    def at_positions(layer: nn.Module, image: Tensor) -> Tensor:  # a layer for vectors
         return layer(image.permute(1, 2, 0)).permute(2, 0, 1)  # type: ignore[no-any-return]
 
     with torch.inference_mode():
         for image, output in zip(x, part(x), strict=True):
             padded = padded_to_sevens(image)
-            convolved = part.depthwise(places(part.to_convolution, padded)[None])
+            convolved = part.depthwise(at_positions(part.to_convolution, padded)[None])
             channel_gate = torch.sigmoid(part.channel_interaction(convolved.mean((2, 3), keepdim=True)))[0, :, 0, 0]
-            distant = attended(places(part.qkv, places(part.to_attention, padded)), 2, bias, channel_gate)
-            place_gate = torch.sigmoid(part.spatial_interaction(distant[None]))
-            near = part.convolution_norm(part.halve(convolved) * place_gate)[0]
-            expected = places(part.proj, torch.cat([places(part.attention_norm, distant), near]))
+            distant = attended(at_positions(part.qkv, at_positions(part.to_attention, padded)), 2, bias, channel_gate)
+            position_gate = torch.sigmoid(part.spatial_interaction(distant[None]))
+            near = part.convolution_norm(part.halve(convolved) * position_gate)[0]
+            expected = at_positions(part.proj, torch.cat([at_positions(part.attention_norm, distant), near]))
             close(output, expected[:, : size[0], : size[1]], rtol=1e-4, atol=1e-5)
 
 
@@ -195,20 +194,22 @@ def test_the_pointwise_ffn_is_ms_ffn_without_its_middle() -> None:
         close(ours(x), full(x))
 
 
-def touched(part: nn.Module, place: tuple[int, int], size: tuple[int, int]) -> set[tuple[int, int]]:
-    """Places of the output that a place of the input reaches."""
+def touched(part: nn.Module, position: tuple[int, int], size: tuple[int, int]) -> set[tuple[int, int]]:
+    """Positions of the output that a position of the input reaches."""
     x = images(1, 3, *size).requires_grad_()
     changed = x.detach().clone()
-    changed[:, :, place[0], place[1]] += 1
+    changed[:, :, position[0], position[1]] += 1
     with torch.inference_mode():
         moved = (part(x) - part(changed)).abs().amax((0, 1)) > 1e-6
     return {(int(y), int(x)) for y, x in moved.nonzero()}
 
 
-@pytest.mark.parametrize(("place", "patch"), [((0, 0), (0, 0)), ((4, 3), (1, 0)), ((8, 9), (2, 2)), ((7, 7), (1, 1))])
-def test_patches_side_by_side_share_no_place_and_leave_none_out(place: tuple[int, int], patch: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("position", "patch"), [((0, 0), (0, 0)), ((4, 3), (1, 0)), ((8, 9), (2, 2)), ((7, 7), (1, 1))]
+)
+def test_patches_side_by_side_cover_each_position_once(position: tuple[int, int], patch: tuple[int, int]) -> None:
     size = (9, 10)  # not a multiple of 4
     for part in (PatchStem(3, 3, 4), non_overlapping_spatial_reduction(3, 4)):
-        assert touched(lively_part(part), place, size) == {patch}
-    assert patch in touched(lively_part(overlapping_spatial_reduction(3, 4)), place, size)
+        assert touched(lively_part(part), position, size) == {patch}
+    assert patch in touched(lively_part(overlapping_spatial_reduction(3, 4)), position, size)
     assert len(touched(lively_part(overlapping_spatial_reduction(3, 4)), (7, 7), size)) > 1

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ import transxnet
 from helpers.networks import assert_same, dense, hostile, images, lively, nano
 from transxnet import ConfigError
 from transxnet.ablation.rows import ROWS, Row
-from transxnet.layers import IDConv, LayerScale
-from transxnet.model import Block
+from transxnet.layers import OSRA, Block, IDConv, LayerScale
+from transxnet.layers.folding import Folding
 
 FORMS: list[dict[str, Any]] = [
     {},  # linear, single and channels last
@@ -32,7 +32,7 @@ FORMS: list[dict[str, Any]] = [
     {"depthwise": "single", "dynamic_size": True, "channels_last": True},
     {"channels_last": True},
     {"depthwise": ["split", "single", "single", "split"], "pointwise": "linear", "channels_last": True},
-    {"depthwise": "split", "pointwise": "packed"},
+    {"depthwise": "split", "channels_last": False},
 ]
 
 
@@ -62,7 +62,7 @@ def test_any_network_is_the_same_fused(
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 37, 90), (2, 3, 32, 32)])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_form_is_the_same(form: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """Also on maps with fewer places than a kernel has."""
+    """Also on maps with fewer positions than a kernel has."""
     model = nano()
     with torch.inference_mode():
         assert_same(transxnet.fuse(model, **form)(images(*shape)), model(images(*shape)))
@@ -70,7 +70,7 @@ def test_every_form_is_the_same(form: dict[str, Any], shape: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_the_ablations_networks_are_the_same_fused(row: Row) -> None:
-    """What is not known stays as it is, and is named; the rest is folded."""
+    """Unknown parts stay as they are and are named; the rest is folded."""
     model = hostile(lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)), 3).double().eval()
     fused = transxnet.fuse(model)
     x = images(2, 3, 70, 96).double()
@@ -197,6 +197,41 @@ class OtherMixer(nn.Module):
         return self.conv(x) + position_bias.mean()  # type: ignore[no-any-return]
 
 
+class OwnMixer(nn.Module):
+    """A reader's token mixer that folds, and leaves its branch's scale to the fold."""
+
+    def __init__(self, channels: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.attention = OSRA(channels, 4, 2)
+        self.factor = factor
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        return self.factor * self.attention(x, position_bias)  # type: ignore[no-any-return]
+
+    def folded(self, folding: Folding) -> OwnMixer:
+        self.attention = cast(Any, folding.part(self.attention, "attention"))
+        return self
+
+
+class OwnMixerTwice(OwnMixer):
+    """Does not inherit how its parent folds: its own arithmetic differs."""
+
+    def forward(self, x: Tensor, position_bias: Tensor) -> Tensor:
+        return 2 * super().forward(x, position_bias)
+
+
+def test_a_layer_from_outside_says_how_it_folds() -> None:
+    model: Any = nano()
+    blocks = model.stages[2].blocks
+    blocks[0].token_mixer = OwnMixer(96, 0.3)
+    blocks[1].token_mixer = OwnMixerTwice(96, 0.7)
+    fused: Any = transxnet.fuse(hostile(lively(model), 3, 0.3).eval())
+    assert fused.left == ["stages.2.blocks.1.token_mixer"]
+    assert not any(isinstance(module, _BatchNorm | OSRA) for module in fused.modules())
+    with torch.inference_mode():
+        assert_same(fused(images(2, 3, 64, 75)), model(images(2, 3, 64, 75)))
+
+
 def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
     model = nano(depths=(1, 1, 1, 1))
     fused = transxnet.fuse(model, idconv="shifted", dynamic_size=True)
@@ -207,7 +242,7 @@ def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
             assert_same(program(images(*shape)), model(images(*shape)))
 
 
-def test_mistakes_are_said_in_a_line() -> None:
+def test_mistakes_are_reported_in_a_line() -> None:
     with pytest.raises(ConfigError, match="fuse takes a network of this package; Linear has no block of one in it"):
         transxnet.fuse(nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="fuse takes a network, not str"):
@@ -230,7 +265,7 @@ def test_a_fused_network_is_not_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 90)])
 def test_the_literal_form_is_the_same(size: tuple[int, int]) -> None:
-    """What the speed is measured against."""
+    """Speed is measured against it."""
     literal = benchmark("literal").Literal
     x = images(2, 3, *size)
     for model in (nano(), lively(transxnet.create_backbone("transxnet_nano")).eval()):

@@ -1,4 +1,4 @@
-"""A network fused with native kernels is the same function, for as many images, sizes and threads as it is given."""
+"""A network fused with native kernels is the same function, for any number of images and threads, and any size."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_dense_networks_are_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_the_ablations_networks_are_the_same(row: Row) -> None:
-    """Stages with parts that there is no kernel for are PyTorch's."""
+    """Stages with parts that the kernels do not know are left to PyTorch."""
     model = lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)).eval()
     fused = transxnet.fuse(model, native=True)
     with torch.inference_mode():
@@ -136,7 +136,7 @@ def test_it_can_be_copied_pickled_and_given_another_size() -> None:
         assert_same(fused(images(1, 3, 96, 96)), model(images(1, 3, 96, 96)))
 
 
-def test_mistakes_are_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = nano()
     fused = transxnet.fuse(model, native=True)
     with pytest.raises(ConfigError, match="gives no gradients; use the network it was made from"):

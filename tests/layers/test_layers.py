@@ -24,10 +24,10 @@ def test_idconv_is_a_depthwise_convolution_of_each_image(kernel_size: int, group
     with torch.inference_mode():
         outputs = idconv(batch)
         for image, output in zip(torch.split(batch, 1), torch.split(outputs, 1), strict=True):
-            at_places = idconv.attention(F.adaptive_avg_pool2d(image, kernel_size))
-            at_places = at_places.reshape(groups, 8, kernel_size, kernel_size).softmax(0)
+            at_positions = idconv.attention(F.adaptive_avg_pool2d(image, kernel_size))
+            at_positions = at_positions.reshape(groups, 8, kernel_size, kernel_size).softmax(0)
             overall = idconv.attention(F.adaptive_avg_pool2d(image, 1)).reshape(groups, 8).softmax(0)
-            kernel = (at_places * idconv.weight).sum(0).unsqueeze(1)
+            kernel = (at_positions * idconv.weight).sum(0).unsqueeze(1)
             bias = (overall * idconv.bias).sum(0)
             expected = F.conv2d(image, kernel, bias, padding=kernel_size // 2, groups=8)
             torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
@@ -101,7 +101,7 @@ def bias_table(grid: tuple[int, int], reduction: int, resize: Any, heads: int = 
     return lively(PositionBias(heads, grid, reduction, resize))
 
 
-def test_flattened_bias_is_resized_as_one_picture() -> None:
+def test_flattened_bias_is_resized_as_one_image() -> None:
     bias = bias_table((8, 6), 2, "flattened")
     expected = F.interpolate(bias.table, size=(7 * 5, 4 * 3), mode="bicubic", align_corners=False)
     assert torch.equal(bias(torch.empty(1, 1, 7, 5)), expected)
@@ -124,7 +124,7 @@ def test_a_bias_is_itself_at_its_own_size(resize: str) -> None:
     assert torch.equal(bias(torch.empty(1, 1, 8, 6)), bias.table)
 
 
-def test_equal_counts_do_not_fool_the_geometric_bias() -> None:
+def test_a_geometric_bias_tells_maps_of_equal_area_apart() -> None:
     bias = bias_table((4, 4), 2, "geometric")  # 16 queries and 4 keys, as many as in a map of 8 x 2
     resized = bias(torch.empty(1, 1, 8, 2))
     assert resized.shape == bias.table.shape

@@ -44,14 +44,6 @@ def test_traced_backward(name: str) -> None:
     assert silent_parameters(model) == []
 
 
-@pytest.mark.slow
-def test_compiled_forward() -> None:
-    model, batch = nano(), images(2, 3, 64, 64)
-    with torch.inference_mode():
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(batch), model(batch))
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_mixed_precision(training: bool) -> None:
     model, batch = nano().train(training), images(2, 3, 64, 64)

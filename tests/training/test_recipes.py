@@ -25,7 +25,8 @@ NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "sc
            "precision", "grad_checkpointing", "compile", "native_kernels", "accelerator", "devices", "nodes",
            "strategy",
            "checkpoint_minutes", "keep_checkpoints", "max_skipped", "wandb",
-           "backbone_checkpoint", "backbone_settings", "milestones", "min_factor", "proposals", "regions"}  # fmt: skip
+           "backbone_checkpoint", "backbone_settings", "model_settings",
+           "milestones", "min_factor", "proposals", "regions"}  # fmt: skip
 SHIPPED = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.yaml"))
 
 

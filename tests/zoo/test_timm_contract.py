@@ -1,4 +1,4 @@
-"""What timm and its users expect of a registered network."""
+"""The interface that timm and its users expect of a registered network."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_device_and_type_are_chosen_at_creation(features_only: bool) -> None:
     assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {("meta", torch.bfloat16)}
 
 
-def test_timm_is_told_of_a_new_input_size() -> None:
+def test_timms_description_follows_a_new_input_size() -> None:
     model = nano()
     model.set_input_size((96, 64))
     assert get_model_input_config(model)["input_size"] == (3, 96, 64)

@@ -1,4 +1,4 @@
-"""The stages' maps in every way that timm has of asking for them."""
+"""The stages' maps by each of timm's ways to extract features."""
 
 from __future__ import annotations
 

@@ -7,13 +7,14 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 @register_notrace_module
 class ACmix(nn.Module):
     """Window attention and a convolution that share their projections q, k and v.
 
-    The convolution is the paper's: the 3 x heads projections are mixed into the nine places of a
+    The convolution is the paper's: the 3 x heads projections are mixed into the nine positions of a
     3x3 kernel, whose shifts and sum are a grouped convolution that starts as pure shifts. As in
     Swin-ACmix, the windows of every other block are shifted; the convolution is not, so that the
     shift's seam does not cut through it. The projections are padded with zeros to whole windows first.
@@ -43,7 +44,7 @@ class ACmix(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Start the grouped convolution as the nine shifts of a 3x3 kernel."""
-        self.dep_conv.weight.copy_(torch.eye(9).reshape(9, 3, 3))  # one place for each input of a group
+        self.dep_conv.weight.copy_(torch.eye(9).reshape(9, 3, 3))  # one position for each input of a group
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
         """Shapes: (B, C, H, W) to the same; the windows have a position bias of their own."""
@@ -63,11 +64,16 @@ class ACmix(nn.Module):
         """Shapes: (B, H', W', 3C) to (B, C, H', W')."""
         batch, height, width, _ = qkv.shape
         projections = qkv.reshape(batch, height * width, 3 * self.heads, -1).transpose(1, 2)  # (B, 3 heads, H'W', d)
-        places = self.fc(projections)  # (B, 9, H'W', d)
-        places = places.permute(0, 3, 1, 2).reshape(batch, -1, height, width)  # (B, 9d, H', W')
+        shifts = self.fc(projections)  # (B, 9, H'W', d)
+        shifts = shifts.permute(0, 3, 1, 2).reshape(batch, -1, height, width)  # (B, 9d, H', W')
         # The outputs are ordered by channels of a head first, attention's by heads; as in the released
         # code of ACmix they are added as they are.
-        return self.dep_conv(places)  # type: ignore[no-any-return]
+        return self.dep_conv(shifts)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, window={self.window}, shifted={self.shifted}"
+
+
+@register_token_mixer("acmix", check=check_heads)
+def _build(sizes: BlockSizes) -> ACmix:
+    return ACmix(sizes.channels, sizes.heads, sizes.kernel_size, shifted=sizes.block % 2 == 1)

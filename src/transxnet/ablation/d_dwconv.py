@@ -7,8 +7,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from transxnet.errors import ConfigError
 from transxnet.kernels import dynamic_depthwise_conv2d
 from transxnet.layers import BatchNorm2d
+from transxnet.layers.registry import BlockSizes, register_local_operator
 
 
 class DynamicDWConv(nn.Module):
@@ -37,3 +39,13 @@ class DynamicDWConv(nn.Module):
         batch, channels = x.shape[:2]
         kernel = self.kernel(x).reshape(batch, channels, self.kernel_size, self.kernel_size)
         return dynamic_depthwise_conv2d(x, kernel, self.bias.expand(batch, -1))
+
+
+def _check(sizes: BlockSizes) -> None:
+    if sizes.channels < 8:
+        raise ConfigError("D-DWConv needs at least 8 channels")
+
+
+@register_local_operator("d_dwconv", check=_check)
+def _build(sizes: BlockSizes) -> DynamicDWConv:
+    return DynamicDWConv(sizes.channels, sizes.kernel_size)

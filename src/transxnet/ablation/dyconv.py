@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.kernels import dynamic_depthwise_conv2d
+from transxnet.layers.registry import BlockSizes, register_local_operator
 
 
 class DyConv(nn.Module):
@@ -45,3 +46,8 @@ class DyConv(nn.Module):
         kernel = (share * self.weight).sum(dim=1)  # (B, C, K, K)
         bias = (share[:, :, 0, :, 0] * self.bias).sum(dim=1)  # (B, C)
         return dynamic_depthwise_conv2d(x, kernel, bias)
+
+
+@register_local_operator("dyconv")
+def _build(sizes: BlockSizes) -> DyConv:
+    return DyConv(sizes.channels, sizes.kernel_size, sizes.attention_groups)

@@ -1,4 +1,4 @@
-"""Feed-forward networks that Tables V and VII put in the place of MS-FFN."""
+"""Feed-forward networks that Tables V and VII compare with MS-FFN."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from transxnet.layers import GELU, BatchNorm2d, Sequential
+from transxnet.layers.registry import BlockSizes, register_ffn
 
 
 class VanillaFFN(Mlp):
@@ -44,3 +45,13 @@ class PointwiseFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
         return self.drop(self.project(self.drop(self.expand(x))))  # type: ignore[no-any-return]
+
+
+@register_ffn("pointwise")
+def _build_pointwise(sizes: BlockSizes) -> PointwiseFFN:
+    return PointwiseFFN(sizes.channels, sizes.expansion, sizes.drop_rate)
+
+
+@register_ffn("vanilla")
+def _build_vanilla(sizes: BlockSizes) -> VanillaFFN:
+    return VanillaFFN(sizes.channels, sizes.expansion, sizes.drop_rate)

@@ -7,7 +7,9 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.errors import ConfigError
 from transxnet.layers import GELU, BatchNorm2d, DepthwiseConv2d, Sequential
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 def _gate(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
@@ -21,7 +23,7 @@ class MixingBlock(nn.Module):
     """Window attention and a depthwise convolution in parallel, each gating the other.
 
     The convolution's map, averaged over the image, gates the channels of the attention's values
-    (channel interaction); the attention's result gates the places of the convolution's map
+    (channel interaction); the attention's result gates the positions of the convolution's map
     (spatial interaction). The map is padded with zeros to whole windows first.
 
     Args:
@@ -59,8 +61,8 @@ class MixingBlock(nn.Module):
         convolved = self.depthwise(self.to_convolution(x).permute(0, 3, 1, 2))  # (B, C, H', W')
         channel_gate = self.channel_interaction(convolved.mean((2, 3), keepdim=True)).sigmoid()  # (B, C/2, 1, 1)
         attended = self._attend(self.to_attention(x), channel_gate)  # (B, H', W', C/2)
-        place_gate = self.spatial_interaction(attended.permute(0, 3, 1, 2)).sigmoid()  # (B, 1, H', W')
-        convolved = self.convolution_norm(place_gate * self.halve(convolved))  # (B, C/2, H', W')
+        position_gate = self.spatial_interaction(attended.permute(0, 3, 1, 2)).sigmoid()  # (B, 1, H', W')
+        convolved = self.convolution_norm(position_gate * self.halve(convolved))  # (B, C/2, H', W')
         both = torch.cat((self.attention_norm(attended), convolved.permute(0, 2, 3, 1)), dim=-1)  # (B, H', W', C)
         return self.proj(both)[:, :height, :width].permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
@@ -70,3 +72,17 @@ class MixingBlock(nn.Module):
         v = v * channel_gate.permute(0, 2, 3, 1)
         bias = self.position_bias.get_bias()  # (1, heads, N, N)
         return attend_in_windows(q, k, v, heads=self.heads, size=self.window, bias=bias)
+
+
+def _check(sizes: BlockSizes) -> None:
+    check_heads(sizes)
+    if sizes.channels < 16 or sizes.channels % (2 * sizes.heads):
+        raise ConfigError(
+            f"the mixing block needs at least 16 channels, half of which the {sizes.heads} heads divide evenly, not "
+            f"{sizes.channels}"
+        )
+
+
+@register_token_mixer("mixing_block", check=_check)
+def _build(sizes: BlockSizes) -> MixingBlock:
+    return MixingBlock(sizes.channels, sizes.heads, sizes.kernel_size)

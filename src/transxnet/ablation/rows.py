@@ -41,11 +41,11 @@ class Row:
     Attributes:
         table: Number of the table, 5 to 9.
         key: The row's short name.
-        label: As the paper calls it.
+        label: The paper's name of the row.
         paper: The paper's numbers.
         changes: The alternative: fields of the configuration that differ from the base's.
         sizes: Fields that differ on the Tiny network only, because the table has sizes of its own.
-        misprint: Why a printed number cannot be, where that is so.
+        misprint: Why a printed number cannot be right, where one is wrong.
     """
 
     table: int

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from transxnet.layers import DepthwiseConv2d
+from transxnet.layers.registry import BlockSizes, register_token_mixer
 
 
 class SepConv(nn.Module):
-    """A depthwise convolution over places, then a 1x1 convolution over channels.
+    """A depthwise convolution over positions, then a 1x1 convolution over channels.
 
     Args:
         channels: C.
@@ -21,5 +22,10 @@ class SepConv(nn.Module):
         self.pointwise = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
-        """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
+        """Shapes: (B, C, H, W) to the same; position_bias is not used."""
         return self.pointwise(self.depthwise(x))  # type: ignore[no-any-return]
+
+
+@register_token_mixer("sep_conv")
+def _build(sizes: BlockSizes) -> SepConv:
+    return SepConv(sizes.channels, sizes.kernel_size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from transxnet.ablation.patches import PatchConv
 from transxnet.kernels import attend
+from transxnet.layers import PatchConv
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 @register_notrace_module
 class SRA(nn.Module):
-    """Global attention of every place to the map's patches of S x S places, which do not overlap.
+    """Global attention of every position to the map's patches of S x S positions, which do not overlap.
 
     Args:
         channels: C, a multiple of ``heads``.
@@ -29,7 +30,7 @@ class SRA(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None) -> Tensor:
-        """Shapes: (B, C, H, W) to the same; there is no use for a position bias."""
+        """Shapes: (B, C, H, W) to the same; position_bias is not used."""
         batch, channels, height, width = x.shape
         heads = (batch, -1, self.heads, channels // self.heads)
         tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
@@ -38,3 +39,8 @@ class SRA(nn.Module):
         k, v = (part.reshape(heads).transpose(1, 2) for part in self.kv(regions).chunk(2, dim=-1))  # (B, heads, M, d)
         z = attend(q, k, v).transpose(1, 2).reshape(batch, -1, channels)  # (B, N, C)
         return self.proj(z).transpose(1, 2).reshape(batch, channels, height, width)  # type: ignore[no-any-return]
+
+
+@register_token_mixer("sra", check=check_heads)
+def _build(sizes: BlockSizes) -> SRA:
+    return SRA(sizes.channels, sizes.heads, sizes.reduction)

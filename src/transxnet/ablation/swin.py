@@ -6,13 +6,14 @@ from timm.layers import RelPosBias, register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.layers.registry import BlockSizes, check_heads, register_token_mixer
 
 
 @register_notrace_module
 class ShiftedWindowAttention(nn.Module):
     """Attention inside windows, which every other block shifts by half their size.
 
-    The map is padded with zeros to whole windows first; these places take part in attention, as in
+    The map is padded with zeros to whole windows first; the padding takes part in attention, as in
     Swin's own code for images of any size.
 
     Args:
@@ -42,3 +43,8 @@ class ShiftedWindowAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, window={self.window}, shifted={self.shifted}"
+
+
+@register_token_mixer("swin", check=check_heads)
+def _build(sizes: BlockSizes) -> ShiftedWindowAttention:
+    return ShiftedWindowAttention(sizes.channels, sizes.heads, sizes.kernel_size, shifted=sizes.block % 2 == 1)

@@ -6,6 +6,8 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded
+from transxnet.errors import ConfigError
+from transxnet.layers.registry import BlockSizes, register_local_operator
 
 
 @register_notrace_module
@@ -33,3 +35,13 @@ class WindowAttention(nn.Module):
         q, k, v = self.qkv(x).permute(0, 2, 3, 1).chunk(3, dim=-1)  # each (B, H', W', C)
         z = attend_in_windows(q, k, v, heads=self.heads, size=self.window)
         return z[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def _check(sizes: BlockSizes) -> None:
+    if sizes.channels % sizes.heads:
+        raise ConfigError(f"{sizes.heads} heads cannot divide the {sizes.channels} channels of window attention evenly")
+
+
+@register_local_operator("window_attention", check=_check)
+def _build(sizes: BlockSizes) -> WindowAttention:
+    return WindowAttention(sizes.channels, sizes.heads, sizes.kernel_size)

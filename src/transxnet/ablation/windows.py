@@ -1,4 +1,4 @@
-"""Attention inside windows: what Swin, the mixing block, ACmix and Twins have in common."""
+"""Attention inside windows, which Swin, the mixing block, ACmix and Twins share."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def attend_in_windows(
     windows = height * width // size**2
 
     def split(x: Tensor) -> Tensor:  # (B, windows * heads, N, d)
-        places = to_windows(x, size)  # (B, windows, N, C)
-        return places.reshape(*places.shape[:3], heads, -1).transpose(2, 3).flatten(1, 2)
+        tokens = to_windows(x, size)  # (B, windows, N, C)
+        return tokens.reshape(*tokens.shape[:3], heads, -1).transpose(2, 3).flatten(1, 2)
 
     if bias is not None:
         bias = bias.expand(windows, heads, -1, -1).reshape(1, windows * heads, size**2, size**2)
@@ -73,7 +73,7 @@ def _shift(size: int, height: int, width: int) -> tuple[int, int]:
 
 
 def shift_mask(size: int, height: int, width: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """Forbids attention between places that only the cyclic shift has brought together.
+    """Forbids attention between positions that only the cyclic shift has brought together.
 
     Returns:
         0 or minus infinity, (windows, 1, size², size²), to be added to the scores.
@@ -87,5 +87,5 @@ def shift_mask(size: int, height: int, width: int, shift: tuple[int, int], devic
 
 def _origins(length: int, size: int, shift: int, device: torch.device) -> Tensor:
     """Of the last window along an axis: which part is from the end (1), and which from the start (2). (length)."""
-    place = torch.arange(length, device=device)
-    return (place >= length - size).long() + (place >= length - shift).long()
+    position = torch.arange(length, device=device)
+    return (position >= length - size).long() + (position >= length - shift).long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transxnet.bounds import (
     BatchSize,
@@ -21,6 +21,7 @@ from transxnet.bounds import (
 from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import Recipe
+from transxnet.zoo import NETWORKS, full_name
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ClassificationRecipe(Recipe):
     Attributes:
         model: Name of the network, as `transxnet models` lists them; null for the checkpoint's.
         image_size: Side of the square training images in pixels; null for the checkpoint's.
+        model_settings: Other fields of the network's configuration, such as {token_mixer: swin}.
         eval_crop: Share of the resized image's side that evaluation keeps.
         cooldown_epochs: Further passes at the lowest rate.
         min_lr: Lowest learning rate of the cosine schedule, which falls over `epochs`.
@@ -56,6 +58,7 @@ class ClassificationRecipe(Recipe):
     ema_decay: DropRate = 0.9998
     model: str | None = "transxnet_tiny"
     image_size: ImageSide | None = 224
+    model_settings: dict[str, Any] = field(default_factory=dict)
     eval_crop: Crop = 0.9
     cooldown_epochs: FurtherEpochs = 10
     min_lr: LowestRate = 1e-5
@@ -70,6 +73,11 @@ class ClassificationRecipe(Recipe):
         super().__post_init__()
         if not self.checkpoint and (self.model is None or self.image_size is None):
             raise ConfigError("without a checkpoint to follow, give --model and --image-size")
+        if self.model_settings and self.model is not None:
+            try:
+                NETWORKS[full_name(self.model)].override(**self.model_settings)
+            except ConfigError as error:
+                raise ConfigError(f"model_settings: {error}") from error
 
     @property
     def subject(self) -> str:

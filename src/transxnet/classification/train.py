@@ -79,7 +79,7 @@ def build_model(recipe: ClassificationRecipe, class_names: Sequence[str]) -> Tra
 
     A classifier that was trained for other classes is replaced by a new one.
     """
-    settings: dict[str, Any] = {"num_classes": len(class_names), "drop_path_rate": recipe.drop_path}
+    settings = recipe.model_settings | {"num_classes": len(class_names), "drop_path_rate": recipe.drop_path}
     if recipe.image_size is not None:
         settings["img_size"] = recipe.image_size
     if recipe.model is None:

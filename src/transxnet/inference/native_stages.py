@@ -8,24 +8,20 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from transxnet.inference.folding import Affine
-from transxnet.inference.fused_layers import (
-    FusedBlock,
-    FusedIDConv,
-    FusedMSFFN,
-    FusedOSRA,
-    FusedSTE,
-    Pointwise,
-    SplitScales,
-)
 from transxnet.kernels import Bias
 from transxnet.kernels.cpu.blocks import NativeBlocks, Workspace
 from transxnet.kernels.cpu.build import library
 from transxnet.kernels.cpu.constants import NativeBlock, packed
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.patch_embed import NativeConv2d
-from transxnet.layers import DMixer, PositionBias
-from transxnet.model import PatchEmbed, Stage
+from transxnet.layers import DMixer, PatchEmbed, PositionBias, Stage
+from transxnet.layers.affine import Affine
+from transxnet.layers.block import FusedBlock
+from transxnet.layers.folding import Pointwise
+from transxnet.layers.idconv import FusedIDConv
+from transxnet.layers.ms_ffn import FusedMSFFN, SplitScales
+from transxnet.layers.osra import FusedOSRA
+from transxnet.layers.ste import FusedSTE
 
 
 def make_native(module: nn.Module) -> None:
@@ -98,7 +94,7 @@ def _constants(block: Any) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
 
 
 def _is_known(block: nn.Module) -> bool:
-    """Whether there is code for all of a block."""
+    """Whether the kernels can compute a block."""
     if type(block) is not FusedBlock:
         return False
     mixer, ffn = block.token_mixer, block.ffn
@@ -122,7 +118,7 @@ def _is_known(block: nn.Module) -> bool:
 
 
 def _is_depthwise(conv: Any) -> bool:
-    """Whether it is a depthwise convolution with stride 1, padded to keep the map's size, that there is code for."""
+    """Whether the kernels can compute it: a depthwise convolution with stride 1 that keeps the map's size."""
     return (
         type(conv) is nn.Conv2d
         and conv.groups == conv.in_channels == conv.out_channels
@@ -139,10 +135,10 @@ def _is_group_norm(norm: Any) -> bool:
 
 
 class RememberedBias(nn.Module):
-    """A stage's position bias, computed anew only for a map of another size than the last one's.
+    """A stage's position bias, computed again only for a map of another size than the last one's.
 
     Args:
-        bias: What computes it.
+        bias: Computes it.
     """
 
     def __init__(self, bias: PositionBias) -> None:
@@ -153,7 +149,7 @@ class RememberedBias(nn.Module):
     def forward(self, x: Tensor) -> Bias:
         """Shapes: (B, C, H, W) to (1, heads, N, M), or its factors where the whole would be large."""
         grid = (x.shape[-2], x.shape[-1])
-        last = self._last  # read once: another thread may put another in its place
+        last = self._last  # read once: another thread may replace it
         if last is None or last[0] != grid:
             with torch.no_grad():
                 last = self._last = (grid, self.bias(x))

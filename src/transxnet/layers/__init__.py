@@ -1,5 +1,6 @@
 """The parts of figures 3 to 5 of the paper, one file a part."""
 
+from transxnet.layers.block import Block
 from transxnet.layers.d_mixer import DMixer
 from transxnet.layers.depthwise import DepthwiseConv2d, MultiScaleConv
 from transxnet.layers.idconv import IDConv
@@ -7,8 +8,10 @@ from transxnet.layers.layer_scale import LayerScale
 from transxnet.layers.ms_ffn import MSFFN
 from transxnet.layers.norm import BatchNorm2d, RecomputedStatistics, group_norm
 from transxnet.layers.osra import OSRA
+from transxnet.layers.patch_embed import PatchConv, PatchEmbed, PatchStem
 from transxnet.layers.position_bias import PositionBias
 from transxnet.layers.sequential import GELU, Sequential
+from transxnet.layers.stage import Stage, is_fused
 from transxnet.layers.ste import STE
 
 __all__ = [
@@ -17,13 +20,19 @@ __all__ = [
     "OSRA",
     "STE",
     "BatchNorm2d",
+    "Block",
     "DMixer",
     "DepthwiseConv2d",
     "IDConv",
     "LayerScale",
     "MultiScaleConv",
+    "PatchConv",
+    "PatchEmbed",
+    "PatchStem",
     "PositionBias",
     "RecomputedStatistics",
     "Sequential",
+    "Stage",
     "group_norm",
+    "is_fused",
 ]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from transxnet.errors import ConfigError
 from transxnet.kernels import Bias
+from transxnet.layers.folding import Folding
+from transxnet.layers.osra import OSRA, non_overlapping_spatial_reduction, overlapping_spatial_reduction
+from transxnet.layers.registry import LOCAL_OPERATORS, BlockSizes, register_token_mixer
+from transxnet.layers.ste import STE
 
 
 class DMixer(nn.Module):
@@ -35,3 +42,36 @@ class DMixer(nn.Module):
         local, distant = torch.split(x, self.channels, dim=1)
         mixed = torch.cat((self.local_operator(local), self.attention(distant, position_bias)), dim=1)
         return self.enhancer(mixed)  # type: ignore[no-any-return]
+
+    def folded(self, folding: Folding) -> DMixer:
+        """As of :mod:`transxnet.layers.folding`; the branch's scale follows the enhancer."""
+        first, second = self.channels
+        return DMixer(
+            (first, second),
+            local_operator=folding.part(self.local_operator, "local_operator"),
+            attention=folding.part(self.attention, "attention"),
+            enhancer=folding.part(self.enhancer, "enhancer", folding.take_scale()),
+        )
+
+
+def _check(sizes: BlockSizes) -> None:
+    channels, attended = sizes.channels, sizes.config.attention_channels(sizes.stage)
+    if attended < 1 or attended == channels or attended % sizes.heads:
+        raise ConfigError(
+            f"a share of {sizes.config.attention_shares[sizes.stage]} gives OSRA {attended} of {channels} channels, "
+            f"which {sizes.heads} heads cannot divide evenly"
+        )
+    LOCAL_OPERATORS.check(replace(sizes, channels=channels - attended))
+
+
+@register_token_mixer("d_mixer", check=_check, position_bias=True)
+def _build(sizes: BlockSizes) -> DMixer:
+    config, channels = sizes.config, sizes.channels
+    attended = config.attention_channels(sizes.stage)
+    reduce = overlapping_spatial_reduction if config.spatial_reduction == "osr" else non_overlapping_spatial_reduction
+    return DMixer(
+        (channels - attended, attended),
+        local_operator=LOCAL_OPERATORS.build(replace(sizes, channels=channels - attended)),
+        attention=OSRA(attended, sizes.heads, sizes.reduction, reduce),
+        enhancer=STE(channels) if config.enhancer == "ste" else nn.Conv2d(channels, channels, 1),
+    )

@@ -54,7 +54,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """The paper's layer normalisation: over all channels and places of an image."""
+    """The paper's layer normalisation: over all channels and positions of an image."""
     return nn.GroupNorm(1, channels)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
 from transxnet.kernels import Bias, attention
+from transxnet.layers.affine import Affine, Kernel, affine_of
 from transxnet.layers.depthwise import DepthwiseConv2d, residual
+from transxnet.layers.folding import Folding, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
+from transxnet.layers.patch_embed import PatchConv
 from transxnet.layers.sequential import GELU, Sequential
 
 register_notrace_function(attention)
@@ -29,14 +33,27 @@ def overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
     )
 
 
+def non_overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
+    """NSR of Table IX: OSR with patches of stride x stride positions, side by side; nothing at stride 1."""
+    if stride == 1:
+        return nn.Identity()
+    return Sequential(
+        PatchConv(channels, channels, stride, groups=channels, bias=False),
+        BatchNorm2d(channels),
+        GELU(),
+        DepthwiseConv2d(channels, 1, bias=False),
+        BatchNorm2d(channels),
+    )
+
+
 class OSRA(nn.Module):
-    """Global attention of every place to a map that is ``reduction`` times smaller.
+    """Global attention of every position to a map that is ``reduction`` times smaller.
 
     Args:
         channels: C, a multiple of ``heads``.
         heads: Attention heads.
         reduction: Stride S of the keys and values.
-        spatial_reduction: Makes the reduction of (channels, stride): OSR.
+        spatial_reduction: Makes the reduction from (channels, stride): OSR.
     """
 
     def __init__(
@@ -57,3 +74,49 @@ class OSRA(nn.Module):
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
         y = self.osr(x)
         return attention(self.q(x), self.kv(residual(y, self.lr)), position_bias, self.heads)
+
+    def folded(self, folding: Folding) -> FusedOSRA | None:
+        """As of :mod:`transxnet.layers.folding`."""
+        if not has_known_leaves(self):
+            return None
+        q = Kernel(self.q)
+        q.then(torch.full_like(q.bias, (self.q.out_channels // self.heads) ** -0.5))
+        osr = self.osr
+        if isinstance(osr, nn.Sequential):
+            spread, first, act, pointwise, second = layers_of(osr)
+            # A padded convolution comes next: the affine map stays (see FusedMSFFN).
+            kernel = Kernel(pointwise).then(*affine_of(second))
+            affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight, folding.channels_last)
+            osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
+        return FusedOSRA(
+            self.heads,
+            folding.to_pointwise(q),
+            osr,
+            Kernel(self.lr).beside_identity().to_conv(),
+            folding.to_pointwise(Kernel(self.kv)),
+        )
+
+
+class FusedOSRA(nn.Module):
+    """OSRA whose q is scaled already, and whose local refinement contains the identity.
+
+    Args:
+        heads: Attention heads.
+        q: 1x1 convolution.
+        osr: Maps (B, C, H, W) to (B, C, H / S, W / S).
+        lr: Depthwise convolution.
+        kv: 1x1 convolution to 2C.
+    """
+
+    def __init__(self, heads: int, q: nn.Module, osr: nn.Module, lr: nn.Conv2d, kv: nn.Module) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = q
+        self.osr = osr
+        self.lr = lr
+        self.kv = kv
+
+    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        kv = self.kv(self.lr(self.osr(x)))
+        return attention(self.q(x), kv, position_bias, self.heads, scale=1.0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal, Self
+
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.config import PositionBiasResize
 from transxnet.kernels import Bias, FactoredBias
+from transxnet.layers.folding import Folding
+
+PositionBiasResize = Literal["flattened", "geometric"]
 
 LARGEST_MAP = 64 * 2**20
 """Bytes of a resized bias above which it stays in factors, in evaluation."""
@@ -127,6 +131,11 @@ class PositionBias(nn.Module):
     def _key_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         # Not -(-x // s): in ONNX and OpenVINO integers are divided towards zero.
         return (grid[0] + self.reduction - 1) // self.reduction, (grid[1] + self.reduction - 1) // self.reduction
+
+    def folded(self, folding: Folding) -> Self:
+        """As of :mod:`transxnet.layers.folding`."""
+        self.dynamic_size = folding.dynamic_size
+        return self
 
     def extra_repr(self) -> str:
         return f"heads={self.table.shape[1]}, grid={self.grid}, reduction={self.reduction}, resize={self.resize!r}"

@@ -16,9 +16,9 @@ class Affine(nn.Module):
     Args:
         scale: (C).
         shift: (C).
-        like: Its device and type are taken.
-        channels_last: Whether the maps' channels lie side by side in memory; it decides which of
-            PyTorch's operations is the faster one.
+        like: Gives the device and type.
+        channels_last: Whether maps have their channels last in memory: another of PyTorch's operations
+            is then faster.
     """
 
     zero: Tensor
@@ -43,7 +43,7 @@ class Kernel:
     """A convolution's weight and bias, in float64 while other maps are folded into it.
 
     Args:
-        conv: The convolution; it is left as it is.
+        conv: The convolution; it is not changed.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -61,7 +61,7 @@ class Kernel:
     def after(self, scale: Tensor, shift: Tensor) -> Self:
         """Preceded by an affine map of each channel, (C) each: exact for a dense 1x1 convolution without padding.
 
-        A padded one would see the shift at the border, where the padding has none.
+        With padding, the shift would be missing at the border, where the padding is zero.
         """
         self.bias = self.bias + self.weight[:, :, 0, 0] @ shift
         self.weight = self.weight * scale[:, None, None]
@@ -75,11 +75,11 @@ class Kernel:
         return self
 
     def grown(self, size: int) -> Tensor:
-        """The weight in the middle of a kernel of ``size``, with zeros around it."""
+        """The weight padded with zeros to a kernel of ``size``."""
         return F.pad(self.weight, [(size - self.weight.shape[-1]) // 2] * 4)
 
     def to_conv(self) -> nn.Conv2d:
-        """The convolution, with a bias; nothing in it is trained."""
+        """The convolution with a bias, not trainable."""
         old = self.conv
         conv = nn.Conv2d(
             old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,  # type: ignore[arg-type]
@@ -114,5 +114,5 @@ def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def constant(value: Tensor, like: Tensor) -> nn.Parameter:
-    """Values on the device and of the type of ``like``; they are not trained."""
+    """Values on the device and of the type of ``like``; not trainable."""
     return nn.Parameter(value.to(like.device, like.dtype).contiguous(), requires_grad=False)

@@ -1,20 +1,45 @@
-"""Patches that do not overlap: the stem of Table V, and the spatial reduction of SRA and of Table IX's NSR."""
+"""From an image or a stage's map to the next stage's: overlapping patches, or patches side by side."""
 
 from __future__ import annotations
+
+from typing import Self
 
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.layers import GELU, BatchNorm2d, DepthwiseConv2d, Sequential
+from transxnet.layers.affine import Kernel, affine_of
+from transxnet.layers.folding import Folding, has_known_leaves
+from transxnet.layers.norm import BatchNorm2d
+
+
+class PatchEmbed(nn.Module):
+    """An overlapping, strided convolution and its normalisation: the stem, and between the stages."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        self.norm: nn.Module = BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+    def folded(self, folding: Folding) -> Self | None:
+        """As of :mod:`transxnet.layers.folding`."""
+        if not has_known_leaves(self) or isinstance(self.norm, nn.Identity):
+            return None
+        self.conv = Kernel(self.conv).then(*affine_of(self.norm)).to_conv()
+        self.norm = nn.Identity()
+        return self
 
 
 @register_notrace_module
 class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel size.
 
-    A map that the patches do not cover evenly gets zeros at its bottom and on its right, so that no
-    place is left out, and sizes go by the ceiling as everywhere in the network.
+    A map whose size is not a multiple of the patch is padded with zeros at the bottom and on the right,
+    so that no position is left out and sizes are rounded up as everywhere in the network.
 
     Args:
         in_channels: C.
@@ -51,16 +76,3 @@ class PatchStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, in_channels, H, W) to (B, C, ceil(H / size), ceil(W / size))."""
         return self.norm(self.conv(x))  # type: ignore[no-any-return]
-
-
-def non_overlapping_spatial_reduction(channels: int, stride: int) -> nn.Module:
-    """NSR of Table IX: OSR with patches of stride x stride places, side by side; nothing at stride 1."""
-    if stride == 1:
-        return nn.Identity()
-    return Sequential(
-        PatchConv(channels, channels, stride, groups=channels, bias=False),
-        BatchNorm2d(channels),
-        GELU(),
-        DepthwiseConv2d(channels, 1, bias=False),
-        BatchNorm2d(channels),
-    )

@@ -1,0 +1,95 @@
+"""A block of figure 3."""
+
+from __future__ import annotations
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from transxnet.kernels import Bias
+from transxnet.layers.depthwise import residual
+from transxnet.layers.folding import Folding
+from transxnet.layers.layer_scale import LayerScale
+from transxnet.layers.norm import group_norm
+
+
+class Block(nn.Module):
+    """Position encoding, token mixer and feed-forward network, each beside the identity.
+
+    Args:
+        channels: C.
+        token_mixer: Maps (B, C, H, W) and the stage's position bias to (B, C, H, W).
+        ffn: Maps (B, C, H, W) to the same.
+        position_encoding: Maps (B, C, H, W) to the same: DPE; None leaves it out.
+        drop_path: Probability of leaving a branch out, for each image in training.
+        layer_scale_init: Initial weight of the branches' scales; None leaves them out.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        token_mixer: nn.Module,
+        ffn: nn.Module,
+        position_encoding: nn.Module | None,
+        drop_path: float = 0.0,
+        layer_scale_init: float | None = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.dpe = position_encoding  # dynamic position encoding
+        self.norm1 = group_norm(channels)
+        self.token_mixer = token_mixer
+        self.scale1 = _scale(channels, layer_scale_init)
+        self.norm2 = group_norm(channels)
+        self.ffn = ffn
+        self.scale2 = _scale(channels, layer_scale_init)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, position_bias: Bias | None) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        if self.dpe is not None:
+            x = residual(x, self.dpe)
+        x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x), position_bias)))
+        x = x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+        return x
+
+    def folded(self, folding: Folding) -> FusedBlock:
+        """As of :mod:`transxnet.layers.folding`; parts that do not fold are named and stay."""
+        return FusedBlock(
+            nn.Identity() if self.dpe is None else folding.beside_identity(self.dpe, "dpe"),
+            self.norm1,
+            folding.branch(self.token_mixer, "token_mixer", self.scale1),
+            self.norm2,
+            folding.branch(self.ffn, "ffn", self.scale2),
+        )
+
+
+def _scale(channels: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale(channels, init)
+
+
+class FusedBlock(nn.Module):
+    """A block whose branches contain their scales, and whose DPE contains the identity.
+
+    Args:
+        dpe: Maps (B, C, H, W) to the same.
+        norm1: Before the token mixer.
+        token_mixer: Maps (B, C, H, W) and the stage's position bias to (B, C, H, W).
+        norm2: Before the feed-forward network.
+        ffn: Maps (B, C, H, W) to the same.
+    """
+
+    def __init__(
+        self, dpe: nn.Module, norm1: nn.Module, token_mixer: nn.Module, norm2: nn.Module, ffn: nn.Module
+    ) -> None:
+        super().__init__()
+        self.dpe = dpe
+        self.norm1 = norm1
+        self.token_mixer = token_mixer
+        self.norm2 = norm2
+        self.ffn = ffn
+
+    def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
+        """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
+        x = self.dpe(x)
+        x = x + self.token_mixer(self.norm1(x), position_bias)
+        return x + self.ffn(self.norm2(x))  # type: ignore[no-any-return]
