@@ -17,12 +17,12 @@ from torchvision.models.detection.image_list import ImageList
 import transxnet
 from helpers.networks import nano, released_shapes, released_tensor
 from transxnet import CheckpointError, ConfigError
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors
 from transxnet.dense.create import create_detector, create_segmenter
-from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
-from transxnet.dense.detection.regions import mask_targets
-from transxnet.dense.detection.transform import DetectionTransform, pasted
+from transxnet.dense.detection_transform import DetectionTransform, pasted
+from transxnet.dense.mask_rcnn.regions import mask_targets
+from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.dense.pyramid import PyramidBackbone
-from transxnet.dense.semantic_fpn import segmentation_loss
 
 
 def pyramid() -> PyramidBackbone:
@@ -114,7 +114,7 @@ def test_masks_follow_their_boxes() -> None:
 @pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
 def test_detectors_learn_from_and_answer_images_of_any_sizes(name: str) -> None:
     torch.manual_seed(0)
-    detector = create_detector(name, backbone="transxnet_nano", num_classes=3)
+    detector: Any = create_detector(name, backbone="transxnet_nano", num_classes=3)
     detector.transform.short, detector.transform.long = 128, 256
     images = photographs((60, 90), (70, 50))
     losses = detector.train()(images, targets())

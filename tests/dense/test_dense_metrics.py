@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from transxnet import DataError
 from transxnet.data.coco import CocoSource, open_coco
 from transxnet.data.scenes import write_scenes
-from transxnet.dense import semantic_fpn
+from transxnet.dense import pixel_classes
 from transxnet.detection.evaluate import SCORES, as_results, precision
 from transxnet.segmentation.evaluate import agreement, confusion
 
@@ -116,6 +116,8 @@ def test_pixels_agree_as_counted_by_hand() -> None:
 
 
 def test_the_best_class_is_that_of_all_scores_resized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic_fpn, "_AT_ONCE", 2 * 31 * 50 * 7)  # seven classes at a time
+    monkeypatch.setattr(pixel_classes, "_AT_ONCE", 2 * 31 * 50 * 7)  # seven classes at a time
     scores = torch.randn(2, 37, 9, 12, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(semantic_fpn.classes_of(scores, (31, 50)), semantic_fpn.resize(scores, size=(31, 50)).argmax(1))
+    assert torch.equal(
+        pixel_classes.classes_of(scores, (31, 50)), pixel_classes.resize(scores, size=(31, 50)).argmax(1)
+    )

@@ -22,10 +22,10 @@ from helpers.commands import run
 from helpers.networks import first_stages, lively, lively_dense
 from transxnet.data.coco import open_coco
 from transxnet.data.scenes import DIGIT_NAMES, write_scenes
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.head import Head
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.mask_rcnn import MaskRCNN
 from transxnet.dense.pyramid import P6P7, PyramidBackbone
+from transxnet.dense.retinanet import RetinaNet
 from transxnet.detection.evaluate import evaluate
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.inference import formats
@@ -42,7 +42,7 @@ def detector(kind: str) -> Any:
     pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: LastLevelMaxPool())
     model = lively((RetinaNet if kind == "retinanet" else MaskRCNN)(pyramid, len(DIGIT_NAMES))).eval()
     model.architecture = "transxnet_nano"
-    model.head_description = Head(
+    model.head_description = HeadDescription(
         kind, len(DIGIT_NAMES), CHANNELS, label_names=DIGIT_NAMES, proposals=30, short=80, long=120
     )
     model.transform.short, model.transform.long = 80, 120

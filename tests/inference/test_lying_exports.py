@@ -23,7 +23,7 @@ import transxnet
 from helpers.commands import run
 from helpers.exported_files import CLASSES, NORMAL, description, program
 from helpers.limited_calls import outcomes
-from transxnet.dense.head import Head
+from transxnet.dense.head_description import HeadDescription
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.inference import formats
 from transxnet.inference.adapters import ExportedNetwork
@@ -379,4 +379,4 @@ def test_a_head_has_bounds_in_code_too() -> None:
     with pytest.raises(ConfigError, match="num_classes must be a whole number from 1"):
         transxnet.create_detector("retinanet", backbone="transxnet_nano", num_classes=0)
     with pytest.raises(ConfigError, match="label_names must be a list of 0 or 3 values"):
-        Head("retinanet", 3, label_names=("a",))
+        HeadDescription("retinanet", 3, label_names=("a",))

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as V
 from transxnet.data.coco import CocoSource
 from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
 from transxnet.data.loader import AddressedImages, Sample, places_of
-from transxnet.dense.detection.transform import DetectionTransform, Target
+from transxnet.dense.detection_transform import DetectionTransform, Target
 
 
 class DetectionBatch(NamedTuple):

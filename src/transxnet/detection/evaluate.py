@@ -14,8 +14,8 @@ from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 from transxnet.detection.batches import EvaluationImages, collate
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -104,7 +104,7 @@ def evaluate(
             judged += batch.indices.tolist()
         advance(len(batch.images) + len(batch.bad))
     box = precision(source, judged, results, "bbox")
-    masks = any("segmentation" in result for result in results) or model.head_description.kind == "mask_rcnn"
+    masks = any("segmentation" in result for result in results) or model.head_description.predicts_masks
     mask = precision(source, judged, results, "segm") if masks and source.has_masks else None
     return Evaluation(len(judged), box, mask, results, len(judged) / max(seconds, 1e-9), bad.reasons)
 

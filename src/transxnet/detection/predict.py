@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.images import BadImageError, read_image
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.images import BadImageError
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 from transxnet.plotting.overlays import draw_objects
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.training.dense import known_classes
@@ -50,7 +50,7 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
             continue  # has been told
         instances = source.instances(place)
         truth = {"boxes": instances.boxes, "labels": instances.labels}
-        if head.kind == "mask_rcnn":
+        if head.predicts_masks:
             height, width = instances.size
             share = math.sqrt(min(1.0, _MASK_BYTES / max(1, len(instances.labels) * height * width)))
             truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)))

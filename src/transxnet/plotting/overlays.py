@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 from torchvision.utils import draw_bounding_boxes
 
-from transxnet.data.segmentation import IGNORED
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.pixel_classes import IGNORED
 from transxnet.files import replacing
 from transxnet.text import printable
 

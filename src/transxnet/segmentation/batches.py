@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation, evaluation_image
+from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation
 from transxnet.data.loader import AddressedImages, Sample, places_of
 from transxnet.data.segmentation import SegmentationSource
+from transxnet.dense.segmentation_transform import SegmentationTransform
 
 
 class SegmentationBatch(NamedTuple):
@@ -56,22 +57,20 @@ class EvaluationImages(AddressedImages):
 
     Args:
         source: The images.
-        long: Bound of the longer side in pixels.
-        short: Bound of the shorter side.
+        transform: Resizes and normalises them.
     """
 
-    def __init__(self, source: SegmentationSource, long: int, short: int) -> None:
+    def __init__(self, source: SegmentationSource, transform: SegmentationTransform) -> None:
         super().__init__(len(source))
         self.source = source
-        self.long = long
-        self.short = short
+        self.transform = transform
 
     def read(self, place: int) -> tuple[Tensor, Tensor]:
         return V.pil_to_tensor(self.source.load(place)), self.source.labels(place)
 
     def vary(self, stored: tuple[Tensor, Tensor], place: int) -> tuple[Tensor, Tensor]:
         image, labels = stored
-        return evaluation_image(image, self.long, self.short), labels
+        return self.transform(image), labels
 
 
 def collate(samples: Sequence[Sample]) -> SegmentationBatch:

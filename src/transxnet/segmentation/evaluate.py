@@ -10,8 +10,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.data.segmentation import IGNORED, SegmentationSource
-from transxnet.dense.semantic_fpn import SemanticFPN, classes_of
+from transxnet.data.segmentation import SegmentationSource
+from transxnet.dense.network import Segmenter
+from transxnet.dense.pixel_classes import IGNORED, classes_of
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
 
@@ -76,13 +77,13 @@ def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMa
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
 
 
-def segmented(model: SemanticFPN, images: Tensor, size: tuple[int, int]) -> Tensor:
+def segmented(model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
     """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
     return classes_of(model(images), size)
 
 
 def evaluate(
-    model: SemanticFPN,
+    model: Segmenter,
     source: SegmentationSource,
     *,
     workers: int = 0,
@@ -104,7 +105,7 @@ def evaluate(
         DataError: If more images than that are unreadable.
     """
     head = model.head_description
-    loader = make_loader(EvaluationImages(source, head.long, head.short), 1, workers=workers, collate=collate)
+    loader = make_loader(EvaluationImages(source, head.transform), 1, workers=workers, collate=collate)
     bad = BadImages(len(source), max_bad)
     model.eval().to(device)
     table = confusion(head.num_classes, shared=False).to(device)  # the other processes may be gone

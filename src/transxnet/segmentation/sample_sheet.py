@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.dense_transforms import evaluation_image
 from transxnet.data.images import BadImageError
 from transxnet.data.segmentation import SegmentationSource
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.network import Segmenter
 from transxnet.plotting.overlays import draw_classes
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.segmentation.evaluate import segmented
@@ -21,16 +20,15 @@ from transxnet.training.dense import known_classes
 _ROWS, _PAIRS = 4, 2
 
 
-def classes_in(model: SemanticFPN, image: Image.Image) -> Tensor:
+def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
     """The class of each pixel (H, W) of an image of any size."""
-    head = model.head_description
-    ready = evaluation_image(V.pil_to_tensor(image), head.long, head.short)
+    ready = model.head_description.transform(V.pil_to_tensor(image))
     with torch.inference_mode():
         device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
         return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
 
 
-def save_sheet(model: SemanticFPN, source: SegmentationSource, path: Path, title: str) -> None:
+def save_sheet(model: Segmenter, source: SegmentationSource, path: Path, title: str) -> None:
     """Draw the truth and the answers for a few images, spread over the source.
 
     Args:

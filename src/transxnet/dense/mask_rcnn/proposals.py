@@ -9,8 +9,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
-from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors
+from transxnet.dense.detection_transform import Target
+
+ANCHORS = 3
+"""Anchors of each position: one size, three ratios."""
 
 
 class ProposalNetwork(RegionProposalNetwork):

@@ -109,3 +109,9 @@ class BestMatcher(Matcher):
         for index, quality in enumerate(best):
             if quality >= self.least and quality > 0:
                 matches[match_quality_matrix[index] == quality] = index
+
+
+def empty_maps(batch: ImageList, strides: Sequence[int]) -> list[Tensor]:
+    """Maps without channels of the levels' sizes, for :meth:`StrideAnchors.levels`."""
+    height, width = batch.tensors.shape[2:]
+    return [torch.empty(0, 0, -(-height // stride), -(-width // stride)) for stride in strides]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.dense.detection.boxes import SIZE_DIVISOR
+from transxnet.dense.anchors import SIZE_DIVISOR
 
 Target = dict[str, Tensor]
 
