@@ -68,7 +68,7 @@ def network_class(kind: str, task: Task | None = None) -> type[DenseNetwork]:
     """
     names = kinds(task)
     if kind not in names:
-        listed = f"there are {' and '.join(names)}" if len(names) > 1 else f"there is {''.join(names) or 'none'}"
+        listed = f"there are {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"there is {names[0]}"
         raise ConfigError(f"there is no {NOUNS[task] if task else 'dense network'} {kind!r}; {listed}")
     return _NETWORKS[kind]
 
