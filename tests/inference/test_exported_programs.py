@@ -123,7 +123,7 @@ def test_programs_hold_nothing_that_our_writer_does_not_write(pt2: bytes, tmp_pa
         (archive(pt2, config("weights", use_pickle=True)), "as a pickle, which could run code"),
         (archive(pt2, config("constants", use_pickle=True)), "as a pickle, which could run code"),
         (archive(pt2, config("constants", path_name="opaque_obj_0")), "truncated or not an exported"),
-        (archive(pt2, config("weights", **sizes)), "claims 10,000,000,000 values in"),
+        (archive(pt2, config("weights", **sizes)), "states 10,000,000,000 values in"),
         (
             archive(pt2, same, {"data/constants/opaque_obj_0": bare}),
             "has a part that `transxnet export` does not",

@@ -24,17 +24,17 @@ _INNER = "backbone.fpn.inner_blocks.0."  # a convolution, and its normalisation 
 
 
 class DenseNetwork(nn.Module, ABC):
-    """What the package knows of a detector or segmenter; :class:`Detector` and :class:`Segmenter` add the task's.
+    """Base class of detectors and segmenters.
 
-    A network derives from one of these two and is registered with
+    A network derives from :class:`Detector` or :class:`Segmenter` and is registered with
     :func:`~transxnet.dense.registry.register_dense_network`. It has its pyramid as ``backbone`` and the backbone
     as ``backbone.body``, so that checkpoints are recognised.
 
     Attributes:
         kind: The name that it is registered under.
         task: "detection" or "segmentation".
-        class_weight: Name of the weight with a row, or a fixed number of rows, for each class. It also tells
-            this network's checkpoints from others.
+        class_weight: Name of the weight with a row, or a fixed number of rows, for each class. It also
+            distinguishes this network's checkpoints from others.
         class_layers: Prefixes of the names of the weights that depend on the classes; that of
             ``class_weight`` if not given.
         title: Its name in messages; the class's if not given.

@@ -17,7 +17,7 @@ Task = Literal["detection", "segmentation"]
 Registered = TypeVar("Registered", bound="type[DenseNetwork]")
 
 NOUNS: dict[Task, str] = {"detection": "detector", "segmentation": "segmenter"}
-"""What a network of each task is called in messages."""
+"""Nouns for networks of each task, for messages."""
 
 _NETWORKS: dict[str, type[DenseNetwork]] = {}
 

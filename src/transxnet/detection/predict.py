@@ -1,4 +1,4 @@
-"""What a detector finds on image files."""
+"""A detector's predictions for image files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transxnet.dense.network import Detector
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer for one image.
+    """The detections of one image.
 
     Attributes:
         path: The file.

@@ -71,7 +71,7 @@ def open_calibration(data: str, model: nn.Module) -> Calibration:
     if data == DIGITS:
         digits = open_data(DIGITS)
         fits = isinstance(model, TransXNet) and model.num_classes == len(digits.train.class_names)
-        return Calibration(digits.train, digits.validation if fits else None, "the digits are no classes of its")
+        return Calibration(digits.train, digits.validation if fits else None, "its classes are not the digits")
     root = Path(data).expanduser()
     if not root.is_dir():
         raise DataError(f"the calibration folder {root} {'is a file' if root.exists() else 'does not exist'}")
@@ -88,7 +88,7 @@ def open_calibration(data: str, model: nn.Module) -> Calibration:
 
 
 def accuracy(model: Any, source: ImageSource) -> float:
-    """Share of the images whose best answer is right.
+    """Top-1 accuracy of a classifier.
 
     Args:
         model: A classifier, or an exported one.

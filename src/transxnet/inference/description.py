@@ -191,7 +191,7 @@ def possible_files(path: Path, format: Format) -> list[Path]:  # noqa: A002
 
 
 def files_of(path: Path, description: Description) -> list[Path]:
-    """What an export writes, the file that names the others last."""
+    """The files that an export writes, the one that names the others last."""
     networks = [*(part_path(path, part) for part in description.parts), path]
     if description.format != "openvino":
         return networks

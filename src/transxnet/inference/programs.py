@@ -60,7 +60,7 @@ def _check_values(archive: zipfile.ZipFile, config: dict[str, Any], folder: str,
         stored = archive.getinfo(folder + value["path_name"]).file_size
         count = math.prod(size["as_int"] for size in value["tensor_meta"]["sizes"])
         if not 0 <= count <= stored:  # a value has at least a byte
-            raise CheckpointError(f"{path}: {name!r:.100} claims {count:,} values in {stored:,} bytes")
+            raise CheckpointError(f"{path}: {name!r:.100} states {count:,} values in {stored:,} bytes")
 
 
 def _check_inputs(content: bytes, path: Path) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transxnet.inference.description import Description
 from transxnet.inference.formats import library, quiet, save_onnx
 
-# Attention, the position bias, pooling and IDConv multiply what they compute, with few places to a
-# range: they stay in float32.
+# Attention, the position bias, pooling and IDConv multiply computed values, with few values to
+# a range: they stay in float32.
 OPERATORS = ["Conv", "Gemm"]
 
 

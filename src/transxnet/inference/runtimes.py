@@ -51,8 +51,8 @@ class Runtime(ABC):
         """The outputs, as :class:`Description` names them.
 
         Args:
-            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` says. Of a part
-                it is pooled regions (R, C, side, side), and there may be none.
+            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` gives. A part
+                takes pooled regions (R, C, side, side), and there may be none.
 
         Raises:
             ConfigError: If they have another shape or type, or images a side under 32 pixels.
@@ -97,7 +97,7 @@ class OnnxRuntime(Runtime):
         onnxruntime = library("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 4  # what it says comes as an exception too
+        options.log_severity_level = 4  # its messages come as exceptions too
         with _readable(path):
             # A fallback to another provider would print on standard output.
             self._session = onnxruntime.InferenceSession(
@@ -141,8 +141,8 @@ class OpenVinoRuntime(Runtime):
                 f"OpenVINO gives wrong outputs in int8 for a single image of {SMALLEST} x {SMALLEST}; give it two, or "
                 "run an ONNX file in ONNX Runtime"
             )
-        answers = self._compiled([images])
-        return [np.array(answers[output]) for output in self._compiled.outputs]  # theirs is overwritten
+        outputs = self._compiled([images])
+        return [np.array(outputs[output]) for output in self._compiled.outputs]  # copies: OpenVINO overwrites its own
 
 
 class TorchRuntime(Runtime):

@@ -21,7 +21,7 @@ class Graph(nn.Module):
 
     Args:
         network: Fused.
-        dtype: What it computes in.
+        dtype: Type that it computes in.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -52,7 +52,7 @@ def trace_part(model: DenseNetwork, part: str, dtype: torch.dtype = torch.float3
     Args:
         model: In evaluation mode, not fused.
         part: Name of the part, of the network's exported form.
-        dtype: What it computes in.
+        dtype: Type that it computes in.
     """
     form = model.export_form
     graph = Graph(copy.deepcopy(form.part(model, part)).cpu().requires_grad_(False), dtype)
@@ -69,7 +69,7 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
 
     Args:
         model: A network in evaluation mode, not fused. Parts with files of their own are left out.
-        dtype: What it computes in; inputs and outputs are float32.
+        dtype: Type that it computes in; inputs and outputs are float32.
 
     Raises:
         ConfigError: If the network is in training mode or fused already.

@@ -1,4 +1,4 @@
-"""What a segmenter says of image files."""
+"""A segmenter's predictions for image files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transxnet.segmentation.sample_sheet import classes_in
 
 @dataclass(frozen=True)
 class Map:
-    """The answer for one image.
+    """The classes of one image.
 
     Attributes:
         path: The file.

@@ -1,4 +1,4 @@
-"""A segmenter's answers beside the truth."""
+"""Predicted classes next to the ground truth."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
 
 
 def save_sheet(model: Segmenter, source: SegmentationSource, path: Path, title: str) -> None:
-    """Draw the truth and the answers for a few images, spread over the source.
+    """Draw ground truth and predictions of a few images, spread over the source.
 
     Args:
         model: The segmenter.
         source: The images and their labels.
-        path: The picture.
-        title: Above it.
+        path: File of the sheet.
+        title: Title above the pictures.
     """
     head = known_classes(model.head_description)
     pictures = []
-    for place in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
+    for index in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
         try:
-            image, truth = source.load(place), source.labels(place)
+            image, truth = source.load(index), source.labels(index)
         except BadImageError:
-            continue  # has been told
+            continue  # was reported
         both = (truth, classes_in(model, image))
         pictures += [draw_classes(image, classes, head.label_names, head.colors) for classes in both]
     sheet(pictures, ["truth", "answer"] * _PAIRS, title, path)

@@ -22,7 +22,7 @@ class ProposalNetwork(RegionProposalNetwork):
     Args:
         in_channels: Channels of the pyramid.
         strides: Of the pyramid's levels.
-        head: What gives scores and codes of the levels' anchors; torchvision's convolutions if not given.
+        head: From maps to scores and codes of the levels' anchors; torchvision's convolutions if not given.
     """
 
     def __init__(self, in_channels: int, strides: tuple[int, ...], head: nn.Module | None = None) -> None:

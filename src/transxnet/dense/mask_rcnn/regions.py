@@ -42,7 +42,7 @@ class AlignedPooler(MultiScaleRoIAlign):
         regions = torch.cat([F.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
         side = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).clamp(min=0).sqrt()
         level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1)
-        # In the regions' precision: half of it cannot tell the pixels of a large image apart.
+        # In the regions' precision: half precision cannot distinguish the pixels of a large image.
         pooled = regions.new_zeros(len(regions), maps[0].shape[1], *self.output_size)
         for index, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = level == index
@@ -62,9 +62,9 @@ class RegionHeads(RoIHeads):
         strides: Of the levels that regions are taken from.
         num_classes: Classes, the background not counted.
         norm_layer: Makes a normalisation for so many channels, for the mask head; none if not given.
-        boxes: What gives class scores (R, classes + 1) and codes (R, 4 (classes + 1)) of pooled regions;
-            the released layers if not given.
-        masks: What gives the logits (R, classes + 1, 28, 28) of pooled regions' masks; as above.
+        boxes: From pooled regions to class scores (R, classes + 1) and codes (R, 4 (classes + 1)); the
+            released layers if not given.
+        masks: From pooled regions to the logits (R, classes + 1, 28, 28) of their masks; as above.
     """
 
     def __init__(
