@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 import transxnet
-from transxnet.dense.semantic_fpn import segmentation_loss
+from transxnet.dense.pixel_classes import segmentation_loss
 
 CASES = [(kind, step) for kind in ("retinanet", "mask_rcnn", "semantic_fpn") for step in ("predict", "train")]
 

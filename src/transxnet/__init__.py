@@ -6,7 +6,7 @@ Importing the package registers the networks with timm.
 from transxnet import kernels
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
-from transxnet.dense import DenseBackbone, create_backbone
+from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
 from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
 from transxnet.inference.export import ExportError, export
@@ -25,7 +25,9 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DenseBackbone",
+    "Detector",
     "ExportError",
+    "Segmenter",
     "TransXNet",
     "TransXNetConfig",
     "TransXNetError",
@@ -41,6 +43,7 @@ __all__ = [
     "load_exported",
     "load_model",
     "load_segmenter",
+    "register_dense_network",
     "register_ffn",
     "register_local_operator",
     "register_token_mixer",

@@ -17,13 +17,11 @@ from transxnet.data.dense_transforms import (
     SegmentationAugmentation,
     augment_detection,
     augment_segmentation,
-    evaluation_image,
-    fitted,
     photometric_distortion,
-    resized,
     resized_labels,
 )
 from transxnet.data.randomness import addressed_randomness
+from transxnet.dense.segmentation_transform import SegmentationTransform, fitted, resized
 
 STILL = {"photometric": False, "hflip": 0.0}
 
@@ -60,13 +58,13 @@ def test_sizes(height: int, width: int, expected: tuple[int, int]) -> None:
 
 def test_evaluation_resizes_twice_and_normalises() -> None:
     image = picture(48, 65)
-    seen = evaluation_image(image, long=256, short=64)
+    seen = SegmentationTransform(64, 256)(image)
     assert seen.shape == (3, 64, 96)  # 64 x 87, then up to multiples of 32
     first = cv2.resize(image.permute(1, 2, 0).numpy(), (87, 64))
     expected = cv2.resize(first, (96, 64)).transpose(2, 0, 1).astype(float)
     assert (levels(seen) - torch.from_numpy(expected)).abs().max() < 2.01
     grey = torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None] * 255
-    assert evaluation_image(grey.round().to(torch.uint8).expand(3, 40, 40)).abs().max() < 0.01
+    assert SegmentationTransform()(grey.round().to(torch.uint8).expand(3, 40, 40)).abs().max() < 0.01
 
 
 def test_a_crop_and_its_labels_stay_together() -> None:

@@ -17,12 +17,13 @@ from torchvision.models.detection.image_list import ImageList
 import transxnet
 from helpers.networks import nano, released_shapes, released_tensor
 from transxnet import CheckpointError, ConfigError
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors
 from transxnet.dense.create import create_detector, create_segmenter
-from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
-from transxnet.dense.detection.regions import mask_targets
-from transxnet.dense.detection.transform import DetectionTransform, pasted
+from transxnet.dense.detection_transform import DetectionTransform, pasted
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.mask_rcnn.regions import mask_targets
+from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.dense.pyramid import PyramidBackbone
-from transxnet.dense.semantic_fpn import segmentation_loss
 
 
 def pyramid() -> PyramidBackbone:
@@ -114,7 +115,7 @@ def test_masks_follow_their_boxes() -> None:
 @pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
 def test_detectors_learn_from_and_answer_images_of_any_sizes(name: str) -> None:
     torch.manual_seed(0)
-    detector = create_detector(name, backbone="transxnet_nano", num_classes=3)
+    detector: Any = create_detector(name, backbone="transxnet_nano", num_classes=3)
     detector.transform.short, detector.transform.long = 128, 256
     images = photographs((60, 90), (70, 50))
     losses = detector.train()(images, targets())
@@ -173,7 +174,7 @@ def test_the_backbone_of_a_detector_starts_from_a_classifier() -> None:
     assert torch.equal(detector.backbone.body.state_dict()[weight], classifier.state_dict()[weight])
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_errors_of_what_does_not_fit() -> None:
     classifier = {n: released_tensor(n, s) for n, s in released_shapes("tiny", "classifier").items()}
     with pytest.raises(CheckpointError, match="not a SemanticFPN's|is not a TransXNet's"):
         create_segmenter(checkpoint=classifier)
@@ -184,3 +185,10 @@ def test_what_does_not_fit_is_said() -> None:
     weights = create_segmenter(backbone="transxnet_nano", num_classes=4).state_dict()
     with pytest.raises(CheckpointError, match="number of classes"):
         create_segmenter(backbone="transxnet_nano", num_classes=5, checkpoint=weights)
+
+
+def test_a_head_s_settings_have_bounds() -> None:
+    with pytest.raises(ConfigError, match="num_classes must be a whole number from 1"):
+        transxnet.create_detector("retinanet", backbone="transxnet_nano", num_classes=0)
+    with pytest.raises(ConfigError, match="label_names must be a list of 0 or 3 values"):
+        HeadDescription("retinanet", 3, label_names=("a",))

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from transxnet import DataError
 from transxnet.data.coco import CocoSource, open_coco
 from transxnet.data.scenes import write_scenes
-from transxnet.dense import semantic_fpn
+from transxnet.dense import pixel_classes
 from transxnet.detection.evaluate import SCORES, as_results, precision
 from transxnet.segmentation.evaluate import agreement, confusion
 
@@ -29,11 +29,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> CocoSource:
 
 
 def guesses(source: CocoSource) -> list[dict[str, Any]]:
-    """What a middling detector would say: shifted boxes, some classes wrong, some objects missed or twice."""
+    """Results of a middling detector: shifted boxes, some classes wrong, some objects missed or twice."""
     generator = np.random.default_rng(0)
     results: list[dict[str, Any]] = []
-    for place, image in enumerate(source.images):
-        found = source.instances(place)
+    for index, image in enumerate(source.images):
+        found = source.instances(index)
         keep = torch.from_numpy(generator.random(len(found.labels)) < 0.85)
         shifts = torch.from_numpy(generator.normal(0, 2, (len(found.labels), 4))).float()
         wrong = torch.from_numpy(generator.random(len(found.labels)) < 0.2)
@@ -48,7 +48,7 @@ def guesses(source: CocoSource) -> list[dict[str, Any]]:
 
 
 def reference(
-    source: CocoSource, places: Sequence[int], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
+    source: CocoSource, indices: Sequence[int], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
 ) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -58,12 +58,12 @@ def reference(
         truth.createIndex()
         left_out = "bbox" if kind == "segm" else "segmentation"
         rows = [{name: value for name, value in row.items() if name != left_out} for row in copy.deepcopy(results)]
-        judged = COCOeval(truth, truth.loadRes(rows), kind)
-        judged.params.imgIds = [source.images[place].id for place in places]
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    return [float(value) for value in judged.stats]
+        evaluated = COCOeval(truth, truth.loadRes(rows), kind)
+        evaluated.params.imgIds = [source.images[index].id for index in indices]
+        evaluated.evaluate()
+        evaluated.accumulate()
+        evaluated.summarize()
+    return [float(value) for value in evaluated.stats]
 
 
 def truth_mask(source: CocoSource, annotation: dict[str, Any]) -> Any:
@@ -79,10 +79,10 @@ def test_all_twelve_numbers_are_those_of_pycocotools(
     source: CocoSource, kind: Literal["bbox", "segm"], images: int
 ) -> None:
     assert any(annotation["iscrowd"] for annotation in source.ground_truth()["annotations"])
-    places, ids = range(images), {image.id for image in source.images[:images]}
+    indices, ids = range(images), {image.id for image in source.images[:images]}
     results = [result for result in guesses(source) if result["image_id"] in ids]
-    ours = precision(source, places, results, kind)
-    assert list(ours.scores.values()) == pytest.approx(reference(source, places, results, kind), abs=1e-9)
+    ours = precision(source, indices, results, kind)
+    assert list(ours.scores.values()) == pytest.approx(reference(source, indices, results, kind), abs=1e-9)
     assert 0.1 < ours.scores["AP"] < 0.9
     present = [row[0] for row in ours.per_class if row is not None]
     assert float(np.mean(present)) == pytest.approx(ours.scores["AP"])
@@ -100,22 +100,24 @@ def test_pixels_agree_as_counted_by_hand() -> None:
     table = confusion(5)
     for row in range(2):  # one after the other is the same as at once
         table.update(answer[row : row + 1, None], truth[row : row + 1, None])
-    judged = agreement(table.compute())
-    assert judged.per_class == [
+    evaluated = agreement(table.compute())
+    assert evaluated.per_class == [
         (pytest.approx(2 / 4), pytest.approx(2 / 3)),
         (pytest.approx(2 / 4), pytest.approx(2 / 3)),
         (pytest.approx(1.0), pytest.approx(1.0)),
         (None, None),
         (None, None),
     ]
-    assert judged.miou == pytest.approx(2 / 3)
-    assert judged.macc == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
-    assert judged.aacc == pytest.approx(5 / 7)
-    with pytest.raises(DataError, match="nothing to judge by"):
+    assert evaluated.miou == pytest.approx(2 / 3)
+    assert evaluated.macc == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert evaluated.aacc == pytest.approx(5 / 7)
+    with pytest.raises(DataError, match="nothing to evaluate"):
         agreement(torch.zeros(3, 3))
 
 
 def test_the_best_class_is_that_of_all_scores_resized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic_fpn, "_AT_ONCE", 2 * 31 * 50 * 7)  # seven classes at a time
+    monkeypatch.setattr(pixel_classes, "_AT_ONCE", 2 * 31 * 50 * 7)  # seven classes at a time
     scores = torch.randn(2, 37, 9, 12, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(semantic_fpn.classes_of(scores, (31, 50)), semantic_fpn.resize(scores, size=(31, 50)).argmax(1))
+    assert torch.equal(
+        pixel_classes.classes_of(scores, (31, 50)), pixel_classes.resize(scores, size=(31, 50)).argmax(1)
+    )

@@ -14,9 +14,10 @@ from torchvision.models.detection.image_list import ImageList
 from golden import fixture
 from helpers.networks import golden, images, released_dense
 from transxnet.dense.create import create_detector, create_segmenter
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.semantic_fpn import SemanticFPN, classes_of, segmentation_loss
+from transxnet.dense.mask_rcnn import MaskRCNN
+from transxnet.dense.pixel_classes import classes_of, segmentation_loss
+from transxnet.dense.retinanet import RetinaNet
+from transxnet.dense.semantic_fpn import SemanticFPN
 
 TOLERANCE = 2e-5
 
@@ -44,7 +45,9 @@ def matches(array: Tensor, expected: dict[str, Any], name: str) -> None:
 
 @pytest.fixture(scope="module")
 def segmenter() -> SemanticFPN:
-    return create_segmenter(checkpoint=released_dense("semantic_fpn")).eval()
+    segmenter = create_segmenter(checkpoint=released_dense("semantic_fpn")).eval()
+    assert isinstance(segmenter, SemanticFPN)
+    return segmenter
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from transxnet.checkpoints.released import rename
 from transxnet.cli.train import parse_recipe
 from transxnet.data.loader import BadImages
 from transxnet.dense.create import create_dense
-from transxnet.dense.head import Head
+from transxnet.dense.head_description import HeadDescription
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.errors import ConfigError
 from transxnet.segmentation.recipe import SegmentationRecipe
@@ -35,7 +35,7 @@ def test_the_decay_falls_where_it_falls_in_the_released_recipes() -> None:
     assert recipe("coco/mask_rcnn_tiny").decay == "no_norms"
     assert recipe("coco/retinanet_tiny").decay == recipe("ade20k/semantic_fpn_tiny").decay == "all"
     with torch.device("meta"):
-        model = create_dense(Head("mask_rcnn", 80), "transxnet_tiny")
+        model = create_dense(HeadDescription("mask_rcnn", 80), "transxnet_tiny")
     others = [name for name, parameter in model.named_parameters()
               if not name.startswith("backbone.body.") and is_exempt(name, parameter, "no_norms")]  # fmt: skip
     assert others == []  # the released pyramid and heads have no normalisation

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import transxnet
 from golden import fixture
 from transxnet.checkpoints.released import rename
-from transxnet.dense.head import Head
+from transxnet.dense.head_description import HeadDescription
 from transxnet.layers import LayerScale
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -77,7 +77,7 @@ def lively_dense(kind: str) -> Any:
     create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
     model = create(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16, depths=(1, 1, 1, 1))
     lively(model).eval()
-    model.head_description = Head(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
+    model.head_description = HeadDescription(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
     return model
 
 

@@ -22,10 +22,10 @@ from helpers.commands import run
 from helpers.networks import first_stages, lively, lively_dense
 from transxnet.data.coco import open_coco
 from transxnet.data.scenes import DIGIT_NAMES, write_scenes
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.head import Head
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.mask_rcnn import MaskRCNN
 from transxnet.dense.pyramid import P6P7, PyramidBackbone
+from transxnet.dense.retinanet import RetinaNet
 from transxnet.detection.evaluate import evaluate
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.inference import formats
@@ -42,7 +42,7 @@ def detector(kind: str) -> Any:
     pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: LastLevelMaxPool())
     model = lively((RetinaNet if kind == "retinanet" else MaskRCNN)(pyramid, len(DIGIT_NAMES))).eval()
     model.architecture = "transxnet_nano"
-    model.head_description = Head(
+    model.head_description = HeadDescription(
         kind, len(DIGIT_NAMES), CHANNELS, label_names=DIGIT_NAMES, proposals=30, short=80, long=120
     )
     model.transform.short, model.transform.long = 80, 120
@@ -86,14 +86,14 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys() and len(found["boxes"]) == len(wanted["boxes"]) > 0
     left = list(range(len(found["boxes"])))
     for box, score, label, *masks in zip(*(wanted[name] for name in wanted), strict=True):
-        same = [place for place in left if found["labels"][place] == label]
-        place = min(same, key=lambda place: float((found["boxes"][place] - box).abs().max()))
-        left.remove(place)
-        torch.testing.assert_close(found["boxes"][place], box, atol=0.02, rtol=0)
-        torch.testing.assert_close(found["scores"][place], score, atol=1e-3, rtol=0)
+        same = [index for index in left if found["labels"][index] == label]
+        index = min(same, key=lambda index: float((found["boxes"][index] - box).abs().max()))
+        left.remove(index)
+        torch.testing.assert_close(found["boxes"][index], box, atol=0.02, rtol=0)
+        torch.testing.assert_close(found["scores"][index], score, atol=1e-3, rtol=0)
         if masks:
             assert found["masks"].dtype == torch.bool
-            assert (found["masks"][place] != masks[0]).float().mean() < 1e-3
+            assert (found["masks"][index] != masks[0]).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
@@ -140,8 +140,8 @@ def test_every_format_of_mask_rcnn_passes_its_check(form: Any, precision: Any, t
     assert [check.part for check in written.checks] == [""] * 5 + ["boxes"] * 4 + ["masks"] * 4
     assert (written.agreement is None) if precision == "float32" else (written.agreement or 0) > 0.9
     loaded = transxnet.load_exported(written.path, form)
-    said = loaded.description
-    assert (said.task, said.outputs, said.strides) == ("detection", ("p2", "scores", "codes"), (4, 8))
+    metadata = loaded.description
+    assert (metadata.task, metadata.outputs, metadata.strides) == ("detection", ("p2", "scores", "codes"), (4, 8))
     assert {name: part.description.outputs for name, part in loaded.parts.items()} == {
         "boxes": ("scores", "codes"), "masks": ("masks",),
     }  # fmt: skip
@@ -191,7 +191,7 @@ def test_files_that_do_not_belong_together_are_refused(
         model.metadata_props[0].value = re.sub('"weights": "', '"weights": "0', model.metadata_props[0].value)
         onnx.save(model, str(boxes))
 
-    for change, checkpoint, said in (
+    for change, checkpoint, message in (
         (lambda: None, boxes, "holds a part of a detector; give the file that it belongs to, mask_rcnn.onnx"),
         (of_another_network, mask_rcnn, "mask_rcnn.boxes.onnx is of another export than mask_rcnn.onnx"),
         (lambda: shutil.copy(masks, boxes), mask_rcnn, "mask_rcnn.boxes.onnx is of another export"),
@@ -201,7 +201,7 @@ def test_files_that_do_not_belong_together_are_refused(
         change()
         assert run("predict", scenes / "images/validation", "--checkpoint", checkpoint) == 2
         line = capsys.readouterr().err
-        assert said in line and line.count("\n") == 1
+        assert message in line and line.count("\n") == 1
 
 
 def test_regions_of_another_size_are_refused(exported: dict[str, Path]) -> None:
@@ -212,18 +212,18 @@ def test_regions_of_another_size_are_refused(exported: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_is_judged_as_the_network(
+def test_a_file_is_evaluated_as_the_network(
     kind: str, exported: dict[str, Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
     capsys.readouterr()
     assert run("eval", "--data", scenes, "--checkpoint", exported[kind], "--json", "--results", out) == 0
-    told = json.loads(capsys.readouterr().out)
-    judged = evaluate(detector(kind), open_coco(str(scenes)).validation)
-    assert ("mask" in told) == (judged.mask is not None) == (kind == "mask_rcnn")
-    assert told["box"] == pytest.approx(judged.box.scores, abs=2e-3)
+    printed = json.loads(capsys.readouterr().out)
+    evaluated = evaluate(detector(kind), open_coco(str(scenes)).validation)
+    assert ("mask" in printed) == (evaluated.mask is not None) == (kind == "mask_rcnn")
+    assert printed["box"] == pytest.approx(evaluated.box.scores, abs=2e-3)
     results = json.loads(out.read_text())
-    assert len(results) == len(judged.results) > 10
+    assert len(results) == len(evaluated.results) > 10
     assert ("segmentation" in results[0]) == (kind == "mask_rcnn")
 
 
@@ -235,9 +235,9 @@ def test_a_whole_detector_predicts_from_its_file(
     weights = transxnet.save_model(lively_dense(kind), tmp_path / "weights.safetensors")
     file = tmp_path / "exported.onnx"
     assert run("export", weights, "--format", "onnx", "--out", file, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["passed"] and len(told["files"]) == (3 if kind == "mask_rcnn" else 1)
-    assert sorted(map(str, tmp_path.glob("exported*"))) == sorted(told["files"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["passed"] and len(printed["files"]) == (3 if kind == "mask_rcnn" else 1)
+    assert sorted(map(str, tmp_path.glob("exported*"))) == sorted(printed["files"])
     answers = []
     for checkpoint in (weights, file):
         out = tmp_path / f"out-{checkpoint.suffix[1:]}"

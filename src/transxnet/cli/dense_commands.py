@@ -17,9 +17,8 @@ from transxnet.cli.streams import note, table_console
 from transxnet.data.coco import open_coco
 from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import open_segmentation
-from transxnet.dense.create import Detector
-from transxnet.dense.head import Head
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import Detector, Segmenter
 from transxnet.detection.evaluate import SCORES, Precision, as_results
 from transxnet.detection.evaluate import evaluate as evaluate_detector
 from transxnet.detection.predict import predict as detect
@@ -39,12 +38,12 @@ _LISTED = 6  # classes or objects of an image in a line
 
 def evaluate(model: Any, options: Any) -> int:
     """Judge a detector or a segmenter on the data set that the options name, and print."""
-    judge = _judge_segmenter if model.head_description.kind == "semantic_fpn" else _judge_detector
+    judge = _judge_segmenter if model.head_description.task == "segmentation" else _judge_detector
     return judge(model, known_classes(model.head_description), options)
 
 
-def _judge_detector(model: Detector, head: Head, options: Any) -> int:
-    masks = head.kind == "mask_rcnn"
+def _judge_detector(model: Detector, head: HeadDescription, options: Any) -> int:
+    masks = head.predicts_masks
     source = open_coco(data_folder(options.data), classes=head.label_names, masks=masks).validation
     judged = _judged(evaluate_detector, model, source, options)
     if options.results:
@@ -73,7 +72,7 @@ def _judge_detector(model: Detector, head: Head, options: Any) -> int:
     return 0
 
 
-def _judge_segmenter(model: SemanticFPN, head: Head, options: Any) -> int:
+def _judge_segmenter(model: Segmenter, head: HeadDescription, options: Any) -> int:
     root = data_folder(options.data)
     source = open_segmentation(root, reduce_zero_label=head.reduce_zero_label, classes=head.label_names).validation
     judged = _judged(evaluate_segmenter, model, source, options)
@@ -115,7 +114,7 @@ def predict(model: Any, paths: Sequence[Path], options: Any) -> int:
     """Answer for image files, and print or write; returns 1 if one could not be read."""
     out = _picture_folder(paths, options) if options.out is not None else None
     head = known_classes(model.head_description)
-    segments = head.kind == "semantic_fpn"
+    segments = head.task == "segmentation"
     answer = _segmented if segments else _detected
     rows: list[dict[str, Any]] = []
     failed = []
@@ -154,7 +153,7 @@ def _picture_folder(paths: Sequence[Path], options: Any) -> Path:
 
 
 def _detected(
-    model: Detector, head: Head, paths: Sequence[Path], options: Any, out: Path | None
+    model: Detector, head: HeadDescription, paths: Sequence[Path], options: Any, out: Path | None
 ) -> Iterator[dict[str, Any]]:
     names = _free_names(paths)
     category_ids = head.category_ids or tuple(range(1, head.num_classes + 1))
@@ -179,7 +178,7 @@ def _detected(
 
 
 def _segmented(
-    model: SemanticFPN, head: Head, paths: Sequence[Path], options: Any, out: Path | None
+    model: Segmenter, head: HeadDescription, paths: Sequence[Path], options: Any, out: Path | None
 ) -> Iterator[dict[str, Any]]:
     names = _free_names(paths)
     for number, answer in enumerate(segment(model, paths, device=choose_device(options.device))):
@@ -218,7 +217,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         table_console().print(table)
 
 
-def _numbers(found: Precision, head: Head, per_class: bool) -> dict[str, Any]:
+def _numbers(found: Precision, head: HeadDescription, per_class: bool) -> dict[str, Any]:
     numbers: dict[str, Any] = dict(found.scores)
     if per_class:
         rows = zip(head.label_names, found.per_class, strict=True)

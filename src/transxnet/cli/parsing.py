@@ -13,7 +13,8 @@ from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.cli.streams import SafeConsole
-from transxnet.dense.create import DenseNetwork, holds_dense, load_dense
+from transxnet.dense.create import holds_dense, load_dense
+from transxnet.dense.network import DenseNetwork
 from transxnet.errors import ConfigError
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import FORMATS

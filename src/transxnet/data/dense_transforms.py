@@ -6,17 +6,16 @@ import random
 from dataclasses import dataclass
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.bounds import ImageSide, PositiveShare, ScaleFactor, Share, StoredSide, check_bounds
-from transxnet.data.segmentation import IGNORED
+from transxnet.dense.pixel_classes import IGNORED
+from transxnet.dense.segmentation_transform import fitted, normalised, resized
 from transxnet.errors import ConfigError
 
 _CROP_TRIES = 10
-_MULTIPLE = 32  # what the sides of an evaluated image are brought to
 _BRIGHTNESS = 32  # grey levels added or taken at most
 _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18 / 180  # of the whole circle, as 18 of OpenCV's half degrees
@@ -116,33 +115,6 @@ def augment_segmentation(
     return F.pad(normalised(image), missing), F.pad(labels, missing, value=IGNORED)
 
 
-def evaluation_image(image: Tensor, long: int = 2048, short: int = 512) -> Tensor:
-    """An image as it is segmented: fitted into the size, then again up to multiples of 32, and normalised.
-
-    Args:
-        image: (3, H, W), uint8.
-        long: Bound of the longer side in pixels.
-        short: Bound of the shorter side.
-
-    Returns:
-        (3, H', W'), float.
-    """
-    image = resized(image, fitted(image.shape[1], image.shape[2], long, short))
-    height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in image.shape[1:])
-    return normalised(resized(image, (height, width)))
-
-
-def fitted(height: int, width: int, long: int, short: int) -> tuple[int, int]:
-    """The largest size of the same shape with sides up to ``long`` and ``short``."""
-    scale = min(long / max(height, width), short / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (3, H, W), uint8, at another size: bilinear without antialiasing, as OpenCV does it."""
-    return image if image.shape[1:] == size else V.resize(image, list(size), antialias=False)
-
-
 def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels (H, W) at another size, each from OpenCV's nearest pixel, which torchvision now and then misses by one."""
     rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
@@ -152,12 +124,6 @@ def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 def _nearest(old: int, new: int) -> Tensor:
     step = 1 / (new / old)
     return (torch.arange(new, dtype=torch.float64) * step).floor().long().clamp(max=old - 1)
-
-
-def normalised(image: Tensor) -> Tensor:
-    """An image (3, H, W), uint8, with ImageNet's mean and deviation taken out."""
-    result: Tensor = V.normalize(image / 255, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
-    return result
 
 
 def _crop_place(labels: Tensor, augmentation: SegmentationAugmentation) -> tuple[int, int]:

@@ -19,11 +19,9 @@ from transxnet.data.names import is_folder, natural_key
 from transxnet.data.randomness import seed_for
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes
 from transxnet.data.splits import TRAIN, VALIDATION, part_folder
+from transxnet.dense.pixel_classes import IGNORED
 from transxnet.errors import DataError
 from transxnet.files import user_path
-
-IGNORED = 255
-"""The label of pixels that are neither learned from nor judged by."""
 
 _HELD_OUT = 0.2
 _CLASS_FILE = "classes.txt"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from transxnet.bounds import DenseClasses, PyramidChannels, checked
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
@@ -16,16 +15,11 @@ from transxnet.checkpoints.size_checks import unallocated
 from transxnet.checkpoints.tensors import check_values
 from transxnet.checkpoints.values import describing
 from transxnet.dense.backbone import create_backbone
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.head import CLASS_LAYERS, Head, check_head, head_of, kind_of
-from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
-from transxnet.dense.semantic_fpn import SemanticFPN
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.dense.head_description import HeadDescription, check_head, describe_weights
+from transxnet.dense.network import DenseNetwork, Detector, Segmenter
+from transxnet.dense.registry import NOUNS, Task, kind_of, network_class
+from transxnet.errors import CheckpointError
 from transxnet.zoo import NETWORKS, full_name
-
-Detector = RetinaNet | MaskRCNN
-DenseNetwork = RetinaNet | MaskRCNN | SemanticFPN
 
 
 def create_segmenter(
@@ -37,11 +31,11 @@ def create_segmenter(
     backbone_checkpoint: Source | None = None,
     pyramid_channels: int = 256,
     **settings: Any,
-) -> SemanticFPN:
+) -> Segmenter:
     """Create a segmenter.
 
     Args:
-        name: "semantic_fpn".
+        name: "semantic_fpn", or the name of a registered segmenter.
         backbone: The backbone's registered name.
         num_classes: Classes.
         checkpoint: A released segmenter's file, one of ours or a state dict.
@@ -53,11 +47,8 @@ def create_segmenter(
         CheckpointError: If a checkpoint cannot be read or does not fit.
         ConfigError: If a name or a setting is unknown or out of range.
     """
-    if name != "semantic_fpn":
-        raise ConfigError(f"there is no segmenter {name!r}; there is semantic_fpn")
-    _check_numbers(num_classes, pyramid_channels)
-    head = Head(name, num_classes, pyramid_channels, short=512, long=2048)
-    return cast(SemanticFPN, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
+    head = _default_head("segmentation", name, num_classes, pyramid_channels)
+    return cast(Segmenter, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
 
 
 def create_detector(
@@ -73,7 +64,7 @@ def create_detector(
     """Create a detector.
 
     Args:
-        name: "retinanet" or "mask_rcnn".
+        name: "retinanet", "mask_rcnn", or the name of a registered detector.
         backbone: The backbone's registered name.
         num_classes: Classes.
         checkpoint: A released detector's file, one of ours or a state dict.
@@ -85,39 +76,40 @@ def create_detector(
         CheckpointError: If a checkpoint cannot be read or does not fit.
         ConfigError: If a name or a setting is unknown or out of range.
     """
-    if name not in ("retinanet", "mask_rcnn"):
-        raise ConfigError(f"there is no detector {name!r}; there are retinanet and mask_rcnn")
-    _check_numbers(num_classes, pyramid_channels)
-    head = Head(name, num_classes, pyramid_channels)
+    head = _default_head("detection", name, num_classes, pyramid_channels)
     return cast(Detector, create_dense(head, backbone, checkpoint, backbone_checkpoint, **settings))
 
 
-def _check_numbers(num_classes: int, pyramid_channels: int) -> None:
+def _default_head(task: Task, name: str, num_classes: int, pyramid_channels: int) -> HeadDescription:
+    network = network_class(name, task)
     checked("num_classes", num_classes, DenseClasses)
     checked("pyramid_channels", pyramid_channels, PyramidChannels)
+    return network.default_head(num_classes, pyramid_channels)
 
 
 def load_detector(checkpoint: Source) -> Detector:
-    """The detector in a released file or one of ours, in evaluation mode; the file says which.
+    """Load the detector in a released file or one of ours, in evaluation mode; its kind is read from the file.
 
     Raises:
         CheckpointError: If it cannot be read, or holds something else.
     """
-    model = load_dense(checkpoint)
-    if isinstance(model, SemanticFPN):
-        raise CheckpointError(f"{_name(checkpoint)} holds a segmenter; transxnet.load_segmenter loads it")
-    return model
+    return cast(Detector, _load_for("detection", checkpoint))
 
 
-def load_segmenter(checkpoint: Source) -> SemanticFPN:
-    """The segmenter in a released file or one of ours, in evaluation mode.
+def load_segmenter(checkpoint: Source) -> Segmenter:
+    """Load the segmenter in a released file or one of ours, in evaluation mode; its kind is read from the file.
 
     Raises:
         CheckpointError: If it cannot be read, or holds something else.
     """
+    return cast(Segmenter, _load_for("segmentation", checkpoint))
+
+
+def _load_for(task: Task, checkpoint: Source) -> DenseNetwork:
     model = load_dense(checkpoint)
-    if not isinstance(model, SemanticFPN):
-        raise CheckpointError(f"{_name(checkpoint)} holds a detector; transxnet.load_detector loads it")
+    if model.task != task:
+        noun = NOUNS[model.task]
+        raise CheckpointError(f"{_name(checkpoint)} holds a {noun}; transxnet.load_{noun} loads it")
     return model
 
 
@@ -129,35 +121,34 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
     """
     read = read_checkpoint(checkpoint)
     weights = _our_names(read)
-    kind = kind_of(weights)
-    if not kind:
+    if not holds_dense(read):
         raise CheckpointError(
             f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
         )
     with describing(read.source):
-        head = Head.from_dict(read.head, read.source) if read.head else head_of(weights, kind)
-    check_head(head, weights, read.source)
+        head = HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights)
+        check_head(head, weights, read.source)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
     if not variant:
         raise CheckpointError(
-            f"{read.source} holds a {kind} on a backbone of unknown size; create it and load the state"
+            f"{read.source} holds a {head.kind} on a backbone of unknown size; create it and load the state"
         )
     config = read.config or NETWORKS[variant].override(img_size=_stored_size(body, variant))
     settings = {name: value for name, value in config.to_dict().items() if value != NETWORKS[variant].to_dict()[name]}
     with unallocated(read.source):
         planned = create_dense(head, variant, None, None, **settings)
     _check(_rest(weights), planned, read.source)
-    return cast(DenseNetwork, create_dense(head, variant, read, None, **settings).eval())
+    return create_dense(head, variant, read, None, **settings).eval()
 
 
 def holds_dense(read: Checkpoint) -> bool:
     """Whether a file that was read holds a detector or a segmenter."""
-    return bool(kind_of(_our_names(read)))
+    return bool(read.head or kind_of(_our_names(read)))
 
 
 def create_dense(
-    head: Head,
+    head: HeadDescription,
     backbone: str,
     checkpoint: Source | None = None,
     backbone_checkpoint: Source | None = None,
@@ -168,35 +159,24 @@ def create_dense(
     """Create a network by its head's description.
 
     Args:
-        head: What stands on the backbone.
+        head: Description of the network and its head.
         backbone: The backbone's registered name.
         checkpoint: The whole network's weights to start from.
         backbone_checkpoint: A classifier's or backbone's weights to start from.
-        new_classes: Whether layers that depend on the classes are left as they were drawn.
+        new_classes: Whether layers that depend on the classes keep their random weights.
         **settings: Fields of :class:`~transxnet.config.TransXNetConfig` for the backbone.
 
     Raises:
         CheckpointError: If a checkpoint cannot be read or does not fit.
         ConfigError: If a name or a setting is unknown or out of range.
     """
-    indices = (1, 2, 3) if head.kind == "retinanet" else (0, 1, 2, 3)
-    body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=indices, **settings)
-    extra = {"retinanet": P6P7, "mask_rcnn": lambda *channels: LastLevelMaxPool()}.get(head.kind)
-    pyramid = PyramidBackbone(body, head.pyramid_channels, extra, head_norm if head.normalised else None)
-    model: DenseNetwork
-    if head.kind == "semantic_fpn":
-        model = SemanticFPN(pyramid, head.num_classes)
-    else:
-        kind = RetinaNet if head.kind == "retinanet" else MaskRCNN
-        model = kind(pyramid, head.num_classes, norm_layer=head_norm if head.normalised else None)
-        model.transform.short, model.transform.long = head.short, head.long
-        if isinstance(model, MaskRCNN):
-            model.rpn.set_proposals(head.proposals)
+    network = head.network
+    body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=network.out_indices, **settings)
+    model = network.build(body, head)
     model.head_description, model.architecture = head, full_name(backbone)
     if checkpoint is not None:
-        _load(
-            model, read_checkpoint(checkpoint), CLASS_LAYERS[head.kind] if new_classes else (), "img_size" in settings
-        )
+        left = network.class_layers if new_classes else ()
+        _load(model, read_checkpoint(checkpoint), left, "img_size" in settings)
     return model
 
 
@@ -205,9 +185,8 @@ def _load(model: DenseNetwork, read: Checkpoint, left: tuple[str, ...], keep_siz
     if left:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left)}
         weights |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(left)}
-    trunk = model.get_submodule(BODY.rstrip("."))
-    stored = read.config.img_size if read.config else None
-    fitted = fit(_body(weights), trunk, source=read.source, stored_size=stored, keep_size=keep_size)  # type: ignore[arg-type]
+    stored, body = read.config.img_size if read.config else None, model.backbone.body
+    fitted = fit(_body(weights), body, source=read.source, stored_size=stored, keep_size=keep_size)
     rest = _rest(weights)
     _check(rest, model, read.source)
     check_values(rest, model.state_dict(), read.source)
@@ -238,7 +217,7 @@ def _our_names(read: Checkpoint) -> dict[str, Tensor]:
 
 
 def _rest(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is not the backbone's."""
+    """The entries that are not the backbone's."""
     return {name: tensor for name, tensor in weights.items() if not name.startswith(BODY)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from transxnet.dense.backbone import DenseBackbone
 
@@ -18,7 +18,12 @@ class P6P7(ExtraFPNBlock):
     Args:
         in_channels: Channels of the backbone's last map.
         out_channels: Channels of the pyramid.
+
+    Attributes:
+        levels: Number of levels that it adds.
     """
+
+    levels = 2
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -42,7 +47,8 @@ class PyramidBackbone(nn.Module):
     Args:
         body: The backbone; its channels and strides decide the pyramid's.
         out_channels: Channels of every level.
-        extra_blocks: Makes coarser levels from (in_channels, out_channels); none if not given.
+        extra_blocks: Makes coarser levels from (in_channels, out_channels); none if not given. A block that
+            adds more than one has their number as ``levels``.
         norm_layer: Makes a normalisation for so many channels, after each convolution; none if not given.
 
     Attributes:
@@ -61,7 +67,7 @@ class PyramidBackbone(nn.Module):
         self.out_channels = out_channels
         extra = extra_blocks(body.channels[-1], out_channels) if extra_blocks else None
         self.fpn = FeaturePyramidNetwork(list(body.channels), out_channels, extra, norm_layer)
-        coarser = {P6P7: 2, LastLevelMaxPool: 1}.get(type(extra), 0)
+        coarser = getattr(extra, "levels", 1) if extra is not None else 0
         self.strides = (*body.strides, *(body.strides[-1] * 2 ** (level + 1) for level in range(coarser)))
         for layer in self.fpn.modules():
             if isinstance(layer, nn.Conv2d):

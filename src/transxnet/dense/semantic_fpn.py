@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from transxnet.dense.head import Described
+from transxnet.checkpoints.released_dense import ReleasedNames
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import Segmenter
+from transxnet.dense.pixel_classes import resize
 from transxnet.dense.pyramid import PyramidBackbone
+from transxnet.dense.registry import register_dense_network
 from transxnet.layers.norm import BatchNorm2d
 
-resize = partial(F.interpolate, mode="bilinear", align_corners=False)
-
-_AT_ONCE = 2**24  # scores that are resized at a time
-
-IGNORED = 255
-"""The label of pixels that belong to no class."""
+_RELEASED_NAMES = ReleasedNames(
+    "decode_head.conv_seg.weight",
+    (
+        (r"decode_head\.conv_seg\.", "head.classifier."),
+        (r"decode_head\.scale_heads\.(\d)\.(\d)\.conv\.", r"head.levels.\1.\2.0."),
+        (r"decode_head\.scale_heads\.(\d)\.(\d)\.bn\.", r"head.levels.\1.\2.1."),
+    ),
+)
+_ADE20K_CLASSES = 150
 
 
 def _level(in_channels: int, channels: int, doublings: int) -> nn.Sequential:
@@ -67,7 +72,8 @@ class SemanticHead(nn.Module):
         return self.classifier(self.dropout(finest))  # type: ignore[no-any-return]
 
 
-class SemanticFPN(Described, nn.Module):
+@register_dense_network("semantic_fpn")
+class SemanticFPN(Segmenter):
     """A segmenter.
 
     Args:
@@ -75,55 +81,19 @@ class SemanticFPN(Described, nn.Module):
         num_classes: Classes.
     """
 
+    title = "Semantic FPN"
+    class_weight = "head.classifier.weight"
+    released_names = _RELEASED_NAMES
+
     def __init__(self, backbone: PyramidBackbone, num_classes: int = 150) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.num_classes = num_classes
+        super().__init__(backbone, num_classes)
         self.head = SemanticHead(backbone.out_channels, backbone.strides, num_classes)
+
+    @classmethod
+    def describe_weights(cls, weights: Mapping[str, Tensor]) -> HeadDescription:
+        head = super().describe_weights(weights)
+        return dataclasses.replace(head, reduce_zero_label=head.num_classes == _ADE20K_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of every pixel. Shapes: (B, 3, H, W) to (B, num_classes, H, W)."""
         return resize(self.head(list(self.backbone(x).values())), size=x.shape[2:])
-
-
-def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy, summed over the labelled pixels and divided by all, as in the released recipe.
-
-    Args:
-        scores: (B, classes, H, W).
-        labels: (B, H, W), class indices, 255 where there is none.
-    """
-    return F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum") / max(labels.numel(), 1)
-
-
-def classes_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """The best class of every pixel of the original image.
-
-    A few classes are resized at a time: all of them at a photograph's own size would take gigabytes.
-
-    Shapes: (B, classes, H, W) to (B, *size).
-    """
-    at_once = _AT_ONCE // (len(scores) * size[0] * size[1])
-    if not at_once:
-        return _classes_of_large(scores, size)
-    best = scores.new_full((len(scores), *size), float("-inf"))
-    classes = torch.zeros(len(scores), *size, dtype=torch.long, device=scores.device)
-    for first in range(0, scores.shape[1], at_once):
-        value, index = resize(scores[:, first : first + at_once], size=size).max(dim=1)
-        better = value > best
-        best = torch.where(better, value, best)
-        classes = torch.where(better, index + first, classes)
-    return classes
-
-
-def _classes_of_large(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same for images of so many pixels that every map of them counts."""
-    best = resize(scores[:, :1], size=size)
-    classes = torch.zeros_like(best, dtype=torch.uint8 if scores.shape[1] <= 256 else torch.int32)
-    value = best
-    for index in range(1, scores.shape[1]):
-        value = resize(scores[:, index : index + 1], size=size)
-        classes.masked_fill_(value > best, index)
-        torch.fmax(best, value, out=best)
-    del best, value
-    return classes[:, 0].long()

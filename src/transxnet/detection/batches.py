@@ -1,4 +1,4 @@
-"""Detection images on their way to a network."""
+"""Batches of detection images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as V
 from transxnet.data.coco import CocoSource
 from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
 from transxnet.data.loader import AddressedImages, Sample, places_of
-from transxnet.dense.detection.transform import DetectionTransform, Target
+from transxnet.dense.detection_transform import DetectionTransform, Target
 
 
 class DetectionBatch(NamedTuple):
@@ -20,7 +20,7 @@ class DetectionBatch(NamedTuple):
     Attributes:
         images: (3, H, W) each, uint8, of any sizes.
         targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W).
-        indices: (B), places of the images in their source.
+        indices: (B), indices of the images in their source.
         bad: Name of and reason for each image that could not be used.
     """
 
@@ -31,12 +31,12 @@ class DetectionBatch(NamedTuple):
 
 
 class TrainingImages(AddressedImages):
-    """Images with what is on them, resized and perhaps flipped.
+    """Images and their objects, resized and perhaps flipped.
 
     Args:
-        source: The images, all with something on them.
-        transform: Knows the size that an image is brought to.
-        augmentation: How the images are varied.
+        source: The images, all with objects.
+        transform: Resizes images and their targets.
+        augmentation: Augmentation of the images.
         masks: Whether the targets have masks.
         seed: With pass and index, the address of a sample's randomness.
     """
@@ -56,15 +56,15 @@ class TrainingImages(AddressedImages):
         self.augmentation = augmentation
         self.masks = masks
 
-    def read(self, place: int) -> tuple[Tensor, Target]:
-        image = V.pil_to_tensor(self.source.load(place))
-        instances = self.source.instances(place)
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        image = V.pil_to_tensor(self.source.load(index))
+        instances = self.source.instances(index)
         target = {"boxes": instances.boxes, "labels": instances.labels}
         if self.masks:
             target["masks"] = instances.masks(self.transform.size(*instances.size))
         return image, target
 
-    def vary(self, stored: tuple[Tensor, Target], place: int) -> tuple[Tensor, Target]:
+    def vary(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
         image, target = stored
         target = self.transform.resized_target(target, (image.shape[1], image.shape[2]))
         boxes, masks = target["boxes"], target.get("masks")
@@ -74,7 +74,7 @@ class TrainingImages(AddressedImages):
 
 
 class EvaluationImages(AddressedImages):
-    """The images as they are; the network resizes them, and answers in their pixels.
+    """The images as they are; the network resizes them, and detects in their pixels.
 
     Args:
         source: The images.
@@ -84,10 +84,10 @@ class EvaluationImages(AddressedImages):
         super().__init__(len(source))
         self.source = source
 
-    def read(self, place: int) -> Tensor:
-        return cast(Tensor, V.pil_to_tensor(self.source.load(place)))
+    def read(self, index: int) -> Tensor:
+        return cast(Tensor, V.pil_to_tensor(self.source.load(index)))
 
-    def vary(self, stored: Tensor, place: int) -> tuple[Tensor, Target]:
+    def vary(self, stored: Tensor, index: int) -> tuple[Tensor, Target]:
         return stored, {}
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 from transxnet.detection.batches import EvaluationImages, collate
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -25,10 +25,10 @@ large objects; then recall with 1, 10 and 100 detections an image, and by size."
 
 @dataclass(frozen=True)
 class Precision:
-    """How well boxes or masks are found.
+    """Average precision and recall of boxes or masks.
 
     Attributes:
-        scores: COCO's twelve numbers, shares of 1; -1 for one that nothing in the images decides.
+        scores: COCO's twelve numbers, shares of 1; -1 for one that the images have no objects for.
         per_class: AP and AP50 of each class; None for one without objects.
     """
 
@@ -38,12 +38,12 @@ class Precision:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a detector does.
+    """Result of evaluating a detector.
 
     Attributes:
-        images: Number of images judged.
-        box: Of the boxes.
-        mask: Of the masks; None for a detector without.
+        images: Number of images evaluated.
+        box: Precision of the boxes.
+        mask: Precision of the masks; None for a detector without.
         results: Every detection, in COCO's results format.
         images_per_second: Through the network, reading excluded.
         bad: Name and reason of each image that could not be used.
@@ -58,7 +58,7 @@ class Evaluation:
 
     @property
     def main(self) -> Precision:
-        """Of the masks if there are any, else of the boxes."""
+        """The masks' precision if there are masks, else the boxes'."""
         return self.mask or self.box
 
 
@@ -71,18 +71,18 @@ def evaluate(
     device: str = "cpu",
     advance: Advance = lambda _: None,
 ) -> Evaluation:
-    """Detect on every image of a source, each once and by itself, and judge the detections.
+    """Detect on every image of a source, each once and by itself, and evaluate the detections.
 
-    Images go through the network one by one, as in the released evaluation: what other images
-    would add in padding has an influence on normalisation and attention.
+    Images go through the network one by one, as in the released evaluation: padding
+    up to other images would change normalisation and attention.
 
     Args:
         model: The detector; it is put into evaluation mode, on ``device``.
-        source: The images and what is on them.
+        source: The images and their objects.
         workers: Processes that read images.
         max_bad: Share of the images that may be unreadable.
         device: PyTorch's name of a device.
-        advance: Told of progress.
+        advance: Called with the number of images after each.
 
     Raises:
         DataError: If more images than that are unreadable.
@@ -91,7 +91,7 @@ def evaluate(
     bad = BadImages(len(source), max_bad)
     model.eval().to(device)
     results: list[dict[str, Any]] = []
-    judged: list[int] = []
+    evaluated: list[int] = []
     seconds = 0.0
     for batch in loader:
         bad.add(batch.bad)
@@ -101,27 +101,27 @@ def evaluate(
                 found = model([image.to(device) for image in batch.images])
             results += coco_results(found, batch.indices, source)
             seconds += time.perf_counter() - started
-            judged += batch.indices.tolist()
+            evaluated += batch.indices.tolist()
         advance(len(batch.images) + len(batch.bad))
-    box = precision(source, judged, results, "bbox")
-    masks = any("segmentation" in result for result in results) or model.head_description.kind == "mask_rcnn"
-    mask = precision(source, judged, results, "segm") if masks and source.has_masks else None
-    return Evaluation(len(judged), box, mask, results, len(judged) / max(seconds, 1e-9), bad.reasons)
+    box = precision(source, evaluated, results, "bbox")
+    masks = any("segmentation" in result for result in results) or model.head_description.predicts_masks
+    mask = precision(source, evaluated, results, "segm") if masks and source.has_masks else None
+    return Evaluation(len(evaluated), box, mask, results, len(evaluated) / max(seconds, 1e-9), bad.reasons)
 
 
-def coco_results(found: Sequence[Target], places: Tensor, source: CocoSource) -> list[dict[str, Any]]:
+def coco_results(found: Sequence[Target], indices: Tensor, source: CocoSource) -> list[dict[str, Any]]:
     """Detections in COCO's results format: x, y, width, height; the data set's ids; masks run-length encoded.
 
     Args:
-        found: A detector's answers.
-        places: (B), the images' places in their source.
+        found: A detector's output.
+        indices: (B), indices of the images in their source.
         source: Knows the ids.
     """
-    ids = [source.images[place].id for place in places.tolist()]
+    ids = [source.images[index].id for index in indices.tolist()]
     return [
         result
-        for answer, image_id in zip(found, ids, strict=True)
-        for result in as_results(answer, image_id, source.category_ids)
+        for detections, image_id in zip(found, ids, strict=True)
+        for result in as_results(detections, image_id, source.category_ids)
     ]
 
 
@@ -149,24 +149,24 @@ def encoded(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def precision(
-    source: CocoSource, places: Sequence[int], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
+    source: CocoSource, indices: Sequence[int], results: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
 ) -> Precision:
     """COCO's average precision and recall, as pycocotools computes it.
 
     Args:
-        source: The images and what is on them.
-        places: The images to judge by.
+        source: The images and their objects.
+        indices: Indices of the images that were evaluated.
         results: The detections, in COCO's results format.
         kind: Whether to compare boxes or masks.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(source.ground_truth(), print_function=_silent)
-    # The library adds to what it is given; for boxes it must not see the masks.
+    # The library changes its input; for boxes it must not see the masks.
     left_out = "bbox" if kind == "segm" else "segmentation"
     rows = [copy.copy({name: value for name, value in row.items() if name != left_out}) for row in results]
     evaluation = COCOeval_faster(truth, truth.loadRes(rows), kind, print_function=_silent)
-    evaluation.params.imgIds = [source.images[place].id for place in places]
+    evaluation.params.imgIds = [source.images[index].id for index in indices]
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -184,4 +184,4 @@ def _class_precision(table: np.ndarray[Any, Any]) -> tuple[float, float] | None:
 
 
 def _silent(*words: object) -> None:
-    """The library prints what we say better."""
+    """Print nothing: the results are printed elsewhere."""

@@ -1,4 +1,4 @@
-"""What a detector finds on image files."""
+"""A detector's predictions for image files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.images import BadImageError, read_image
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer for one image.
+    """The detections of one image.
 
     Attributes:
         path: The file.

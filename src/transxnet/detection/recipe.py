@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from transxnet.bounds import BatchSize, DropRate, Epochs, ImageSide, LearningRate, Regions, WeightDecay
 from transxnet.data.dense_transforms import DetectionAugmentation
+from transxnet.dense.registry import network_class
 from transxnet.errors import ConfigError
 from transxnet.training.dense import DenseRecipe
 
@@ -20,7 +21,7 @@ class DetectionRecipe(DenseRecipe):
     The default numbers are the released "1x" schedule.
 
     Attributes:
-        detector: "retinanet" or "mask_rcnn".
+        detector: "retinanet", "mask_rcnn", or the name of a registered detector.
         short: Length in pixels to which an image's shorter side is brought.
         long: Bound of the longer side; the image keeps its ratio.
         same_aspect: Batches of upright images and of lying ones, which need less padding.
@@ -37,7 +38,7 @@ class DetectionRecipe(DenseRecipe):
     lr: LearningRate = 1e-4
     weight_decay: WeightDecay = 1e-4
     drop_path: DropRate = 0.1
-    detector: Literal["retinanet", "mask_rcnn"] = "retinanet"
+    detector: str = "retinanet"
     short: ImageSide = 800
     long: ImageSide = 1333
     same_aspect: bool = True
@@ -47,8 +48,14 @@ class DetectionRecipe(DenseRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        network_class(self.detector, "detection")  # raises ConfigError if there is none
         if self.long < self.short:
             raise ConfigError(f"long must be at least short ({self.short}), not {self.long}")
+
+    @property
+    def predicts_masks(self) -> bool:
+        """Whether the detector learns masks too."""
+        return network_class(self.detector).predicts_masks
 
     @property
     def subject(self) -> str:

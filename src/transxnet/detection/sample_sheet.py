@@ -1,4 +1,4 @@
-"""Objects that a detector found, beside those that are there."""
+"""Detected objects next to the ground truth."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.images import BadImageError
-from transxnet.dense.create import Detector
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.network import Detector
 from transxnet.plotting.overlays import draw_objects
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.training.dense import known_classes
@@ -20,42 +20,42 @@ SHOWN_FROM = 0.5
 """Score from which a detection is drawn."""
 
 _ROWS, _PAIRS = 4, 2
-_MASK_BYTES = 2**30  # of the truth's masks of an image, which are coarser where there would be more
+_MASK_BYTES = 2**30  # of an image's ground truth masks, which are coarser where they would take more
 
 
-def confident(found: Target, least: float) -> Target:
-    """The detections with at least a score."""
-    keep = found["scores"] >= least
+def confident(found: Target, minimum: float) -> Target:
+    """The detections with a minimum score."""
+    keep = found["scores"] >= minimum
     count = int(keep.sum())
     chosen = slice(count) if keep[:count].all() else keep  # detectors sort by score, and a slice copies no masks
     return {name: values[chosen].cpu() for name, values in found.items()}
 
 
 def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> None:
-    """Draw the truth and the answers for a few images, spread over the source.
+    """Draw ground truth and detections of a few images, spread over the source.
 
     Args:
         model: The detector.
-        source: The images and what is on them.
-        path: The picture.
-        title: Above it.
+        source: The images and their objects.
+        path: File of the sheet.
+        title: Title above the pictures.
     """
     head = known_classes(model.head_description)
     device = next(model.parameters()).device
     pictures = []
-    for place in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
+    for index in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
         try:
-            image = source.load(place)
+            image = source.load(index)
         except BadImageError:
-            continue  # has been told
-        instances = source.instances(place)
+            continue  # was reported
+        instances = source.instances(index)
         truth = {"boxes": instances.boxes, "labels": instances.labels}
-        if head.kind == "mask_rcnn":
+        if head.predicts_masks:
             height, width = instances.size
             share = math.sqrt(min(1.0, _MASK_BYTES / max(1, len(instances.labels) * height * width)))
             truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)))
         with torch.inference_mode():
             (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
-        answer = confident(found, SHOWN_FROM)
-        pictures += [draw_objects(image, each, head.label_names, head.colors) for each in (truth, answer)]
+        detected = confident(found, SHOWN_FROM)
+        pictures += [draw_objects(image, each, head.label_names, head.colors) for each in (truth, detected)]
     sheet(pictures, ["truth", f"found, {SHOWN_FROM:.0%} and above"] * _PAIRS, title, path)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import BadImages
-from transxnet.dense.create import Detector
+from transxnet.dense.network import Detector
 from transxnet.detection.batches import DetectionBatch
 from transxnet.detection.evaluate import coco_results, precision
 from transxnet.detection.recipe import DetectionRecipe
@@ -58,7 +58,7 @@ class DetectionTask(DenseTask):
         results = [result for part in gathered(self._results) for result in part]
         judged = [place for part in gathered(self._judged) for place in part]
         kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
-        if self.recipe.detector == "mask_rcnn":
+        if self.model.predicts_masks:
             kinds["mask"] = "segm"
         for kind, compared in kinds.items():
             scores = precision(self.validation, judged, results, compared).scores

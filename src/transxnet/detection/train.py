@@ -11,10 +11,10 @@ from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.coco import CocoSource, InstanceData, open_coco
 from transxnet.data.loader import BadImages, ResumableLoader, make_loader
 from transxnet.data.scenes import data_folder
-from transxnet.dense.create import Detector, create_dense
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.head import Head
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.create import create_dense
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import Detector
+from transxnet.dense.registry import network_class
 from transxnet.detection.batches import EvaluationImages, TrainingImages, collate
 from transxnet.detection.evaluate import Evaluation, evaluate
 from transxnet.detection.recipe import DetectionRecipe
@@ -33,7 +33,7 @@ def plan(recipe: DetectionRecipe, console: Console) -> Plan:
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
     """
-    data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.detector == "mask_rcnn")
+    data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.predicts_masks)
     tell_findings(console, data.train, data.validation)
     train = _learned(data, recipe)
     model = build_model(recipe, train)
@@ -52,7 +52,7 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
 
     Layers that were trained for other classes are drawn anew.
     """
-    head = Head(
+    head = HeadDescription(
         recipe.detector,
         len(train.class_names),
         recipe.pyramid_channels,
@@ -68,24 +68,24 @@ def build_model(recipe: DetectionRecipe, train: CocoSource) -> Detector:
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
     other = start is not None and label_names_of(start) != train.class_names
     model = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
-    assert not isinstance(model, SemanticFPN)
-    if isinstance(model, MaskRCNN):
-        model.roi_heads.fg_bg_sampler.batch_size_per_image = recipe.regions
+    assert isinstance(model, Detector)
+    model.sample_regions(recipe.regions)
     return model
 
 
 def _learned(data: InstanceData, recipe: DetectionRecipe) -> CocoSource:
     if data.train is None:
         raise DataError(f"{recipe.data} holds nothing to learn from: there are only annotations to judge by")
-    if recipe.detector == "mask_rcnn" and not data.train.has_masks:
-        raise DataError(f"{recipe.data} has objects without a mask, which Mask R-CNN needs; take --detector retinanet")
+    if recipe.predicts_masks and not data.train.has_masks:
+        title = network_class(recipe.detector).title
+        raise DataError(f"{recipe.data} has objects without a mask, which {title} needs; take --detector retinanet")
     return data.train.trainable()
 
 
 def _loaders(
     recipe: DetectionRecipe, model: Detector, train: CocoSource, validation: CocoSource, run: Run
 ) -> tuple[ResumableLoader, ResumableLoader]:
-    masks = recipe.detector == "mask_rcnn"
+    masks = recipe.predicts_masks
     images = TrainingImages(train, model.transform, recipe.augmentation, masks=masks, seed=recipe.seed)
     settings: dict[str, Any] = {
         "train": True,

@@ -14,14 +14,11 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.classification.evaluate import evaluate, run_network
 from transxnet.classification.labels import label_names
-from transxnet.data.dense_transforms import evaluation_image
 from transxnet.data.images import BadImageError, find_images
 from transxnet.data.sources import DIGITS, FolderSource, ImageSource, open_data, open_evaluation
 from transxnet.data.splits import TRAIN, part_folder
 from transxnet.data.transforms import evaluation_transform
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.network import DenseNetwork
 from transxnet.errors import DataError
 from transxnet.model import TransXNet
 
@@ -32,7 +29,7 @@ class Calibration:
 
     Attributes:
         source: The images.
-        labelled: Those that it is judged by, with the network's classes; None if there are none.
+        labelled: Images for evaluation, labelled with the network's classes; None if there are none.
         reason: Why there are none.
     """
 
@@ -49,9 +46,9 @@ class Calibration:
         prepare = _preparation(model)
         total, used = len(self.source.targets), 0
         first = BadImageError("", "")
-        for place in torch.linspace(0, total - 1, min(count, total)).long().tolist():
+        for index in torch.linspace(0, total - 1, min(count, total)).long().tolist():
             try:
-                image = self.source.load(place)
+                image = self.source.load(index)
             except BadImageError as error:
                 first = first if first.path else error
                 continue
@@ -74,14 +71,14 @@ def open_calibration(data: str, model: nn.Module) -> Calibration:
     if data == DIGITS:
         digits = open_data(DIGITS)
         fits = isinstance(model, TransXNet) and model.num_classes == len(digits.train.class_names)
-        return Calibration(digits.train, digits.validation if fits else None, "the digits are no classes of its")
+        return Calibration(digits.train, digits.validation if fits else None, "its classes are not the digits")
     root = Path(data).expanduser()
     if not root.is_dir():
         raise DataError(f"the calibration folder {root} {'is a file' if root.exists() else 'does not exist'}")
     paths = find_images(part_folder(root, TRAIN) or root)
     if not paths:
         raise DataError(f"the calibration folder {root} holds no image")
-    labelled, reason = None, "only a classifier's is told"
+    labelled, reason = None, "it is measured for classifiers only"
     if isinstance(model, TransXNet):
         try:
             labelled = open_evaluation(data, label_names(model) or None, model.num_classes)
@@ -91,7 +88,7 @@ def open_calibration(data: str, model: nn.Module) -> Calibration:
 
 
 def accuracy(model: Any, source: ImageSource) -> float:
-    """Share of the images whose best answer is right.
+    """Top-1 accuracy of a classifier.
 
     Args:
         model: A classifier, or an exported one.
@@ -102,11 +99,8 @@ def accuracy(model: Any, source: ImageSource) -> float:
 
 def _preparation(model: nn.Module) -> Any:
     """From an image to what the network takes, (1, C, H, W)."""
-    if isinstance(model, SemanticFPN):
-        head = model.head_description
-        return lambda image: evaluation_image(V.pil_to_tensor(image), head.long, head.short)[None]
-    if isinstance(model, RetinaNet | MaskRCNN):
-        return lambda image: model.transform([V.pil_to_tensor(image)])[0].tensors
+    if isinstance(model, DenseNetwork):
+        return lambda image: model.prepared(V.pil_to_tensor(image))
     transform = evaluation_transform(getattr(model, "pretrained_cfg", {}))
 
     def prepare(image: Image.Image) -> Tensor:

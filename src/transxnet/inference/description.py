@@ -1,4 +1,4 @@
-"""What an exported file says of the network in it."""
+"""Metadata of an exported file: the network in it, its outputs and its preprocessing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,10 @@ from torch import nn
 
 from transxnet.checkpoints.writing import description as description_of
 from transxnet.dense.backbone import DenseBackbone
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.regions import BOX_SIDE, MASK_SIDE
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.export_form import ExportForm, PartFile
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import DenseNetwork
+from transxnet.dense.registry import part_names
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.version import __version__
@@ -30,37 +31,21 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Task = Literal["classification", "features", "segmentation", "detection"]
 
 FORMAT_VERSION = 1
-"""Of what a file says of itself; another one is not read."""
+"""Version of the metadata; files of another one are not read."""
 
 KEY = "transxnet"
-"""Where a file holds it, as JSON: ONNX's metadata, OpenVINO's rt_info, a file in PyTorch's archives."""
+"""Where a file holds its metadata, as JSON: ONNX's metadata, OpenVINO's rt_info, a file in PyTorch's archives."""
 
 SMALLEST = 32
 """Sides of the smallest images in pixels."""
 
-
-@dataclass(frozen=True)
-class Part:
-    """A head of a detector's second stage, which has a file of its own.
-
-    Attributes:
-        side: Of the pooled regions (R, C, side, side) that it takes.
-        outputs: Names of its outputs.
-    """
-
-    side: int
-    outputs: tuple[str, ...]
-
-
-PARTS = {"boxes": Part(BOX_SIDE, ("scores", "codes")), "masks": Part(MASK_SIDE, ("masks",))}
-"""Mask R-CNN's, by the word before their files' ending."""
 
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported file says of itself.
+    """Metadata of an exported file.
 
     Attributes:
         task: "classification" (scores), "features" (a map for each stage), "segmentation" (scores of
@@ -74,14 +59,16 @@ class Description:
         class_names: Their names; empty if they are not known.
         preprocessing: ``mean``, ``std``, and for classifiers ``input_size``, ``interpolation``,
             ``crop_pct`` and ``crop_mode``, as timm has them.
-        head: Of a segmenter or detector, the fields of :class:`~transxnet.dense.head.Head`.
+        head: Of a segmenter or detector, the fields of
+            :class:`~transxnet.dense.head_description.HeadDescription`.
         strides: Input pixels for each step of each map, of features or of a detector's pyramid.
-        parts: Words by which the files beside this one are known, of :data:`PARTS`.
-        part: The word of such a file; empty in a file that images go into.
+        parts: Names of the parts of the network that have files of their own beside this one; a name is
+            the word before the file's ending.
+        part: Name of the part that this file holds; empty in a file that takes images.
         weights: Digest of the weights where a network has several files: the same in all of them.
         opset: ONNX's version of the operators; 0 for other formats.
-        version: Of this package.
-        format_version: Of this description.
+        version: Version of this package.
+        format_version: Version of the metadata.
     """
 
     task: Task
@@ -106,9 +93,25 @@ class Description:
         """Name of the input."""
         return "regions" if self.part else "images"
 
+    @property
+    def form(self) -> ExportForm:
+        """The exported form of a segmenter or detector."""
+        return self.head_description.network.export_form
+
+    @cached_property
+    def head_description(self) -> HeadDescription:
+        """The head of a segmenter or detector."""
+        return HeadDescription.from_dict(self.head, "the exported file")
+
+    @property
+    def part_file(self) -> PartFile:
+        """Sizes of the part that this file holds."""
+        return self.form.parts[self.part]
+
     def of_part(self, part: str) -> Description:
-        """What the file of a part says."""
-        return dataclasses.replace(self, outputs=PARTS[part].outputs, parts=(), part=part)
+        """Metadata of the file of a part."""
+        outputs = tuple(self.form.parts[part].shapes(self.num_classes))
+        return dataclasses.replace(self, outputs=outputs, parts=(), part=part)
 
     def to_json(self) -> str:
         """JSON that :func:`~transxnet.inference.description_checks.read_description` reads."""
@@ -116,10 +119,10 @@ class Description:
 
 
 def describe(model: nn.Module, format: Format, precision: Precision, opset: int = 0) -> Description:  # noqa: A002
-    """What a file is to say of a network.
+    """Metadata for a network's file.
 
     Raises:
-        ConfigError: If the network is none that can be exported.
+        ConfigError: If the network cannot be exported.
     """
     normal = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
     if isinstance(model, DenseBackbone):
@@ -136,35 +139,34 @@ def describe(model: nn.Module, format: Format, precision: Precision, opset: int 
             opset=opset,
         )
     if isinstance(model, TransXNet):
-        said = json.loads(description_of(model))
-        cfg = said["pretrained_cfg"]
+        about = json.loads(description_of(model))
+        cfg = about["pretrained_cfg"]
         kept = {name: cfg[name] for name in _PREPROCESSING if name in cfg}
         return Description(
-            "classification", said["architecture"], format, precision, ("scores",), model.num_classes,
+            "classification", about["architecture"], format, precision, ("scores",), model.num_classes,
             tuple(cfg.get("label_names", ())), normal | kept, opset=opset,
         )  # fmt: skip
-    if isinstance(model, SemanticFPN | RetinaNet | MaskRCNN):
-        return _describe_dense(model, Description("detection", model.architecture, format, precision, (), opset=opset))
+    if isinstance(model, DenseNetwork):
+        return _describe_dense(model, Description(model.task, model.architecture, format, precision, (), opset=opset))
     raise ConfigError(
-        "export takes classifiers, backbones, Semantic FPN, RetinaNet and Mask R-CNN of this package, not "
+        "export takes classifiers and backbones of this package, and registered detectors and segmenters, not "
         f"{type(model).__name__}"
     )
 
 
-def _describe_dense(model: SemanticFPN | RetinaNet | MaskRCNN, said: Description) -> Description:
-    head = dataclasses.asdict(model.head_description)
-    normal = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
-    said = dataclasses.replace(
-        said, num_classes=head["num_classes"], class_names=tuple(head["label_names"]), preprocessing=normal, head=head
-    )
-    if isinstance(model, SemanticFPN):
-        return dataclasses.replace(said, task="segmentation", outputs=("scores",))
-    strides: tuple[int, ...] = model.backbone.strides
-    if isinstance(model, RetinaNet):
-        return dataclasses.replace(said, outputs=("scores", "codes"), strides=strides)
-    maps = [f"p{stride.bit_length() - 1}" for stride in strides[:-1]]  # P2 has a stride of 2 ** 2
+def _describe_dense(model: DenseNetwork, plain: Description) -> Description:
+    head, form = model.head_description, model.export_form
+    strides = form.strides(model)
     return dataclasses.replace(
-        said, outputs=(*maps, "scores", "codes"), strides=strides, parts=tuple(PARTS), weights=_digest(model)
+        plain,
+        outputs=tuple(form.shapes(head, strides)),
+        num_classes=head.num_classes,
+        class_names=head.label_names,
+        preprocessing={"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)},
+        head=dataclasses.asdict(head),
+        strides=strides,
+        parts=tuple(form.parts),
+        weights=_digest(model) if form.parts else "",
     )
 
 
@@ -184,13 +186,13 @@ def part_path(path: Path, part: str) -> Path:
 def possible_files(path: Path, format: Format) -> list[Path]:  # noqa: A002
     """Everything that an export to ``path`` may write: its parts, OpenVINO's weights, and what failed its check."""
     names = [path, path.with_name(f"{path.stem}.unchecked{path.suffix}")]
-    names += [part_path(name, part) for name in names for part in PARTS]
+    names += [part_path(name, part) for name in names for part in part_names()]
     return names if format != "openvino" else [file for name in names for file in (name, name.with_suffix(".bin"))]
 
 
-def files_of(path: Path, said: Description) -> list[Path]:
-    """What an export writes, the file that names the others last."""
-    networks = [*(part_path(path, part) for part in said.parts), path]
-    if said.format != "openvino":
+def files_of(path: Path, description: Description) -> list[Path]:
+    """The files that an export writes, the one that names the others last."""
+    networks = [*(part_path(path, part) for part in description.parts), path]
+    if description.format != "openvino":
         return networks
     return [file for network in networks for file in (network.with_suffix(".bin"), network)]

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, compared with what it is."""
+"""Checks of an exported file's metadata against its content."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ from transxnet.checkpoints.values import (
     text,
     whole,
 )
-from transxnet.dense.head import Head
+from transxnet.dense.export_form import InputSize, Shape
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.registry import part_names
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.inference.description import FORMAT_VERSION, FORMATS, PARTS, PRECISIONS, Description, Task
+from transxnet.inference.description import FORMAT_VERSION, FORMATS, PRECISIONS, Description, Task
 from transxnet.version import __version__
-
-Shape = tuple[int | None, ...]
-"""Sizes of a tensor, None for those that are not fixed."""
 
 _MAX_OUTPUTS = 64
 _MAX_STRIDE = 4096
 _MAX_CHANNELS = 1024
 _MAX_TEXT = 200
-_ANCHORS = {"retinanet": 9, "mask_rcnn": 3}
-"""Anchors at each position of a map."""
 
 
 class Value(NamedTuple):
@@ -50,20 +47,20 @@ class Value(NamedTuple):
     is_float: bool
 
 
-def read_description(said: str | None, path: Path) -> Description:
-    """A file's description, every value of the right kind and size, and none at odds with another.
+def read_description(metadata: str | None, path: Path) -> Description:
+    """Parse and check a file's metadata: every value has the right type and size, and none contradicts another.
 
     Args:
-        said: JSON; nothing if the file has none.
+        metadata: JSON; nothing if the file has none.
         path: The file, for messages.
 
     Raises:
         CheckpointError: If there is none, or it is another version's or no description of ours.
     """
-    if not said:
+    if not metadata:
         raise CheckpointError(f"{path} was not written by `transxnet export`: it does not say what it holds")
     with describing(path):
-        values = parse_description(said)
+        values = parse_description(metadata)
         version = values["format_version"]
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise CheckpointError(
@@ -76,7 +73,7 @@ def read_description(said: str | None, path: Path) -> Description:
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, each of its kind; the others stay for the class to refuse."""
+    """The fields, each of its type; the others stay for the class to refuse."""
     classes = whole("num_classes", values.get("num_classes", 0), 0, MAX_CLASSES)
     checked: dict[str, Any] = {
         **values,
@@ -89,7 +86,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         "preprocessing": _preprocessing(values.get("preprocessing", {})),
         "strides": tuple(whole("strides", one, 1, _MAX_STRIDE) for one in items("strides", values.get("strides", []))),
         "parts": _names("parts", values.get("parts", [])),
-        "part": text("part", values.get("part", ""), ("", *PARTS)),
+        "part": text("part", values.get("part", ""), ("", *part_names())),
         "opset": whole("opset", values.get("opset", 0), 0, 1000),
     }
     for name in ("architecture", "weights", "version"):
@@ -114,68 +111,69 @@ def _preprocessing(values: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
 
 
-def _check_agreement(said: Description, path: Path) -> None:
-    """Raise ConfigError where a field does not go with the task."""
-    dense = said.task in ("segmentation", "detection")
-    if dense != bool(said.head):
-        raise ConfigError(f"a file for {said.task} has {'a' if dense else 'no'} head")
-    kind = ""
+def _check_agreement(description: Description, path: Path) -> None:
+    """Raise ConfigError where a field contradicts another."""
+    task, outputs, strides = description.task, description.outputs, description.strides
+    dense = task in ("segmentation", "detection")
+    if dense != bool(description.head):
+        raise ConfigError(f"a file for {task} has {'a' if dense else 'no'} head")
     if dense:
-        head = Head.from_dict(said.head, str(path))
-        kind = head.kind
-        if (said.task == "segmentation") != (kind == "semantic_fpn") or head.num_classes != said.num_classes:
-            raise ConfigError(f"its head is a {kind} of {head.num_classes} classes, for {said.task} of "
-                              f"{said.num_classes}")  # fmt: skip
-        if said.class_names != head.label_names:
+        head = HeadDescription.from_dict(description.head, str(path))
+        if task != head.task or head.num_classes != description.num_classes:
+            raise ConfigError(f"its head is a {head.kind} of {head.num_classes} classes, for {task} of "
+                              f"{description.num_classes}")  # fmt: skip
+        if description.class_names != head.label_names:
             raise ConfigError("its class_names are not those of its head")
-    steps = [after / before for before, after in itertools.pairwise(said.strides)]
-    if said.task == "detection" and (len(steps) < 1 or set(steps) != {2} or said.strides[0].bit_count() != 1):
-        raise ConfigError(f"the strides of a detector are powers of two that double, not {shown(said.strides)}")
-    if said.task != "detection" and len(said.strides) != (len(said.outputs) if said.task == "features" else 0):
-        raise ConfigError(f"its {len(said.outputs)} outputs have {len(said.strides)} strides")
-    if said.parts != (tuple(PARTS) if kind == "mask_rcnn" and not said.part else ()):
-        raise ConfigError(f"its parts cannot be {shown(said.parts)}")
-    if said.part and kind != "mask_rcnn":
-        raise ConfigError(f"it cannot be the part {said.part}")
-    wanted = tuple(_expected(said))
-    if said.task != "features" and said.outputs != wanted:
-        raise ConfigError(f"its outputs must be {', '.join(wanted)}, not {shown(said.outputs)}")
+    steps = [after / before for before, after in itertools.pairwise(strides)]
+    if task == "detection" and (len(steps) < 1 or set(steps) != {2} or strides[0].bit_count() != 1):
+        raise ConfigError(f"the strides of a detector are powers of two that double, not {shown(strides)}")
+    if task != "detection" and len(strides) != (len(outputs) if task == "features" else 0):
+        raise ConfigError(f"its {len(outputs)} outputs have {len(strides)} strides")
+    parts = tuple(description.form.parts) if dense else ()
+    if description.parts != (() if description.part else parts):
+        raise ConfigError(f"its parts cannot be {shown(description.parts)}")
+    if description.part and description.part not in parts:
+        raise ConfigError(f"it cannot be the part {description.part}")
+    expected = tuple(_expected(description))
+    if task != "features" and outputs != expected:
+        raise ConfigError(f"its outputs must be {', '.join(expected)}, not {shown(outputs)}")
 
 
-def _expected(said: Description) -> dict[str, Shape]:
-    """The outputs, by name and in order, that a file of such a description has, and their sizes."""
-    classes = said.num_classes
-    if said.part == "boxes":
-        return {"scores": (None, classes + 1), "codes": (None, 4 * (classes + 1))}
-    if said.part == "masks":
-        return {"masks": (None, classes + 1, 28, 28)}
-    if said.task == "classification":
-        return {"scores": (None, classes or None)}
-    if said.task == "features":
-        return dict.fromkeys(said.outputs, (None, None, None, None))
-    if said.task == "segmentation":
-        return {"scores": (None, classes, None, None)}
-    codes = {"codes": (None, None, 4)}
-    if said.head["kind"] == "retinanet":
-        return {"scores": (None, None, classes), **codes}
-    maps = {f"p{stride.bit_length() - 1}": (None, said.head["pyramid_channels"], None, None)
-            for stride in said.strides[:-1]}  # fmt: skip
-    return {**maps, "scores": (None, None, 1), **codes}
+def _expected(description: Description, size: InputSize | None = None) -> dict[str, Shape]:
+    """Names and shapes, in order, of the outputs that a file with such metadata has.
+
+    Args:
+        description: The metadata.
+        size: The input's; of a part, the number of regions and their sides. Shapes are open without it.
+    """
+    batch = size.batch if size else None
+    if description.part:
+        shapes = description.part_file.shapes(description.num_classes)
+        return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+    if description.task == "classification":
+        return {"scores": (batch, description.num_classes or None)}
+    if description.task == "features":
+        maps = zip(description.outputs, description.strides, strict=True)
+        return {name: (batch, None, *_grid(size, stride)) for name, stride in maps}
+    return description.form.shapes(description.head_description, description.strides, size)
 
 
-def check_signature(said: Description, path: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
-    """Compare a description with a file's own inputs and outputs.
+def _grid(size: InputSize | None, stride: int) -> Shape:
+    return (-(-size.height // stride), -(-size.width // stride)) if size else (None, None)
+
+
+def check_signature(description: Description, path: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+    """Compare a file's metadata with its own inputs and outputs.
 
     Raises:
         CheckpointError: If they differ.
     """
-    channels = said.head["pyramid_channels"] if said.part else said.preprocessing.get("input_size", [None])[0]
-    side = PARTS[said.part].side if said.part else None
-    expected = _expected(said)
-    for what, wanted, found in (
-        ("inputs", {said.input: (None, channels, side, side)}, inputs),
-        ("outputs", expected, outputs),
-    ):
+    channels: int | None = description.preprocessing.get("input_size", [None])[0]
+    side = None
+    if description.part:
+        channels, side = description.head["pyramid_channels"], description.part_file.side
+    wanted_inputs: dict[str, Shape] = {description.input: (None, channels, side, side)}
+    for what, wanted, found in (("inputs", wanted_inputs, inputs), ("outputs", _expected(description), outputs)):
         if len(found) != len(wanted):
             raise CheckpointError(f"{path} has {len(found)} {what}, but its description gives {len(wanted)}")
         for (name, shape), value in zip(wanted.items(), found, strict=True):
@@ -188,19 +186,20 @@ def check_signature(said: Description, path: Path, inputs: Sequence[Value], outp
                 )
 
 
-def check_outputs(said: Description, images: Sequence[int], outputs: Sequence[Any], path: Path) -> None:
-    """Compare what a file computed with what its description lets expect.
+def check_outputs(description: Description, images: Sequence[int], outputs: Sequence[Any], path: Path) -> None:
+    """Compare the outputs of a file with the shapes that its metadata gives.
 
     Args:
-        said: The description.
-        images: Shape of what went in.
-        outputs: Arrays that came out.
+        description: The metadata.
+        images: Shape of the input.
+        outputs: The outputs.
         path: The file, for messages.
 
     Raises:
         CheckpointError: If an output has another shape or type, or is not finite.
     """
-    wanted = _computed(said, tuple(images))
+    batch, _, height, width = images
+    wanted = list(_expected(description, InputSize(batch, height, width)).values())
     shapes = [output.shape for output in outputs]
     if len(shapes) != len(wanted) or not all(map(_agree, wanted, shapes)):
         raise CheckpointError(
@@ -211,24 +210,6 @@ def check_outputs(said: Description, images: Sequence[int], outputs: Sequence[An
         raise CheckpointError(f"{path} gave {strange[0]}, not float32")
     if not all(np.isfinite(output.min() + output.max()) for output in outputs if output.size):
         raise CheckpointError(f"{path} gave values that are NaN or infinite")
-
-
-def _computed(said: Description, images: tuple[int, ...]) -> list[Shape]:
-    """Shapes of the outputs for an input's."""
-    batch, _, height, width = images
-    expected = {name: (batch, *shape[1:]) for name, shape in _expected(said).items()}
-    if said.task == "segmentation":
-        return [(batch, said.num_classes, height, width)]
-    if said.part or not said.strides:
-        return list(expected.values())
-    grids = [(-(-height // stride), -(-width // stride)) for stride in said.strides]
-    if said.task == "features":
-        return [(batch, None, *grid) for grid in grids]
-    anchors = _ANCHORS[said.head["kind"]] * sum(rows * columns for rows, columns in grids)
-    maps = iter(grids)
-    return [
-        (batch, anchors, shape[2]) if len(shape) == 3 else (batch, shape[1], *next(maps)) for shape in expected.values()
-    ]
 
 
 def _agree(wanted: Shape, found: Sequence[int | None]) -> bool:

@@ -1,4 +1,4 @@
-"""From a trained network to a file that other programs run."""
+"""Export of a trained network to a file that other programs run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.bounds import ImageCount, checked
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
+from transxnet.dense.network import DenseNetwork
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.files import user_path
 from transxnet.inference import export_checks as checking
@@ -33,14 +33,14 @@ from transxnet.inference.export_checks import Check
 from transxnet.inference.formats import DEFAULT_OPSET, Opset
 from transxnet.inference.quantise import quantise
 from transxnet.inference.runtimes import load_exported
-from transxnet.inference.tracing import check_model, trace, trace_head
+from transxnet.inference.tracing import check_model, trace, trace_part
 
 if TYPE_CHECKING:
     from transxnet.inference.calibration import Calibration
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "aot": ".pt2"}
 
-# What each format can hold.
+# The precisions of each format.
 SUPPORTED: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("float32", "float16", "int8"),
     "openvino": ("float32", "float16", "bfloat16", "int8"),
@@ -56,19 +56,19 @@ _LIBRARIES: dict[Format, tuple[str, ...]] = {
 
 
 LARGEST_LOSS = 0.005
-"""Of accuracy, from the network to its file."""
+"""Largest loss of accuracy, from the network to its file, that passes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: The file; one that failed its check has ``.unchecked`` before its ending.
-        description: What the file says of itself.
+        description: The file's metadata.
         checks: The comparisons with the network; none if they were not wanted.
-        agreement: The share of images (of places, for maps) to which file and network give the same best
-            class, where the precision is not float32; None if it was not measured.
+        agreement: The share of images (pixels, anchors or regions, for dense networks) for which file and
+            network have the same best class, where the precision is not float32; None if it was not measured.
         accuracy: The network's and the file's, where the calibration images have labels.
         note: Why there is no accuracy.
     """
@@ -92,12 +92,12 @@ class Exported:
 
     @property
     def files(self) -> list[Path]:
-        """What was written."""
+        """The files that were written."""
         return files_of(self.path, self.description)
 
     @property
     def lines(self) -> list[str]:
-        """What else was measured, for people."""
+        """Agreement and accuracy as lines of text."""
         lines = []
         if self.agreement is not None:
             lines.append(f"same best class as the network: {self.agreement:.2%}")
@@ -144,10 +144,10 @@ def export(
     passed its name is ``NAME.unchecked.onnx``, so that a wrong file never has the name asked for.
 
     Args:
-        model: A classifier, a dense backbone, Semantic FPN, RetinaNet or Mask R-CNN of this package,
-            in evaluation mode, not fused. It is left as it is.
-        path: The file to write. Mask R-CNN's second stage goes into two more beside it, with
-            ``.boxes`` and ``.masks`` before the ending.
+        model: A classifier or dense backbone of this package, or a detector or segmenter, in evaluation mode,
+            not fused. It is left as it is.
+        path: The file to write. Parts of a network that are exported to files of their own, such as
+            Mask R-CNN's second stage, go beside it, with ``.boxes`` and ``.masks`` before the ending.
         format: "onnx", "openvino" (a pair of files), "torch" (``torch.export``) or "aot" (compiled for this
             machine); by the file's ending if not given, where .pt2 is "torch".
         precision: "float32", "float16" (weights stored so), "bfloat16" (computed so) or "int8".
@@ -156,10 +156,10 @@ def export(
             found; where it has the classifier's classes, the accuracy before and after is measured.
         calibration_images: Images that are used for the ranges.
         check: Whether to compare.
-        advance: Told what is being done.
+        advance: Called with the name of each step when it starts.
 
     Raises:
-        ConfigError: If the network is in training mode, fused or not of this package, a choice is
+        ConfigError: If the network is in training mode, fused or not exportable, a choice is
             unknown or not supported, or a library is missing.
         DataError: If there are no images to calibrate with.
         ExportError: If the file does not compute what the network computes.
@@ -168,15 +168,11 @@ def export(
     kind = format or _format_by(target)
     check_choices(target, kind, precision, opset)
     checked("calibration_images", calibration_images, ImageCount)
-    check_model(model)
-    if precision == "int8" and isinstance(model, MaskRCNN):
-        raise ConfigError("Mask R-CNN is not exported in int8; take float32, float16 or bfloat16")
-    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
-        raise ConfigError("export takes a network on the processor; call .cpu() before")
+    _check_exportable(model, precision)
     description = describe(model, kind, precision, opset if kind == "onnx" or precision == "int8" else 0)
     for name in {*_LIBRARIES[kind], *(_LIBRARIES["onnx"] if precision == "int8" else ())}:
         formats.library(name)
-    images = _calibration(calibration, calibration_images, precision, model)
+    images = _calibration(calibration, precision, model)
     unchecked = target.with_name(f"{target.stem}.unchecked{target.suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -193,11 +189,7 @@ def export(
         for file in files_of(unchecked, description):
             file.unlink(missing_ok=True)
         raise
-    if not exported.passed:
-        raise ExportError(exported)
-    for source, place in zip(exported.files, files_of(target, description), strict=True):
-        source.replace(place)
-    return replace(exported, path=target)
+    return _renamed(exported, target)
 
 
 def check_choices(path: Path, format: Format, precision: Precision, opset: int) -> None:  # noqa: A002
@@ -211,6 +203,24 @@ def check_choices(path: Path, format: Format, precision: Precision, opset: int) 
     if path.suffix != SUFFIXES[format]:
         raise ConfigError(f"a file for {format} ends in {SUFFIXES[format]}, which {path} does not")
     checked("opset", opset, Opset)
+
+
+def _check_exportable(model: nn.Module, precision: Precision) -> None:
+    """Raise ConfigError where a network cannot be exported, or not in a precision."""
+    check_model(model)
+    if precision == "int8" and isinstance(model, DenseNetwork) and not model.export_form.int8:
+        raise ConfigError(f"{model.title} is not exported in int8; take float32, float16 or bfloat16")
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise ConfigError("export takes a network on the CPU; call .cpu() before")
+
+
+def _renamed(exported: Exported, target: Path) -> Exported:
+    """Give the files of a passed export their names; raises ExportError if it did not pass."""
+    if not exported.passed:
+        raise ExportError(exported)
+    for source, name in zip(exported.files, files_of(target, exported.description), strict=True):
+        source.replace(name)
+    return replace(exported, path=target)
 
 
 def _format_by(path: Path) -> Format:
@@ -234,8 +244,8 @@ def _write(model: nn.Module, path: Path, description: Description, advance: Call
     }[description.format]
     write(program, path, description)
     for part in description.parts:
-        assert isinstance(model, MaskRCNN)
-        write(trace_head(model, part, dtype), part_path(path, part), description.of_part(part))
+        assert isinstance(model, DenseNetwork)
+        write(trace_part(model, part, dtype), part_path(path, part), description.of_part(part))
 
 
 def _write_quantised(
@@ -253,8 +263,8 @@ def _write_quantised(
             formats.write_openvino(quantised, path, replace(description, opset=0))
 
 
-def _calibration(data: str | None, count: int, precision: Precision, model: nn.Module) -> Calibration | None:
-    """The images that were given; raises ConfigError where there must be some or none."""
+def _calibration(data: str | None, precision: Precision, model: nn.Module) -> Calibration | None:
+    """The calibration images, if any; raises ConfigError if int8 lacks them."""
     if precision == "int8" and data is None:
         raise ConfigError("int8 needs images to calibrate with, such as those that the network will see: a folder")
     if data is None:
@@ -265,14 +275,14 @@ def _calibration(data: str | None, count: int, precision: Precision, model: nn.M
 
 
 def _checked(model: nn.Module, exported: Exported, images: Calibration | None) -> Exported:
-    """With everything measured."""
+    """The export with deviations, agreement and accuracy measured."""
     runtime = load_exported(exported.path, exported.description.format)
     samples = list(images.images(model, max(size[0] for size in checking.SIZES))) if images else []
     exported = replace(exported, checks=tuple(checking.check(model, runtime, samples)))
     if exported.description.precision in ("float32", "float16") and not exported.passed:
         return exported  # it does not run, or is plainly wrong
     if exported.description.precision != "float32" and exported.description.task != "features":
-        batches = images.images(model, checking.JUDGED) if images else checking.random_images(model)
+        batches = images.images(model, checking.COMPARED) if images else checking.random_images(model)
         exported = replace(exported, agreement=checking.agreement(model, runtime, batches))
     if images is None:
         return exported

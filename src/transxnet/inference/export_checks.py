@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.image_list import ImageList
 
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.inference.description import PARTS, Precision
+from transxnet.dense.network import DenseNetwork
+from transxnet.inference.adapters import NamedOutputs
+from transxnet.inference.description import Precision
 from transxnet.inference.runtimes import Runtime
-from transxnet.inference.tracing import head_of, outputs_of
+from transxnet.inference.tracing import outputs_of
 
 BOUNDS: dict[Precision, float] = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2, "int8": 0.2}
 """Largest deviation that passes, relative to the output's largest value."""
@@ -25,13 +24,10 @@ SIZES = ((3, 33, 47), (1, 250, 199), (5, 32, 224), (2, 97, 128))
 """Batch, height and width of the checks, beside one image of the network's own size; none was traced."""
 
 REGIONS = (1, 3, 50, 7)
-"""Numbers of regions in the checks of a second stage's heads; none was traced."""
+"""Numbers of regions in the checks of the parts in files of their own; none was traced."""
 
-JUDGED = 64
+COMPARED = 64
 """Images on which best classes are compared."""
-
-REGIONS_JUDGED = 100
-"""The same of Mask R-CNN's regions of each image."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,9 @@ class Check:
         width: As the height.
         deviation: Largest deviation of an output, relative to its largest value; not a number if the
             outputs' shapes differ or one is not finite.
-        bound: What it may be.
-        error: What the runtime said, if it failed.
-        part: Word of the file beside the first that was compared; empty for the first.
+        bound: Largest deviation that passes.
+        error: The runtime's error message, if it failed.
+        part: Name of the part whose file was compared; empty for the first file.
     """
 
     batch: int
@@ -76,8 +72,10 @@ def check(model: nn.Module, runtime: Runtime, samples: Sequence[Tensor] = ()) ->
     for size in sizes_for(model):
         images = _resized(samples, size) if samples else example_images(model, size)
         checks.append(_check(model, runtime, images))
-    for part, file in runtime.parts.items():
-        checks += [_check(head_of(model, part), file, regions) for regions in _example_regions(model, part)]
+    for name, file in runtime.parts.items():
+        assert isinstance(model, DenseNetwork)
+        part = model.export_form.part(model, name)
+        checks += [_check(part, file, regions) for regions in _example_regions(model, name)]
     return checks
 
 
@@ -95,15 +93,15 @@ def _check(model: nn.Module, runtime: Runtime, images: Tensor) -> Check:
     with torch.inference_mode():
         wanted = outputs_of(model, images)
     try:
-        answers = runtime.run(images.numpy())
+        outputs = runtime.run(images.numpy())
     except Exception as error:  # noqa: BLE001 (every runtime has its own)
         return Check(*size, float("nan"), bound, " ".join(str(error).split())[:200], part)
-    return Check(*size, largest_deviation(wanted, answers), bound, part=part)
+    return Check(*size, largest_deviation(wanted, outputs), bound, part=part)
 
 
-def _example_regions(model: Any, part: str) -> Iterator[Tensor]:
+def _example_regions(model: DenseNetwork, part: str) -> Iterator[Tensor]:
     """Random pooled regions (R, C, side, side), the same in every run."""
-    generator, side = torch.Generator().manual_seed(0), PARTS[part].side
+    generator, side = torch.Generator().manual_seed(0), model.export_form.parts[part].side
     for count in REGIONS:
         yield torch.randn(count, model.backbone.out_channels, side, side, generator=generator)
 
@@ -120,10 +118,10 @@ def example_images(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
     return torch.randn(size[0], channels, *size[1:], generator=generator)
 
 
-def largest_deviation(wanted: tuple[Tensor, ...], answers: list[Any]) -> float:
+def largest_deviation(wanted: tuple[Tensor, ...], outputs: list[Any]) -> float:
     """The largest deviation of an output relative to its largest value; not a number where shapes differ."""
     deviations = []
-    for one, other in zip(wanted, answers, strict=True):
+    for one, other in zip(wanted, outputs, strict=True):
         reference = one.numpy()
         if reference.shape != other.shape:
             return float("nan")
@@ -135,13 +133,13 @@ def largest_deviation(wanted: tuple[Tensor, ...], answers: list[Any]) -> float:
 def random_images(model: nn.Module) -> Iterator[Tensor]:
     """Images of noise, of the network's own size, where there are no others."""
     _, height, width = sizes_for(model)[0]
-    yield from example_images(model, (JUDGED, height, width)).split(1)
+    yield from example_images(model, (COMPARED, height, width)).split(1)
 
 
 def agreement(model: nn.Module, runtime: Runtime, images: Iterable[Tensor]) -> float:
-    """The share of images to which file and network give the same best class.
+    """The share of images for which file and network have the same best class.
 
-    It is that of a map's places or of Mask R-CNN's regions where the network judges those.
+    Dense networks compare the best classes of pixels, anchors or regions.
 
     Args:
         model: The network.
@@ -149,22 +147,12 @@ def agreement(model: nn.Module, runtime: Runtime, images: Iterable[Tensor]) -> f
         images: (1, C, H, W) each.
     """
     same = []
+    files = NamedOutputs(runtime)
     for image in images:
         with torch.inference_mode():
-            if isinstance(model, MaskRCNN):
-                wanted, answers = _scores_of_regions(model, runtime, image)
+            if isinstance(model, DenseNetwork):
+                best, best_of_file = model.export_form.best_classes(model, files, image)
             else:
-                wanted, answers = outputs_of(model, image)[0].numpy(), runtime.run(image.numpy())[0]
-        axis = 2 if isinstance(model, RetinaNet) else 1
-        same.append((wanted.argmax(axis) == answers.argmax(axis)).mean())
+                best, best_of_file = outputs_of(model, image)[0].argmax(1), files(image)["scores"].argmax(1)
+        same.append(float((best == best_of_file).float().mean()))
     return float(np.mean(same))
-
-
-def _scores_of_regions(model: Any, runtime: Runtime, image: Tensor) -> tuple[Any, Any]:
-    """The network's scores (R, classes + 1) of the best regions that it proposes, and the files' of the same."""
-    maps = model.backbone(image)
-    (proposals,), _ = model.rpn(ImageList(image, [(image.shape[2], image.shape[3])]), maps)
-    regions = [proposals[:REGIONS_JUDGED]]
-    theirs = dict(zip(maps, map(torch.from_numpy, runtime.run(image.numpy())), strict=False))
-    wanted, answers = (model.roi_heads.box_roi_pool(which, regions) for which in (maps, theirs))
-    return head_of(model, "boxes")(wanted)[0].numpy(), runtime.parts["boxes"].run(answers.numpy())[0]

@@ -59,7 +59,7 @@ def write_onnx(program: Program, path: Path, description: Description) -> None:
 
 
 def save_onnx(proto: Any, path: Path, description: Description) -> None:
-    """Write an ONNX model with what it says of itself."""
+    """Write an ONNX model with its metadata."""
     onnx = library("onnx")
     del proto.metadata_props[:]
     for node in proto.graph.node:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transxnet.dense.export_form import Shape
 from transxnet.files import check_regular, open_regular
-from transxnet.inference.description_checks import Shape, Value
+from transxnet.inference.description_checks import Value
 from transxnet.inference.formats import library
 
 _START = 4096

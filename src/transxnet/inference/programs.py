@@ -15,7 +15,7 @@ from transxnet.checkpoints.pickles import check_pickle
 from transxnet.errors import CheckpointError
 from transxnet.inference.formats import METADATA_FILE
 
-# What our writer makes, below the archive's own folder.
+# Files that our writer makes, below the archive's own folder.
 _LAYOUT = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|models/model\.json|data/sample_inputs/model\.pt|extra/" + re.escape(METADATA_FILE) + r"|archive_format"
@@ -26,7 +26,7 @@ _INPUTS = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.format_vers
 
 
 def check_program(path: Path) -> str | None:
-    """Refuse what our writer never writes into a program, such as pickled constants.
+    """Refuse a program with anything that our writer never writes, such as pickled constants.
 
     ``torch.export.load`` unpickles some parts freely. The program itself is not looked at: one that is
     not trusted must not be loaded at all.
@@ -49,8 +49,8 @@ def check_program(path: Path) -> str | None:
             _check_values(archive, config["config"], f"{folder}data/{kind}/", path)
         if "data/sample_inputs/model.pt" in parts:
             _check_inputs(read_part(archive, parts["data/sample_inputs/model.pt"]), path)
-        said = parts.get(f"extra/{METADATA_FILE}")
-        return read_part(archive, said).decode() if said else None
+        metadata = parts.get(f"extra/{METADATA_FILE}")
+        return read_part(archive, metadata).decode() if metadata else None
 
 
 def _check_values(archive: zipfile.ZipFile, config: dict[str, Any], folder: str, path: Path) -> None:
@@ -60,7 +60,7 @@ def _check_values(archive: zipfile.ZipFile, config: dict[str, Any], folder: str,
         stored = archive.getinfo(folder + value["path_name"]).file_size
         count = math.prod(size["as_int"] for size in value["tensor_meta"]["sizes"])
         if not 0 <= count <= stored:  # a value has at least a byte
-            raise CheckpointError(f"{path}: {name!r:.100} claims {count:,} values in {stored:,} bytes")
+            raise CheckpointError(f"{path}: {name!r:.100} states {count:,} values in {stored:,} bytes")
 
 
 def _check_inputs(content: bytes, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Eight-bit integers in the place of float32, with ranges found on a user's images."""
+"""Eight-bit integers instead of float32, with ranges found on a user's images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from transxnet.inference.description import Description
 from transxnet.inference.formats import library, quiet, save_onnx
 
-# Attention, the position bias, pooling and IDConv multiply what they compute, with few places to a
-# range: they stay in float32.
+# Attention, the position bias, pooling and IDConv multiply computed values, with few values to
+# a range: they stay in float32.
 OPERATORS = ["Conv", "Gemm"]
 
 
@@ -26,7 +26,7 @@ def quantise(source: Path, target: Path, images: Iterable[Tensor], description: 
         source: The ONNX file in float32.
         target: The file to write.
         images: (1, C, H, W) each.
-        description: What the file says of itself.
+        description: The file's metadata.
     """
     onnx, tools = library("onnx"), library("onnxruntime.quantization")
     with quiet():

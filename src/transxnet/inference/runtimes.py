@@ -16,7 +16,7 @@ from transxnet.checkpoints.archives import open_archive, read_part
 from transxnet.checkpoints.values import why
 from transxnet.errors import CheckpointError, ConfigError, TransXNetError
 from transxnet.files import check_regular, user_path
-from transxnet.inference.description import FORMATS, KEY, PARTS, SMALLEST, Description, Format, part_path
+from transxnet.inference.description import FORMATS, KEY, SMALLEST, Description, Format, part_path
 from transxnet.inference.description_checks import check_outputs, check_signature, read_description
 from transxnet.inference.formats import library, quiet
 from transxnet.inference.graph_signatures import onnx_values, openvino_values, read_openvino
@@ -36,8 +36,8 @@ class Runtime(ABC):
         threads: Processor cores to use; PyTorch's number if not given.
 
     Attributes:
-        description: What the file says of itself.
-        parts: The files beside it, by their words in ``description.parts``: heads that take pooled regions.
+        description: The file's metadata.
+        parts: The files beside it, by their names in ``description.parts``: heads that take pooled regions.
     """
 
     description: Description
@@ -51,8 +51,8 @@ class Runtime(ABC):
         """The outputs, as :class:`Description` names them.
 
         Args:
-            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` says. Of a part
-                it is pooled regions (R, C, side, side), and there may be none.
+            images: (B, C, H, W), float32, normalised as ``description.preprocessing`` gives. A part
+                takes pooled regions (R, C, side, side), and there may be none.
 
         Raises:
             ConfigError: If they have another shape or type, or images a side under 32 pixels.
@@ -68,7 +68,7 @@ class Runtime(ABC):
         return self._checked(images)
 
     def _run_regions(self, regions: Array) -> list[Array]:
-        side = PARTS[self.description.part].side
+        side = self.description.part_file.side
         if regions.shape[2:] != (side, side):
             raise ConfigError(f"regions for {self.description.part} are {side} x {side}, not {regions.shape}")
         if not len(regions):  # not every runtime takes none
@@ -97,14 +97,14 @@ class OnnxRuntime(Runtime):
         onnxruntime = library("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 4  # what it says comes as an exception too
+        options.log_severity_level = 4  # its messages come as exceptions too
         with _readable(path):
-            # What falls back is told on standard output.
+            # A fallback to another provider would print on standard output.
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            said = self._session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.description = read_description(said, path)
+            metadata = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.description = read_description(metadata, path)
         values = (onnx_values(self._session.get_inputs()), onnx_values(self._session.get_outputs()))
         check_signature(self.description, path, *values)
 
@@ -124,8 +124,8 @@ class OpenVinoRuntime(Runtime):
         with _readable(path):
             model = read_openvino(core, path)
             where = ["framework", KEY] if path.suffix == ".onnx" else [KEY]
-            said = model.get_rt_info(where).astype(str) if model.has_rt_info(where) else None
-        self.description = read_description(said, path)
+            metadata = model.get_rt_info(where).astype(str) if model.has_rt_info(where) else None
+        self.description = read_description(metadata, path)
         with _readable(path):
             values = (openvino_values(model.inputs), openvino_values(model.outputs))
         check_signature(self.description, path, *values)
@@ -135,14 +135,14 @@ class OpenVinoRuntime(Runtime):
             self._compiled = core.compile_model(model, "CPU", settings)
 
     def _run(self, images: Array) -> list[Array]:
-        # Measured of 2026.4: one last map of one place comes out as something else, two do not.
+        # Measured of 2026.4: outputs are wrong if the last map has one position, right if it has two.
         if self.description.precision == "int8" and len(images) == 1 and max(images.shape[2:]) <= SMALLEST:
             raise ConfigError(
                 f"OpenVINO gives wrong outputs in int8 for a single image of {SMALLEST} x {SMALLEST}; give it two, or "
                 "run an ONNX file in ONNX Runtime"
             )
-        answers = self._compiled([images])
-        return [np.array(answers[output]) for output in self._compiled.outputs]  # theirs is overwritten
+        outputs = self._compiled([images])
+        return [np.array(outputs[output]) for output in self._compiled.outputs]  # copies: OpenVINO overwrites its own
 
 
 class TorchRuntime(Runtime):
@@ -151,11 +151,11 @@ class TorchRuntime(Runtime):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(path, threads)
         with _readable(path):
-            said = check_program(path)
-        self.description = read_description(said, path)
+            metadata = check_program(path)
+        self.description = read_description(metadata, path)
         with _readable(path), quiet():
             program = torch.export.load(path)
-        # The guards hold what PyTorch assumed of a side of 1; the operators do without.
+        # The guards hold assumptions about a side of 1 that the operators do not need.
         self._module = program.module(check_guards=False)
 
     def _run(self, images: Array) -> list[Array]:
@@ -169,8 +169,8 @@ class AotRuntime(Runtime):
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(path, threads)
         with _readable(path):
-            said = _aot_metadata(path)
-        self.description = read_description(said, path)
+            metadata = _aot_metadata(path)
+        self.description = read_description(metadata, path)
         with _readable(path), quiet():
             self._module = torch._inductor.aoti_load_package(str(path))
 
@@ -192,7 +192,7 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
 
     Args:
         path: The file.
-        runtime: What runs it, where it is not to be the one of the file's own format. ONNX files run
+        runtime: The runtime, if not that of the file's own format. ONNX files run
             in OpenVINO too. Files that end in .pt2 are programs, which can execute anything once they
             are loaded: they run only if "torch" or "aot" is asked for.
         threads: Processor cores to use; PyTorch's number if not given.
@@ -214,13 +214,13 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
     if runtime not in (None, kind) and (kind, runtime) != ("onnx", "openvino"):
         raise ConfigError(f"{path} is a file for {kind}, which {runtime} does not run")
     loaded = _RUNTIMES[runtime or kind](path, threads)
-    said = loaded.description
-    if said.format != kind:
-        raise CheckpointError(f"{path} is a file for {kind}, but its description gives {said.format}")
-    if said.part:
-        whole = f"{path.stem.removesuffix(f'.{said.part}')}{path.suffix}"
+    description = loaded.description
+    if description.format != kind:
+        raise CheckpointError(f"{path} is a file for {kind}, but its description gives {description.format}")
+    if description.part:
+        whole = f"{path.stem.removesuffix(f'.{description.part}')}{path.suffix}"
         raise CheckpointError(f"{path} holds a part of a detector; give the file that it belongs to, {whole}")
-    for part in said.parts:
+    for part in description.parts:
         loaded.parts[part] = _load_part(loaded, part, runtime or kind)
     return loaded
 
@@ -274,8 +274,8 @@ def _aot_metadata(path: Path) -> str | None:
     with open_archive(path) as archive:
         for name in archive.namelist():
             if name.endswith("_metadata.json"):
-                said: str | None = json.loads(read_part(archive, name)).get(KEY)
-                return said
+                metadata: str | None = json.loads(read_part(archive, name)).get(KEY)
+                return metadata
     return None
 
 

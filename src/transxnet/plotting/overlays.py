@@ -1,4 +1,4 @@
-"""Answers drawn on images: boxes, masks, colour maps, and what the colours mean."""
+"""Predictions drawn on images: boxes, masks and colour maps, with legends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 from torchvision.utils import draw_bounding_boxes
 
-from transxnet.data.segmentation import IGNORED
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.detection_transform import Target
+from transxnet.dense.pixel_classes import IGNORED
 from transxnet.files import replacing
 from transxnet.text import printable
 
@@ -150,17 +150,17 @@ def _with_legend(
     font, square, gap = _font(_FONT_SIZE), _FONT_SIZE, 6
     shown = list(labels[:_MOST])
     more = [f"and {len(labels) - _MOST} more"] if len(labels) > _MOST else []
-    places, left, top = [], gap, gap
+    entries, left, top = [], gap, gap
     for text in [*(printable(names[label]) for label in shown), *more]:
         width = square + gap + round(font.getlength(text)) + 2 * gap
         if left + width > picture.width and left > gap:
             left, top = gap, top + square + gap
-        places.append((left, top, text))
+        entries.append((left, top, text))
         left += width
     page = Image.new("RGB", (picture.width, picture.height + top + square + 2 * gap), "white")
     page.paste(picture, (0, 0))
     pen = ImageDraw.Draw(page)
-    for index, (left, top, text) in enumerate(places):
+    for index, (left, top, text) in enumerate(entries):
         y = picture.height + top
         if index < len(shown):
             pen.rectangle((left, y + 1, left + square, y + 1 + square), colors[shown[index]], "black")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
+from transxnet.dense.mask_rcnn import MaskRCNN
+from transxnet.dense.network import Detector
 from transxnet.layers import BatchNorm2d, LayerScale, PositionBias
 from transxnet.model import Block
 
@@ -139,7 +139,7 @@ class _Tally:
 
 
 def detector_complexity(
-    detector: RetinaNet | MaskRCNN, size: tuple[int, int] = (800, 1280), boxes: int = 1000, masks: int = 100
+    detector: Detector, size: tuple[int, int] = (800, 1280), boxes: int = 1000, masks: int = 100
 ) -> Complexity:
     """Count a detector as Table III does: from the backbone to its heads' outputs.
 
@@ -153,8 +153,8 @@ def detector_complexity(
         masks: Regions of the mask head.
     """
     image = torch.empty(1, 3, *size, device="meta")
-    if isinstance(detector, RetinaNet):
-        return count(detector, lambda meta: meta.head(list(meta.backbone(image).values())), DENSE)
+    if not isinstance(detector, MaskRCNN):
+        return count(detector, lambda meta: meta.export_form.run(meta, image), DENSE)
 
     def run(meta: MaskRCNN) -> None:
         heads = meta.roi_heads

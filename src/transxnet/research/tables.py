@@ -20,9 +20,7 @@ from torch import nn
 from transxnet.ablation.rows import ROWS
 from transxnet.config import VARIANTS
 from transxnet.dense.create import create_detector, create_segmenter
-from transxnet.dense.detection.mask_rcnn import MaskRCNN
-from transxnet.dense.detection.retinanet import RetinaNet
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.network import Detector, Segmenter
 from transxnet.errors import ConfigError
 from transxnet.research.complexity import DENSE, Complexity, complexity, detector_complexity
 from transxnet.zoo import NETWORKS, create_model
@@ -173,9 +171,9 @@ def _first_name(name: str) -> str:
 def _cost(task: Task, name: str) -> Complexity:
     with torch.device("meta"):  # counting needs no weights
         network = _create(task, name)
-    if isinstance(network, RetinaNet | MaskRCNN):
+    if isinstance(network, Detector):
         return detector_complexity(network)
-    if isinstance(network, SemanticFPN):
+    if isinstance(network, Segmenter):
         return complexity(network, (3, 512, 2048), DENSE)
     return complexity(network, (3, 224, 224))
 

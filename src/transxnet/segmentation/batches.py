@@ -1,4 +1,4 @@
-"""Images with a class for every pixel on their way to a network."""
+"""Batches of images with a class for every pixel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation, evaluation_image
+from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation
 from transxnet.data.loader import AddressedImages, Sample, places_of
 from transxnet.data.segmentation import SegmentationSource
+from transxnet.dense.segmentation_transform import SegmentationTransform
 
 
 class SegmentationBatch(NamedTuple):
@@ -20,7 +21,7 @@ class SegmentationBatch(NamedTuple):
     Attributes:
         images: (B, 3, H, W), normalised.
         labels: (B, H, W) in training; in evaluation (B, H', W') of the images as they were given.
-        indices: (B), places of the images in their source.
+        indices: (B), indices of the images in their source.
         bad: Name of and reason for each image that could not be used.
     """
 
@@ -31,11 +32,11 @@ class SegmentationBatch(NamedTuple):
 
 
 class TrainingImages(AddressedImages):
-    """Crops of varied images and their labels.
+    """Crops of augmented images and their labels.
 
     Args:
         source: The images.
-        augmentation: How they are varied.
+        augmentation: Augmentation of the images.
         seed: With pass and index, the address of a sample's randomness.
     """
 
@@ -44,10 +45,10 @@ class TrainingImages(AddressedImages):
         self.source = source
         self.augmentation = augmentation
 
-    def read(self, place: int) -> tuple[Tensor, Tensor]:
-        return V.pil_to_tensor(self.source.load(place)), self.source.labels(place)
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        return V.pil_to_tensor(self.source.load(index)), self.source.labels(index)
 
-    def vary(self, stored: tuple[Tensor, Tensor], place: int) -> tuple[Tensor, Tensor]:
+    def vary(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         return augment_segmentation(*stored, self.augmentation)
 
 
@@ -56,22 +57,20 @@ class EvaluationImages(AddressedImages):
 
     Args:
         source: The images.
-        long: Bound of the longer side in pixels.
-        short: Bound of the shorter side.
+        transform: Resizes and normalises them.
     """
 
-    def __init__(self, source: SegmentationSource, long: int, short: int) -> None:
+    def __init__(self, source: SegmentationSource, transform: SegmentationTransform) -> None:
         super().__init__(len(source))
         self.source = source
-        self.long = long
-        self.short = short
+        self.transform = transform
 
-    def read(self, place: int) -> tuple[Tensor, Tensor]:
-        return V.pil_to_tensor(self.source.load(place)), self.source.labels(place)
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        return V.pil_to_tensor(self.source.load(index)), self.source.labels(index)
 
-    def vary(self, stored: tuple[Tensor, Tensor], place: int) -> tuple[Tensor, Tensor]:
+    def vary(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         image, labels = stored
-        return evaluation_image(image, self.long, self.short), labels
+        return self.transform(image), labels
 
 
 def collate(samples: Sequence[Sample]) -> SegmentationBatch:

@@ -1,4 +1,4 @@
-"""Running a segmenter over images, and judging it by one table of all pixels."""
+"""Evaluation of a segmenter by one confusion matrix of all pixels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.data.segmentation import IGNORED, SegmentationSource
-from transxnet.dense.semantic_fpn import SemanticFPN, classes_of
+from transxnet.data.segmentation import SegmentationSource
+from transxnet.dense.network import Segmenter
+from transxnet.dense.pixel_classes import IGNORED, classes_of
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the pixels' classes agree with the truth.
+    """Agreement of the pixels' classes with the truth.
 
     Attributes:
-        miou: Mean over the classes of intersection over union; classes that are neither there nor
-            answered do not count.
-        macc: Mean over the classes that are there of the share of their pixels that is right.
+        miou: Mean over the classes of intersection over union; classes that are neither labelled
+            nor predicted do not count.
+        macc: Mean over the labelled classes of the share of their pixels that is right.
         aacc: Share of all pixels that is right.
         per_class: Intersection over union and share right of each class; None where there is no pixel.
     """
@@ -36,11 +37,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a segmenter does.
+    """Result of evaluating a segmenter.
 
     Attributes:
-        images: Number of images judged.
-        agreement: Over all their pixels.
+        images: Number of images evaluated.
+        agreement: Scores over all their pixels.
         images_per_second: Through the network, reading excluded.
         bad: Name and reason of each image that could not be used.
     """
@@ -52,17 +53,17 @@ class Evaluation:
 
 
 def agreement(table: Tensor) -> Agreement:
-    """Judge by the pixels' counts (classes, classes), the truth in rows and the answers in columns.
+    """Scores of a confusion matrix (classes, classes) of pixels, with the truth in rows.
 
     Raises:
         DataError: If no pixel is labelled.
     """
     if not table.sum():
-        raise DataError("no pixel of the images is labelled: there is nothing to judge by")
+        raise DataError("no pixel of the images is labelled, so there is nothing to evaluate")
     table = table.double()
-    right, there, answered = table.diagonal(), table.sum(1), table.sum(0)
-    union = there + answered - right
-    iou, accuracy = right / union, right / there  # not a number where nothing is
+    right, labelled, predicted = table.diagonal(), table.sum(1), table.sum(0)
+    union = labelled + predicted - right
+    iou, accuracy = right / union, right / labelled  # NaN without such pixels
     return Agreement(
         float(iou.nanmean()),
         float(accuracy.nanmean()),
@@ -72,17 +73,17 @@ def agreement(table: Tensor) -> Agreement:
 
 
 def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMatrix:
-    """Counts pixels (truth, answer); if shared, several processes' counts are added up."""
+    """Counts pixels (truth, prediction); if shared, several processes' counts are added up."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
 
 
-def segmented(model: SemanticFPN, images: Tensor, size: tuple[int, int]) -> Tensor:
+def segmented(model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
     """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
     return classes_of(model(images), size)
 
 
 def evaluate(
-    model: SemanticFPN,
+    model: Segmenter,
     source: SegmentationSource,
     *,
     workers: int = 0,
@@ -90,7 +91,7 @@ def evaluate(
     device: str = "cpu",
     advance: Advance = lambda _: None,
 ) -> Evaluation:
-    """Segment every image of a source, whole and by itself, and judge the classes at its own size.
+    """Segment every image of a source, whole and by itself, and evaluate the classes at its own size.
 
     Args:
         model: The segmenter; it is put into evaluation mode, on ``device``.
@@ -98,13 +99,13 @@ def evaluate(
         workers: Processes that read images.
         max_bad: Share of the images that may be unreadable.
         device: PyTorch's name of a device.
-        advance: Told of progress.
+        advance: Called with the number of images after each.
 
     Raises:
         DataError: If more images than that are unreadable.
     """
     head = model.head_description
-    loader = make_loader(EvaluationImages(source, head.long, head.short), 1, workers=workers, collate=collate)
+    loader = make_loader(EvaluationImages(source, head.transform), 1, workers=workers, collate=collate)
     bad = BadImages(len(source), max_bad)
     model.eval().to(device)
     table = confusion(head.num_classes, shared=False).to(device)  # the other processes may be gone

@@ -1,4 +1,4 @@
-"""What a segmenter says of image files."""
+"""A segmenter's predictions for image files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from transxnet.data.images import BadImageError, read_image
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.network import Segmenter
 from transxnet.segmentation.sample_sheet import classes_in
 
 
 @dataclass(frozen=True)
 class Map:
-    """The answer for one image.
+    """The classes of one image.
 
     Attributes:
         path: The file.
@@ -31,7 +31,7 @@ class Map:
     error: str = ""
 
 
-def predict(model: SemanticFPN, paths: Sequence[Path], *, device: str = "cpu") -> Iterator[Map]:
+def predict(model: Segmenter, paths: Sequence[Path], *, device: str = "cpu") -> Iterator[Map]:
     """Segment image files, one after the other; unreadable ones do not stop the others.
 
     Args:

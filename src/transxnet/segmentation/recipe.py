@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from transxnet.bounds import BatchSize, DropRate, Epochs, LearningRate, Share, Steps, WeightDecay
 from transxnet.data.dense_transforms import SegmentationAugmentation
+from transxnet.dense.registry import network_class
 from transxnet.training.dense import DenseRecipe
 
 
@@ -19,7 +20,7 @@ class SegmentationRecipe(DenseRecipe):
     classes.txt in it may name the classes. The default numbers are the released 80,000 steps.
 
     Attributes:
-        segmenter: "semantic_fpn".
+        segmenter: "semantic_fpn", or the name of a registered segmenter.
         reduce_zero_label: Whether label 0 means "none", as in ADE20K, and class 0 is stored as 1.
         augmentation: How training images are varied, and the size that images are brought to.
     """
@@ -37,9 +38,13 @@ class SegmentationRecipe(DenseRecipe):
     min_factor: Share = 1e-8
     warmup_steps: Steps = 1000
     warmup_factor: Share = 0.1
-    segmenter: Literal["semantic_fpn"] = "semantic_fpn"
+    segmenter: str = "semantic_fpn"
     reduce_zero_label: bool = False
     augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        network_class(self.segmenter, "segmentation")  # raises ConfigError if there is none
 
     @property
     def subject(self) -> str:

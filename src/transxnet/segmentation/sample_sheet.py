@@ -1,4 +1,4 @@
-"""A segmenter's answers beside the truth."""
+"""Predicted classes next to the ground truth."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.dense_transforms import evaluation_image
 from transxnet.data.images import BadImageError
 from transxnet.data.segmentation import SegmentationSource
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.network import Segmenter
 from transxnet.plotting.overlays import draw_classes
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.segmentation.evaluate import segmented
@@ -21,31 +20,30 @@ from transxnet.training.dense import known_classes
 _ROWS, _PAIRS = 4, 2
 
 
-def classes_in(model: SemanticFPN, image: Image.Image) -> Tensor:
+def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
     """The class of each pixel (H, W) of an image of any size."""
-    head = model.head_description
-    ready = evaluation_image(V.pil_to_tensor(image), head.long, head.short)
+    ready = model.head_description.transform(V.pil_to_tensor(image))
     with torch.inference_mode():
         device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
         return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
 
 
-def save_sheet(model: SemanticFPN, source: SegmentationSource, path: Path, title: str) -> None:
-    """Draw the truth and the answers for a few images, spread over the source.
+def save_sheet(model: Segmenter, source: SegmentationSource, path: Path, title: str) -> None:
+    """Draw ground truth and predictions of a few images, spread over the source.
 
     Args:
         model: The segmenter.
         source: The images and their labels.
-        path: The picture.
-        title: Above it.
+        path: File of the sheet.
+        title: Title above the pictures.
     """
     head = known_classes(model.head_description)
     pictures = []
-    for place in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
+    for index in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
         try:
-            image, truth = source.load(place), source.labels(place)
+            image, truth = source.load(index), source.labels(index)
         except BadImageError:
-            continue  # has been told
+            continue  # was reported
         both = (truth, classes_in(model, image))
         pictures += [draw_classes(image, classes, head.label_names, head.colors) for classes in both]
     sheet(pictures, ["truth", "answer"] * _PAIRS, title, path)

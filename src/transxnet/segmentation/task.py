@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from transxnet.data.loader import BadImages
-from transxnet.dense.semantic_fpn import SemanticFPN, segmentation_loss
+from transxnet.dense.network import Segmenter
+from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.segmentation.batches import SegmentationBatch
 from transxnet.segmentation.evaluate import agreement, confusion, segmented
 from transxnet.segmentation.recipe import SegmentationRecipe
@@ -23,10 +24,10 @@ class SegmentationTask(DenseTask):
 
     metric = "val/mIoU"
     metric_label = "mIoU"
-    model: SemanticFPN
+    model: Segmenter
     recipe: SegmentationRecipe
 
-    def __init__(self, model: SemanticFPN, recipe: SegmentationRecipe, bad: BadImages) -> None:
+    def __init__(self, model: Segmenter, recipe: SegmentationRecipe, bad: BadImages) -> None:
         super().__init__(model, recipe, bad)
         self.table = confusion(model.num_classes)
 

@@ -12,8 +12,8 @@ from transxnet.data.loader import BadImages, ResumableLoader, make_loader
 from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
-from transxnet.dense.head import Head
-from transxnet.dense.semantic_fpn import SemanticFPN
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import Segmenter
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
 from transxnet.segmentation.batches import EvaluationImages, TrainingImages, collate
@@ -42,17 +42,17 @@ def plan(recipe: SegmentationRecipe, console: Console) -> Plan:
         SegmentationTask(model, recipe, bad),
         len(data.train),
         data.train.name,
-        loaders=partial(_loaders, recipe, data.train, data.validation),
+        loaders=partial(_loaders, recipe, model, data.train, data.validation),
         judge=partial(_judge, recipe, model, data.validation),
     )
 
 
-def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> SemanticFPN:
+def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> Segmenter:
     """The recipe's segmenter for these classes, with the start it asks for.
 
     A layer that was trained for other classes is drawn anew.
     """
-    head = Head(
+    head = HeadDescription(
         recipe.segmenter,
         len(train.class_names),
         recipe.pyramid_channels,
@@ -67,12 +67,12 @@ def build_model(recipe: SegmentationRecipe, train: SegmentationSource) -> Semant
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
     other = start is not None and label_names_of(start) != train.class_names
     model = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
-    assert isinstance(model, SemanticFPN)
+    assert isinstance(model, Segmenter)
     return model
 
 
 def _loaders(
-    recipe: SegmentationRecipe, train: SegmentationSource, validation: SegmentationSource, run: Run
+    recipe: SegmentationRecipe, model: Segmenter, train: SegmentationSource, validation: SegmentationSource, run: Run
 ) -> tuple[ResumableLoader, ResumableLoader]:
     settings: dict[str, Any] = {
         "train": True,
@@ -81,7 +81,7 @@ def _loaders(
         "epoch_steps": recipe.epoch_steps,
     }
     images = TrainingImages(train, recipe.augmentation, seed=recipe.seed)
-    judged = EvaluationImages(validation, recipe.augmentation.long, recipe.augmentation.short)
+    judged = EvaluationImages(validation, model.head_description.transform)
     return (
         make_loader(images, recipe.batch_size, collate=collate, **settings, **run.place),
         make_loader(judged, 1, collate=collate, **run.place),
@@ -89,7 +89,7 @@ def _loaders(
 
 
 def _judge(
-    recipe: SegmentationRecipe, model: SemanticFPN, validation: SegmentationSource, run: Run, folder: RunFolder
+    recipe: SegmentationRecipe, model: Segmenter, validation: SegmentationSource, run: Run, folder: RunFolder
 ) -> tuple[str, dict[str, Any]]:
     judged = evaluate(model, validation, workers=recipe.workers, device=run.device)
     headline = headline_of(judged)

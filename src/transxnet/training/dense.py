@@ -17,7 +17,7 @@ from transxnet.bounds import FurtherEpochs, ImageSide, PyramidChannels, Share, S
 from transxnet.checkpoints.reading import Checkpoint
 from transxnet.checkpoints.released_dense import from_released_dense, is_released_dense
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
-from transxnet.dense.head import Head, head_of, kind_of
+from transxnet.dense.head_description import HeadDescription, describe_weights
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import Recipe
 from transxnet.training.task import Task
@@ -173,16 +173,16 @@ def label_names_of(read: Checkpoint) -> tuple[str, ...]:
     """The classes that a detector's or segmenter's file was trained for; empty if they are not known."""
     weights = read.state_dict
     if read.head:
-        return Head.from_dict(read.head, read.source).label_names
+        return HeadDescription.from_dict(read.head, read.source).label_names
     names = from_released_dense(weights) if is_released_dense(weights) else weights
-    return known_classes(head_of(names, kind_of(names))).label_names
+    return known_classes(describe_weights(names)).label_names
 
 
-def known_classes(head: Head) -> Head:
+def known_classes(head: HeadDescription) -> HeadDescription:
     """The description with class names and colours; those of COCO and ADE20K where the file has none."""
-    if not head.label_names and head.kind == "semantic_fpn" and head.num_classes == 150:
+    if not head.label_names and head.task == "segmentation" and head.num_classes == 150:
         head = dataclasses.replace(head, label_names=tuple(ade20k_classes()[0]), colors=_plain(ade20k_classes()[1]))
-    if not head.label_names and head.kind != "semantic_fpn" and head.num_classes == 80:
+    if not head.label_names and head.task == "detection" and head.num_classes == 80:
         coco = coco_classes()
         head = dataclasses.replace(head, label_names=tuple(coco.values()), category_ids=tuple(coco))
     if not head.label_names:

@@ -51,7 +51,7 @@ class StrideAnchors(AnchorGenerator):
 
     def levels(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """The anchors (H W A, 4) of each level, row by row."""
-        # Half precision cannot tell the pixels of a large image apart.
+        # Half precision cannot distinguish the pixels of a large image.
         dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
         self.set_cell_anchors(dtype, feature_maps[0].device)
         grids = [list(feature_map.shape[-2:]) for feature_map in feature_maps]
@@ -89,23 +89,29 @@ class ClampedBoxCoder(BoxCoder):
 
 
 class BestMatcher(Matcher):
-    """Gives each ground truth its best boxes too, if their overlap is at least ``least``.
+    """Also matches each ground truth with its best boxes, if their overlap is at least ``minimum``.
 
-    They are taken from other ground truths, as in the released recipe; of two that claim the same
+    They are taken from other ground truths, as in the released recipe; of two with the same best
     box, the later one gets it.
 
     Args:
         high: Overlap (IoU) from which a box is positive.
         low: Overlap below which it is negative; between the two it is ignored.
-        least: Smallest overlap of a best box.
+        minimum: Minimum overlap of a best box.
     """
 
-    def __init__(self, high: float, low: float, least: float) -> None:
+    def __init__(self, high: float, low: float, minimum: float) -> None:
         super().__init__(high, low, allow_low_quality_matches=True)
-        self.least = least
+        self.minimum = minimum
 
     def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
         best = match_quality_matrix.max(dim=1).values
         for index, quality in enumerate(best):
-            if quality >= self.least and quality > 0:
+            if quality >= self.minimum and quality > 0:
                 matches[match_quality_matrix[index] == quality] = index
+
+
+def empty_maps(batch: ImageList, strides: Sequence[int]) -> list[Tensor]:
+    """Maps without channels of the levels' sizes, for :meth:`StrideAnchors.levels`."""
+    height, width = batch.tensors.shape[2:]
+    return [torch.empty(0, 0, -(-height // stride), -(-width // stride)) for stride in strides]

@@ -1,4 +1,4 @@
-"""From photographs to a batch and back, as the released detectors were trained."""
+"""Resizing and batching of photographs, and detections in their pixels, as the released detectors were trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.dense.detection.boxes import SIZE_DIVISOR
+from transxnet.dense.anchors import SIZE_DIVISOR
 
 Target = dict[str, Tensor]
 
@@ -23,8 +23,8 @@ _MAX_MASK_BYTES = 3 * 2**29  # a byte for each pixel and object
 class DetectionTransform(nn.Module):
     """Resizes grey levels without antialiasing, then normalises, then pads with zeros to a multiple of 32.
 
-    It stands where torchvision's detectors have ``GeneralizedRCNNTransform``, which normalises
-    before it resizes and rounds sizes down.
+    It replaces ``GeneralizedRCNNTransform`` of torchvision's detectors, which normalises before it
+    resizes and rounds sizes down.
 
     Args:
         short: Wanted length of an image's shorter side in pixels; None leaves images as they are.
@@ -45,8 +45,8 @@ class DetectionTransform(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in resized]
         height, width = (math.ceil(max(side) / SIZE_DIVISOR) * SIZE_DIVISOR for side in zip(*sizes, strict=True))
         batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
-        for place, image in zip(batch, resized, strict=True):
-            place[:, : image.shape[1], : image.shape[2]] = self._normalised(image)
+        for padded, image in zip(batch, resized, strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = self._normalised(image)
         return ImageList(batch, sizes), targets
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -79,14 +79,14 @@ class DetectionTransform(nn.Module):
         the highest scores are kept, with a warning.
         """
         for found, new, old in zip(result, image_shapes, original_image_sizes, strict=True):
-            most = max(1, _MAX_MASK_BYTES // (old[0] * old[1]))
-            if "masks" in found and len(found["masks"]) > most:
+            kept = max(1, _MAX_MASK_BYTES // (old[0] * old[1]))
+            if "masks" in found and len(found["masks"]) > kept:
                 warnings.warn(
-                    f"masks of {old[1]} x {old[0]} pixels: only the {most} objects with the highest scores are kept, "
+                    f"masks of {old[1]} x {old[0]} pixels: only the {kept} objects with the highest scores are kept, "
                     f"of {len(found['masks'])}",
                     stacklevel=2,
                 )
-                best = found["scores"].argsort(descending=True, stable=True)[:most]
+                best = found["scores"].argsort(descending=True, stable=True)[:kept]
                 found.update({name: values[best] for name, values in found.items()})
             found["boxes"] = found["boxes"] * _factors(new, old, found["boxes"])
             if "masks" in found:

@@ -12,13 +12,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 
-from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder
+from transxnet.dense.detection_transform import Target
 
 BOX_SIDE, MASK_SIDE = 7, 14
-"""Sides of the pooled regions that classes and boxes, and masks, are told from."""
+"""Sides of the pooled regions that the box head and the mask head take."""
 
-_MASK = 28
+MASK_OUTPUT_SIDE = 28
+"""Side of the mask head's output."""
 
 
 class AlignedPooler(MultiScaleRoIAlign):
@@ -41,7 +42,7 @@ class AlignedPooler(MultiScaleRoIAlign):
         regions = torch.cat([F.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
         side = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).clamp(min=0).sqrt()
         level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1)
-        # In the regions' precision: half of it cannot tell the pixels of a large image apart.
+        # In the regions' precision: half precision cannot distinguish the pixels of a large image.
         pooled = regions.new_zeros(len(regions), maps[0].shape[1], *self.output_size)
         for index, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = level == index
@@ -61,9 +62,9 @@ class RegionHeads(RoIHeads):
         strides: Of the levels that regions are taken from.
         num_classes: Classes, the background not counted.
         norm_layer: Makes a normalisation for so many channels, for the mask head; none if not given.
-        boxes: What gives class scores (R, classes + 1) and codes (R, 4 (classes + 1)) of pooled regions;
-            the released layers if not given.
-        masks: What gives the logits (R, classes + 1, 28, 28) of pooled regions' masks; as above.
+        boxes: From pooled regions to class scores (R, classes + 1) and codes (R, 4 (classes + 1)); the
+            released layers if not given.
+        masks: From pooled regions to the logits (R, classes + 1, 28, 28) of their masks; as above.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RegionHeads(RoIHeads):
             "loss_classifier": F.cross_entropy(scores, label),
             "loss_box_reg": F.l1_loss(codes, aim[positive], reduction="sum") / max(len(label), 1),
         }
-        chosen = [place > 0 for place in labels]
+        chosen = [one > 0 for one in labels]
         boxes = [region[choice] for region, choice in zip(regions, chosen, strict=True)]
         logits = self._mask_logits(features, boxes)
         logits = logits[torch.arange(len(logits), device=logits.device), label[positive]]
@@ -176,7 +177,7 @@ class RegionHeads(RoIHeads):
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
-    """What each region's mask should be: 1 where at least half of a cell is covered.
+    """The mask that each region should have: 1 where at least half of a cell is covered.
 
     Args:
         masks: Of the ground truth, (m, H, W).
@@ -188,6 +189,6 @@ def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
     """
     boxes = clip_boxes_to_image(boxes, (masks.shape[-2], masks.shape[-1]))
     regions = torch.cat([matched[:, None].to(boxes), boxes], dim=1)
-    covered = roi_align(masks[:, None].to(boxes), regions, _MASK, 1.0, sampling_ratio=0, aligned=True)
+    covered = roi_align(masks[:, None].to(boxes), regions, MASK_OUTPUT_SIDE, 1.0, sampling_ratio=0, aligned=True)
     wanted: Tensor = covered[:, 0] >= 0.5
     return wanted

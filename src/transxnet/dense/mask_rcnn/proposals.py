@@ -9,8 +9,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
-from transxnet.dense.detection.boxes import BestMatcher, ClampedBoxCoder, StrideAnchors
-from transxnet.dense.detection.transform import Target
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors
+from transxnet.dense.detection_transform import Target
+
+ANCHORS = 3
+"""Anchors of each position: one size, three ratios."""
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -19,7 +22,7 @@ class ProposalNetwork(RegionProposalNetwork):
     Args:
         in_channels: Channels of the pyramid.
         strides: Of the pyramid's levels.
-        head: What gives scores and codes of the levels' anchors; torchvision's convolutions if not given.
+        head: From maps to scores and codes of the levels' anchors; torchvision's convolutions if not given.
     """
 
     def __init__(self, in_channels: int, strides: tuple[int, ...], head: nn.Module | None = None) -> None:

@@ -1,1 +1,0 @@
-"""RetinaNet and Mask R-CNN on torchvision's detection package, as the released detectors compute."""

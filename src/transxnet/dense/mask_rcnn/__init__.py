@@ -1,0 +1,5 @@
+"""Mask R-CNN: proposals, regions, and its exported form."""
+
+from transxnet.dense.mask_rcnn.network import MaskRCNN
+
+__all__ = ["MaskRCNN"]
