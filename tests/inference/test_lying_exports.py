@@ -50,9 +50,9 @@ def dense(kind: str, **values: Any) -> str:
 
 DESCRIPTIONS: dict[str, tuple[str | None, str]] = {
     "none": (None, "was not written by `transxnet export`"),
-    "a list": ("[]", "it is no object"),
-    "a number": ("7", "it is no object, but 7"),
-    "null": ("null", "it is no object, but None"),
+    "a list": ("[]", "it is not a JSON object"),
+    "a number": ("7", "it is not a JSON object, but 7"),
+    "null": ("null", "it is not a JSON object, but null"),
     "half": ('{"task"', "cannot be read"),
     "deep": (DEEP, "it is nested too deeply"),
     "deep inside": ('{"format_version": 1, "task": ' + DEEP, "it is nested too deeply"),
@@ -230,7 +230,7 @@ def test_openvino_files_that_lie(tmp_path: Path, capfd: pytest.CaptureFixture[st
     path.write_text(xml.replace('size="120"', 'size="40000000000"').replace("3,10", "1000000000,10"))
     refused("truncated or not an exported network|but in the file")
     path.write_text(xml.replace("num_classes", "number"))
-    refused("its description of the network cannot be read")
+    refused("its metadata cannot be read")
     write(description("openvino", num_classes=11, class_names=()))
     refused(r"scores is \(any, 11\), but in the file it is \(any, 10\)")
     write(description("onnx"))
@@ -354,12 +354,12 @@ def test_programs_hold_nothing_that_our_writer_does_not_write(pt2: bytes, tmp_pa
         ),
         (archive(pt2, same, {"data/constants/model.pt": saved.getvalue()}), "has a part that"),
         (archive(pt2, same, {"models/other.json": b"{}"}), "has a part that"),
-        (archive(pt2, inputs(saved.getvalue())), "wants to run code of its own"),
+        (archive(pt2, inputs(saved.getvalue())), "would run code"),
         (archive(pt2, inputs(bare)), "truncated or not an exported network"),
-        (archive(pt2, inputs(nested(bare))), "wants to run code of its own"),
+        (archive(pt2, inputs(nested(bare))), "would run code"),
         (archive(pt2, inputs(nested(hidden))), "no pickle of the protocol that PyTorch writes"),
         (archive(pt2, lambda name, part: None if "transxnet.json" in name else part), "was not written by"),
-        (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is no object"),
+        (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is not a JSON object"),
         (archive(pt2, lambda name, part: b"{}" if "models/model" in name else part), "truncated or not an exported"),
         (archive(pt2, lambda name, part: DEEP.encode() if "config.json" in name else part), "nested too deeply"),
         (saved.getvalue(), "truncated or not an exported|has a part that"),

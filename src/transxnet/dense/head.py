@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from transxnet.checkpoints.values import MAX_CLASSES, MAX_SIDE, describing, flag, items, label_names, shown, text, whole
+from transxnet.bounds import shown
+from transxnet.checkpoints.values import MAX_CLASSES, MAX_SIDE, flag, items, label_names, reading_metadata, text, whole
 from transxnet.config import TransXNetConfig
 from transxnet.dense.backbone import DenseBackbone
 from transxnet.errors import CheckpointError, ConfigError
@@ -92,7 +93,7 @@ class Head:
         Raises:
             CheckpointError: If the description in ``source`` is not one.
         """
-        with describing(source):
+        with reading_metadata(source):
             kind = values["kind"]
             if kind not in KINDS:
                 raise CheckpointError(f"{source} holds a {shown(kind)}; known are {', '.join(KINDS)}")
