@@ -166,7 +166,7 @@ def mistake_in(content: str | bytes, folder: Path, *options: str) -> str:
 
 MISTAKES: list[tuple[str | bytes, str]] = [
     ("epochs: 2020-01-01", "epochs must be a whole number from 1 to 100,000, not '2020-01-01'"),
-    ("epochs: [1]", "epochs must be a whole number from 1 to 100,000, not a list"),
+    ("epochs: [1]", "epochs must be a whole number from 1 to 100,000, not [1]"),
     ("epochs:", "epochs must be a whole number from 1 to 100,000, not null"),
     ("epochs: 1.0", "epochs must be a whole number from 1 to 100,000, not 1.0"),
     ("epochs: yes", "epochs must be a whole number from 1 to 100,000, not true"),

@@ -1,4 +1,4 @@
-"""The range of every setting that is a number, kept in its type, and the check of values against types."""
+"""Ranges of numeric settings, stored in their types, and validation of values against types."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from transxnet.errors import ConfigError
 
 _MAX_ITEMS = 1000
-"""Length of a list whose type names none."""
+"""Maximum length of a list whose type does not fix it."""
 
 _MAX_DIGITS = 40
-_MAX_SHOWN = 60
+_MAX_SHOWN = 60  # characters of a string
+_MAX_ITEMS_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A finite range.
+    """A finite interval.
 
     Attributes:
-        low: Its lower end.
-        high: Its upper end.
-        above: Whether the lower end itself is out of range.
-        below: Whether the upper end itself is out of range.
+        low: Lower bound.
+        high: Upper bound.
+        above: Whether the lower bound is excluded.
+        below: Whether the upper bound is excluded.
     """
 
     low: float
@@ -38,7 +39,7 @@ class Bound:
     below: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number is in the range; NaN is in none."""
+        """Whether a number is in the interval; False for NaN."""
         return (self.low < value if self.above else self.low <= value) and (
             value < self.high if self.below else value <= self.high
         )
@@ -51,17 +52,17 @@ class Bound:
 
 
 BatchSize = Annotated[int, Bound(1, 65_536)]
-"""Images in a step, or batches whose gradients are added up."""
+"""Images in a batch, or batches whose gradients are accumulated."""
 Workers = Annotated[int, Bound(0, 256)]
 """Processes that read images."""
 Seed = Annotated[int, Bound(0, 2**32 - 1)]
-"""Lightning's and NumPy's range."""
+"""The range that Lightning and NumPy accept."""
 ImageSide = Annotated[int, Bound(32, 16_384)]
 """Height or width in pixels of an image that a network takes."""
 ImageCount = Annotated[int, Bound(1, 1_000_000)]
-"""Images to be used or written."""
+"""Number of images to use or write."""
 Answers = Annotated[int, Bound(1, 1_000_000)]
-"""Classes that are listed for an image."""
+"""Number of classes listed per image."""
 
 Share = Annotated[float, Bound(0, 1)]
 PositiveShare = Annotated[float, Bound(0, 1, above=True)]
@@ -70,31 +71,31 @@ DropRate = Annotated[float, Bound(0, 1, below=True)]
 
 Epochs = Annotated[int, Bound(1, 100_000)]
 FurtherEpochs = Annotated[int, Bound(0, 100_000)]
-"""Epochs of a part of the schedule, which may be left out."""
+"""Epochs of an optional part of the schedule."""
 Steps = Annotated[int, Bound(0, 1_000_000)]
-"""Steps of a part of the schedule, which may be left out."""
+"""Steps of an optional part of the schedule."""
 LearningRate = Annotated[float, Bound(0, 1000, above=True)]
 LowestRate = Annotated[float, Bound(0, 1000)]
 WeightDecay = Annotated[float, Bound(0, 1000)]
 Beta = Annotated[float, Bound(0, 100)]
-"""Parameter of a symmetric beta distribution; 0 for none."""
+"""Parameter of a symmetric beta distribution; 0 turns it off."""
 Crop = Annotated[float, Bound(0.1, 1)]
-"""Share of a resized image's side; the image is resized by its inverse."""
+"""Share of a resized image's side that is cropped; the image is resized by its inverse."""
 AspectRatio = Annotated[float, Bound(0, 1000, above=True)]
 ScaleFactor = Annotated[float, Bound(0, 8, above=True)]
 
 Devices = Annotated[int, Bound(1, 128)]
 Nodes = Annotated[int, Bound(1, 10_000)]
 StepImages = Annotated[int, Bound(0, 1_000_000_000)]
-"""Images of all devices in a step; 0 for not given."""
+"""Images in a step over all devices; 0 if unset."""
 Minutes = Annotated[float, Bound(0, 1_000_000)]
 Tolerated = Annotated[int, Bound(1, 1_000_000)]
-"""How often something may happen, or how many of something are kept."""
+"""Maximum number of occurrences, or of files kept."""
 
 PyramidChannels = Annotated[int, Bound(4, 2048)]
 DenseClasses = Annotated[int, Bound(1, 10_000)]
 Regions = Annotated[int, Bound(4, 10_000)]
-"""Regions of an image that a detector proposes or learns from."""
+"""Regions of an image that a detector proposes or is trained on."""
 
 SceneSide = Annotated[int, Bound(64, 4096)]
 """Height or width in pixels of an embedded scene."""
@@ -121,21 +122,21 @@ ScaleInit = Annotated[float, Bound(-1e6, 1e6)]
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """A value of a setting, as its type has it.
+    """Validate the value of a setting and convert it to its type.
 
     Args:
-        name: What to call the setting.
-        value: What was given. Lists stand for tuples, mappings for dataclasses, whole numbers for any
-            numbers; neither truth values nor texts stand for numbers.
-        kind: The type: one of the annotated numbers above, text, a truth value, literals, a tuple, a
-            dictionary with text as keys, a dataclass of these, or any of them or None.
+        name: Name of the setting, for messages.
+        value: The value. Lists are accepted for tuples, mappings for dataclasses, integers for floats;
+            neither booleans nor strings are accepted for numbers.
+        kind: The type: one of the annotated numbers above, str, bool, a Literal, a tuple, a dictionary
+            with strings as keys, a dataclass of these, or any of them or None.
 
     Returns:
-        The value; lists as tuples, numbers as int or float. A mapping for a dataclass is checked as by
-        :func:`checked_settings` and remains a mapping.
+        The value; lists as tuples, numbers as int or float. A mapping for a dataclass is validated by
+        :func:`checked_settings` and stays a mapping.
 
     Raises:
-        ConfigError: If the value is not of the type, or a number is out of its range.
+        ConfigError: If the value is not of the type, or a number is out of range.
     """
     return _checked(name, value, kind, described(kind))
 
@@ -149,8 +150,8 @@ def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         kinds = _kinds_of_items(inner, len(value))
         if kinds is None:
-            most = f", at most {_MAX_ITEMS:,}" if inner[-1] is Ellipsis else ""
-            raise ConfigError(f"{name} must be {wanted}{most}, not {len(value):,} values")
+            limit = f", at most {_MAX_ITEMS:,}" if inner[-1] is Ellipsis else ""
+            raise ConfigError(f"{name} must be {wanted}{limit}, not {len(value):,} values")
         return tuple(_checked(name, item, each, wanted) for item, each in zip(value, kinds, strict=True))
     if origin is Literal and any(value == one and type(value) is type(one) for one in inner):
         return value
@@ -177,7 +178,7 @@ def _in_range(value: Any, kind: type, bound: Bound) -> float | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text can be the name of a file."""
+    """Whether a string can be a file name."""
     try:
         return b"\0" not in text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -185,25 +186,25 @@ def _is_plain(text: str) -> bool:
 
 
 def _given(kind: Any) -> Any:
-    """What an optional type is when it is not None."""
+    """The type inside an optional type."""
     (inner,) = (one for one in get_args(kind) if one is not type(None))
     return inner
 
 
 def _kinds_of_items(inner: tuple[Any, ...], count: int) -> tuple[Any, ...] | None:
-    """The types of a tuple's items; None if it cannot have so many."""
+    """The types of a tuple's items; None if it cannot have that many."""
     if inner[-1] is Ellipsis:
         return inner[:1] * count if count <= _MAX_ITEMS else None
     return inner if count == len(inner) else None
 
 
 def checked_settings(cls: type, values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings for a dataclass, as a file or a command line gives them.
+    """Validate settings of a dataclass from a file or a command line.
 
     Args:
         cls: The dataclass.
-        values: Name to value; what is left out keeps its default.
-        prefix: Of the names in messages.
+        values: Name to value; settings that are left out keep their defaults.
+        prefix: Prefix of the names in messages.
 
     Raises:
         ConfigError: If a name is unknown, or as :func:`checked`.
@@ -218,7 +219,7 @@ def checked_settings(cls: type, values: Mapping[Any, Any], prefix: str = "") -> 
 
 
 def check_bounds(settings: Any, prefix: str = "") -> None:
-    """Check every field of a dataclass against its type.
+    """Validate every field of a dataclass against its type.
 
     Raises:
         ConfigError: As :func:`checked`.
@@ -258,7 +259,7 @@ def described(kind: Any, *, plural: bool = False) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value that was given, in few characters."""
+    """A value in one short line for an error message; short lists with their items."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -271,12 +272,15 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, list | tuple):
-        return "a list"
+        nested = any(isinstance(item, list | tuple | Mapping) for item in value)
+        if nested or len(value) > _MAX_ITEMS_SHOWN:
+            return f"a list of {len(value):,} values"
+        return f"[{', '.join(map(shown, value))}]"
     return "a mapping" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
 def _quoted(text: str) -> str:
-    """Text in quotation marks, without control characters, cut if it is long."""
+    """A string in quotation marks, without control characters, truncated if it is long."""
     return repr(text) if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]!r}... ({len(text):,} characters)"
 
 

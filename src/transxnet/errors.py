@@ -1,12 +1,12 @@
-"""Mistakes a user can mend. The commands print them as one line, without a traceback."""
+"""Errors that a user can fix. The commands print them as one line, without a traceback."""
 
 
 class TransXNetError(Exception):
-    """What was wrong, where, and what to do."""
+    """Base class; the message says what was wrong, where, and what to do."""
 
 
 class ConfigError(TransXNetError, ValueError):
-    """A setting is unknown, out of range, or does not fit another."""
+    """A setting is unknown, out of range, or inconsistent with another."""
 
 
 class CheckpointError(TransXNetError, ValueError):

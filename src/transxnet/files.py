@@ -1,4 +1,4 @@
-"""Reading regular files within limits, and writing files that are never seen half written."""
+"""Reading regular files within size limits, and writing files atomically."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.text import printable
 
 _TEMPORARY = ".transxnet-"
 _MAX_NAME = 255  # bytes, of every common file system
 _MAX_REASON = 160
 
 MAX_TEXT_BYTES = 16 * 2**20
-"""Size above which a small text file of ours (a manifest, a summary, class names) is not read."""
+"""Maximum size of a small text file (a manifest, a summary, class names)."""
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that a person wrote, with ``~`` and ``~user`` expanded.
+    """A user's path, with ``~`` and ``~user`` expanded.
 
     Raises:
-        ConfigError: If it is empty, holds a NUL character, or names an unknown user.
+        ConfigError: If it is empty, contains a NUL character, or names an unknown user.
     """
     name = os.fspath(text)
     if not name or "\0" in name:
-        raise ConfigError("a path is empty" if not name else f"{name!r} is not a path: it holds a NUL character")
+        raise ConfigError("a path is empty" if not name else f"{name!r} is not a path: it contains a NUL character")
     try:
         return Path(name).expanduser()
     except RuntimeError as error:  # no such user, or no home folder
-        raise ConfigError(f"{name} has no meaning here: {error}") from error
+        raise ConfigError(f"{name} cannot be expanded: {error}") from error
 
 
 def open_regular(path: str | os.PathLike[str], *, folder: int | None = None, follow_links: bool = True) -> BinaryIO:
-    """Open a file for reading; a pipe, a device or a folder is refused before anything waits for it.
+    """Open a regular file for reading, without blocking on a pipe or a device.
 
     Args:
         path: The file.
-        folder: Descriptor of the folder that a relative path starts from, if not the working folder.
+        folder: Descriptor of the folder that relative paths start from; the working folder by default.
         follow_links: Whether the file may be a symbolic link.
 
     Raises:
@@ -60,10 +61,10 @@ def open_regular(path: str | os.PathLike[str], *, folder: int | None = None, fol
 
 
 def check_regular(path: str | os.PathLike[str]) -> int:
-    """The size in bytes of a file that a library is about to open by its name.
+    """Check that a path is a regular file, before a library opens it, and return its size in bytes.
 
     Raises:
-        OSError: If it is not there, or is not a regular file.
+        OSError: If it does not exist or is not a regular file.
     """
     found = Path(path).stat()
     _check_regular(found.st_mode, path)
@@ -77,10 +78,10 @@ def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
-    """All bytes of a regular file.
+    """Read a regular file.
 
     Raises:
-        OSError: As :func:`open_regular`, and if it has more than ``limit`` bytes.
+        OSError: As for :func:`open_regular`, or if it has more than ``limit`` bytes.
     """
     with open_regular(path) as file:
         if limit is None:
@@ -92,20 +93,20 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> str:
-    """A regular file's text, UTF-8 with or without a byte order mark.
+    """Read a regular file as UTF-8, with or without a byte order mark.
 
     Raises:
-        OSError: As :func:`read_bytes`.
+        OSError: As for :func:`read_bytes`.
         UnicodeDecodeError: If it is not UTF-8.
     """
     return read_bytes(path, limit).decode("utf-8-sig")
 
 
 def read_json(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        OSError: As :func:`read_bytes`.
+        OSError: As for :func:`read_bytes`.
         ValueError: If it is not JSON.
         RecursionError: If it is nested too deeply.
     """
@@ -114,46 +115,46 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_TEXT_BYTES) -> Any:
 
 @contextmanager
 def reading(path: str | os.PathLike[str], error: type[TransXNetError], advice: str = "") -> Iterator[None]:
-    """Turn whatever a reader raises into one line that names the file.
+    """Convert any exception of a reader to a one-line error that names the file.
 
     Args:
-        path: What is read.
-        error: The class of the error.
-        advice: What to do about it; empty if nothing is to be said.
+        path: The file being read.
+        error: Class of the error to raise.
+        advice: Advice for the user, if any.
 
     Raises:
-        TransXNetError: Of the class ``error``, for any exception but a TransXNetError, which passes.
+        TransXNetError: Of the class ``error``, for any exception other than a TransXNetError.
     """
     try:
         yield
     except TransXNetError:
         raise
-    except Exception as cause:  # damaged bytes make readers raise anything
+    except Exception as cause:  # readers of damaged bytes can raise anything
         raise error(f"{path} cannot be read: {reason(cause)}" + (f"; {advice}" if advice else "")) from cause
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one short line."""
+    """The cause of an exception in one short line that is safe to print."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+        return "it needs more memory than there is"
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 (byte {error.start:,})"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return printable(error.strerror)
     if isinstance(error, KeyError):
         return f"it lacks {error}"
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return text[: _MAX_REASON - 1] + "…" if len(text) > _MAX_REASON else text or type(error).__name__
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; what is written there replaces ``path`` when complete.
+    """Yield a temporary path beside ``path``; the file written there replaces ``path`` on success.
 
     The temporary name keeps the suffix, since writers choose their format by it. On an error the
-    temporary file is removed and ``path`` is as it was.
+    temporary file is removed and ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix if len(os.fsencode(path.suffix)) < _MAX_NAME // 2 else ""
@@ -161,12 +162,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         os.close(descriptor)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's own files are for their owner alone
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private to their owner
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        with suppress(OSError):  # the new name, too, outlives a loss of power, where folders can be synced
+        with suppress(OSError):  # makes the rename survive a power loss, where folders can be synced
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -183,20 +184,20 @@ def _umask() -> int:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder of ours; nobody else may be writing there."""
+    """Remove temporary files of killed processes; no other process may be writing to the folder."""
     for path in folder.glob(f"{_TEMPORARY}*.tmp*"):
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, replacing the old one at once; names that are not Unicode are escaped."""
+    """Write a text file in UTF-8 atomically; characters that are not Unicode are escaped."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: transxnet/ in the user's cache.
+    """The package's folder in the user's cache, for files that can be recreated.
 
     A relative XDG_CACHE_HOME is ignored, as the XDG specification asks.
 

@@ -1,4 +1,4 @@
-"""Where results may be written: never over an input, and never over a file that is not ours unless asked to."""
+"""Checks of output paths: never overwrite an input, and other files only with ``--force``."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _MAX_NAME = 255  # bytes, of every common file system
 
 
 def output_file(path: str | os.PathLike[str], *, inputs: Iterable[str | Path] = (), force: bool = False) -> Path:
-    """The path of a file to be written, checked before any work is done for it.
+    """Check the path of an output file before any work is done, and resolve it.
 
-    A link is followed, so that what is written replaces the file it points to and not the link.
+    Links are followed: writing replaces the file that a link points to, not the link.
 
     Args:
-        path: What the user named.
-        inputs: Files that are read; none of them is ever written over.
-        force: Whether a file that exists may be replaced.
+        path: The user's path.
+        inputs: Files that are read, which are never overwritten.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        ConfigError: If it is an input, exists and ``force`` is not given, is no regular file, or cannot be written.
+        ConfigError: If it is an input, exists without ``force``, is not a regular file, or is not writable.
     """
     given = user_path(path)
     target = Path(os.path.realpath(given))
     if is_same_as_any(target, inputs):
-        raise ConfigError(f"{given} is an input, which is never written over: give another name")
+        raise ConfigError(f"{given} is an input and would be overwritten: give another name")
     try:
         found = target.lstat()
     except FileNotFoundError:
@@ -56,18 +56,18 @@ def output_folder(
     ours: Callable[[Path], bool] = lambda _: False,
     force: bool = False,
 ) -> Path:
-    """The path of a folder to be written to, checked before any work is done for it.
+    """Check the path of an output folder before any work is done, and resolve it.
 
     Args:
-        path: What the user named.
-        inputs: Files and folders that are read. The output is none of the folders, does not lie in one, where the
-            next reading would take it for data, and holds none of them.
-        ours: Whether a folder that is not empty is one that may be written to again.
-        force: Whether files in a folder that is not ours may be replaced.
+        path: The user's path.
+        inputs: Files and folders that are read. The output must not be or lie in one of the folders, where it would
+            later be read as data, nor contain an input.
+        ours: Whether a non-empty folder may be written to again.
+        force: Whether to write to any non-empty folder.
 
     Raises:
-        ConfigError: If it is not empty and neither ours nor forced, lies in or around an input, is no folder, or
-            cannot be written to.
+        ConfigError: If it is not empty and neither ours nor forced, lies in or contains an input, is not a folder, or
+            is not writable.
     """
     given = user_path(path)
     target = Path(os.path.realpath(given))
@@ -82,7 +82,7 @@ def output_folder(
         raise _unwritable(given, error) from error
     if entries and not force and not ours(target):
         raise ConfigError(
-            f"{given} holds other files: give a new folder, or --force to write there and replace files of the same "
+            f"{given} contains other files: give a new folder, or --force to write there and replace files of the same "
             "names"
         )
     _check_writable(given, target)
@@ -90,22 +90,22 @@ def output_folder(
 
 
 def check_apart(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Raise ConfigError if an output lies in a folder that is read, or holds something that is read."""
+    """Raise ConfigError if an output lies in a folder that is read, or contains an input."""
     target = Path(os.path.realpath(out))
     for source in inputs:
         read = Path(os.path.realpath(source))
         if target == read or target.is_relative_to(read):
-            raise ConfigError(f"{out} is {source} or lies in it, where it would be taken for data: give another folder")
+            raise ConfigError(f"{out} is {source} or lies in it, where it would be read as data: give another folder")
         if read.is_relative_to(target):
-            raise ConfigError(f"{source}, which is read, lies in {out}: give another folder for the output")
+            raise ConfigError(f"{source} is an input and lies in {out}: give another folder for the output")
 
 
 def check_not_inputs(targets: Iterable[Path], inputs: Sequence[str | Path]) -> None:
-    """Raise ConfigError if a file that would be written is an input."""
+    """Raise ConfigError if an output file is an input."""
     known = {_identity(path) for path in inputs} - {None}
     for target in targets:
         if _identity(target) in known:
-            raise ConfigError(f"{target} is an input, which is never written over: give another folder")
+            raise ConfigError(f"{target} is an input and would be overwritten: give another folder")
 
 
 def is_same_as_any(target: Path, inputs: Iterable[str | Path]) -> bool:
@@ -123,7 +123,7 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def _check_writable(given: Path, folder: Path) -> None:
-    """Make a file in the nearest folder that exists, so that hours of work do not end in a refusal."""
+    """Try to create a file in the nearest existing folder, so that hours of work do not end in an error."""
     while not os.path.lexists(folder) and folder != folder.parent:
         if len(os.fsencode(folder.name)) > _MAX_NAME:
             raise ConfigError(f"{given}: the name is too long (at most {_MAX_NAME} bytes)")

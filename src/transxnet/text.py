@@ -1,19 +1,19 @@
-"""Texts of others made safe to show."""
+"""Escaping of untrusted text for terminals."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Unicode categories of control and formatting characters, surrogates, and separators of lines."""
+"""Unicode categories: control and formatting characters, surrogates, line and paragraph separators."""
 
-_JOINERS = "\u200c\u200d"  # harmless, and wanted in some scripts and emoji
+_JOINERS = "\u200c\u200d"  # harmless, and needed in some scripts and emoji
 
 
 def printable(text: str) -> str:
-    """A text in which every character that could move, recolour or reorder a terminal's text is escaped.
+    """Escape every character that could move, recolour or reorder text in a terminal.
 
-    Names of files and classes come from others: they may hold newlines, escape sequences, marks that
+    Names of files and classes are untrusted: they may contain newlines, escape sequences, marks that
     reverse the direction of writing, and bytes that are not Unicode.
     """
     if text.isascii() and text.isprintable():

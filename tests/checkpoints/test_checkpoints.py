@@ -1,4 +1,4 @@
-"""Released files: what is read from disk and from the network, whatever it is wrapped in."""
+"""Reading released files from disk and from URLs, in every layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transxnet.checkpoints.released import rename
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that is gone at once: large files are written here."""
+    """A folder that is removed after each test, for large files."""
     with tempfile.TemporaryDirectory() as path:
         yield Path(path)
 
@@ -43,7 +43,7 @@ def test_released_classifiers(released: Released, folder: Path, variant: str) ->
 
 
 def at_384(file: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file as it would be if its position biases were stored for 384 x 384 pixels."""
+    """The same file with position biases stored for 384 x 384 pixels."""
     sizes = {stage: ((96 // 2**stage) ** 2, 144) for stage in range(4)}
     return {
         name: released_tensor(name, (1, tensor.shape[1], *sizes[int(name[-1])])) if "relative_pos" in name else tensor
@@ -58,7 +58,7 @@ def test_biases_of_another_size_are_adopted(released: Released) -> None:
     assert holds(model, file)
 
 
-def test_biases_of_another_size_are_resized_if_a_size_is_asked_for(released: Released) -> None:
+def test_biases_are_resized_to_a_requested_size(released: Released) -> None:
     file = at_384(released("tiny"))
     asked = transxnet.create_model("transxnet_tiny", checkpoint=file, img_size=224).eval()
     adopted = transxnet.create_model("transxnet_tiny", checkpoint=file).eval()
@@ -70,7 +70,7 @@ def test_biases_of_another_size_are_resized_if_a_size_is_asked_for(released: Rel
         assert torch.equal(asked(batch), adopted(batch))
 
 
-def test_biases_that_no_square_image_explains() -> None:
+def test_biases_that_fit_no_square_image() -> None:
     oblong = nano(img_size=(96, 64)).state_dict()
     with pytest.raises(CheckpointError, match="fit no square image; create the network with the img_size"):
         transxnet.create_model("transxnet_nano", checkpoint=oblong)
@@ -117,7 +117,7 @@ def test_averaged_weights_are_preferred() -> None:
     assert same(model, averaged)
 
 
-def test_a_given_state_dict_is_left_alone(released: Released) -> None:
+def test_a_given_state_dict_is_unchanged(released: Released) -> None:
     file = released("tiny")
     names = list(file)
     transxnet.create_model("transxnet_tiny", checkpoint=file, num_classes=10)
@@ -179,7 +179,7 @@ def test_input_channels_follow_the_file() -> None:
     assert torch.equal(model.stem.conv.weight, weights["stem.conv.weight"])
 
 
-def test_a_classifier_of_two_poolings_is_taken_over() -> None:
+def test_a_classifier_for_two_poolings_is_loaded() -> None:
     weights = nano(global_pool="catavgmax").state_dict()
     model = transxnet.create_model("transxnet_nano", checkpoint=weights, global_pool="catavgmax")
     assert torch.equal(model.head.fc.weight, weights["head.fc.weight"])
@@ -201,7 +201,7 @@ def test_a_file_without_head_needs_a_number_of_classes() -> None:
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
-    """Addresses that can be reached, and the files there; without any, there is no network."""
+    """Reachable URLs and their files; all others fail as without a network."""
     reachable: dict[str, Path] = {}
     urlopen = urllib.request.urlopen
 

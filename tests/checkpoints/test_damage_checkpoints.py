@@ -1,4 +1,4 @@
-"""Random damage to files of networks: success, or one line that names the file."""
+"""Random damage to checkpoints and exported files: they load, or raise a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ STRANGE: list[Any] = [
 ]  # fmt: skip
 
 
-def broken_bytes(content: bytes, chance: random.Random) -> bytes:
-    """The content with bytes flipped, cut, inserted, doubled or zeroed; most of it near the start or the end."""
+def broken_bytes(content: bytes, generator: random.Random) -> bytes:
+    """Flip, cut, insert, overwrite or zero bytes, mostly near the start or the end."""
     data = bytearray(content)
-    for _ in range(chance.choice([1, 1, 1, 2, 5])):
-        near = chance.choice([len(data), 4096, 256])
-        at = min(chance.randrange(near), len(data) - 1)
-        at = at if chance.random() < 0.6 else len(data) - 1 - at
-        length = chance.choice([1, 1, 2, 8, 100])
-        match chance.randrange(6):
+    for _ in range(generator.choice([1, 1, 1, 2, 5])):
+        near = generator.choice([len(data), 4096, 256])
+        at = min(generator.randrange(near), len(data) - 1)
+        at = at if generator.random() < 0.6 else len(data) - 1 - at
+        length = generator.choice([1, 1, 2, 8, 100])
+        match generator.randrange(6):
             case 0:
-                data[at] ^= 1 << chance.randrange(8)
+                data[at] ^= 1 << generator.randrange(8)
             case 1:
                 del data[at : at + length]
             case 2:
-                data[at:at] = chance.randbytes(length)
+                data[at:at] = generator.randbytes(length)
             case 3:
-                data[at : at + length] = chance.randbytes(length)
+                data[at : at + length] = generator.randbytes(length)
             case 4:
                 data[at : at + length] = bytes(min(length, len(data) - at))
             case 5:
@@ -58,34 +58,36 @@ def broken_bytes(content: bytes, chance: random.Random) -> bytes:
 
 
 def slots(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container and key in what JSON holds."""
+    """Every container and key of a JSON value."""
     if isinstance(value, dict | list):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key
             yield from slots(value[key])
 
 
-def broken_values(text: str, chance: random.Random) -> str:
-    """JSON with values replaced by others, left out or added; or another text."""
-    about = json.loads(text)
-    if chance.random() < 0.05:
-        return chance.choice(["", "null", text[: chance.randrange(len(text))], "[" * 100_000, json.dumps("x" * 10**6)])
-    for _ in range(chance.choice([1, 1, 2, 3])):
-        found = list(slots(about))
+def broken_values(text: str, generator: random.Random) -> str:
+    """Replace, remove or add values of a JSON text, or the whole text."""
+    values = json.loads(text)
+    if generator.random() < 0.05:
+        return generator.choice(
+            ["", "null", text[: generator.randrange(len(text))], "[" * 100_000, json.dumps("x" * 10**6)]
+        )
+    for _ in range(generator.choice([1, 1, 2, 3])):
+        found = list(slots(values))
         if not found:
             break
-        container, key = chance.choice(found)
-        if isinstance(container, dict) and chance.random() < 0.1:
+        container, key = generator.choice(found)
+        if isinstance(container, dict) and generator.random() < 0.1:
             del container[key]
-        elif isinstance(container, list) and chance.random() < 0.1:
-            container.append(chance.choice(STRANGE))
+        elif isinstance(container, list) and generator.random() < 0.1:
+            container.append(generator.choice(STRANGE))
         else:
-            container[key] = copy.deepcopy(chance.choice(STRANGE))
-    return json.dumps(about)
+            container[key] = copy.deepcopy(generator.choice(STRANGE))
+    return json.dumps(values)
 
 
 def outcomes(load: Callable[[Path], Any], paths: Iterator[Path]) -> dict[str, int]:
-    """How often loading succeeded and was refused; anything else fails."""
+    """Count how often loading succeeds and is refused; anything else fails."""
     counts = {"loaded": 0, "refused": 0}
     for path in paths:
         try:
@@ -106,7 +108,7 @@ def small(stages: int = 1) -> transxnet.TransXNet:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickles(zipped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, file, chance = small(), io.BytesIO(), random.Random(0)
+    model, file, generator = small(), io.BytesIO(), random.Random(0)
     content: dict[str, Any] = {"state_dict": model.state_dict(), "transxnet": description(model), "epoch": 3}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
 
@@ -114,49 +116,49 @@ def test_pickles(zipped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str
         path = tmp_path / "broken.pth"
         for number in range(DAMAGES):
             if number % 4:
-                path.write_bytes(broken_bytes(file.getvalue(), chance))
+                path.write_bytes(broken_bytes(file.getvalue(), generator))
             else:
-                said = {**content, "transxnet": broken_values(content["transxnet"], chance)}
-                torch.save(said, path, _use_new_zipfile_serialization=zipped)
+                changed = {**content, "transxnet": broken_values(content["transxnet"], generator)}
+                torch.save(changed, path, _use_new_zipfile_serialization=zipped)
             yield path
 
-    told(capsys, f"pickles, {'zip' if zipped else 'old'}", outcomes(transxnet.load_model, damaged()))
+    show(capsys, f"pickles, {'zip' if zipped else 'old'}", outcomes(transxnet.load_model, damaged()))
 
 
 @pytest.mark.parametrize("kind", ["classifier", "retinanet", "mask_rcnn"])
 def test_safetensors(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model: Any = small() if kind == "classifier" else lively_dense(kind)
-    chance, path = random.Random(1), tmp_path / "broken.safetensors"
+    generator, path = random.Random(1), tmp_path / "broken.safetensors"
     whole = transxnet.save_model(model, tmp_path / "whole.safetensors").read_bytes()
-    weights, said = model.state_dict(), description(model)
+    weights, metadata = model.state_dict(), description(model)
 
     def damaged() -> Iterator[Path]:
         for number in range(DAMAGES):
             if number % 2:
-                path.write_bytes(broken_bytes(whole, chance))
+                path.write_bytes(broken_bytes(whole, generator))
             else:
-                metadata = {"format": "pt", "transxnet": broken_values(said, chance)}
-                path.write_bytes(safetensors.torch.save(weights, metadata))
+                changed = {"format": "pt", "transxnet": broken_values(metadata, generator)}
+                path.write_bytes(safetensors.torch.save(weights, changed))
             yield path
 
     load = transxnet.load_model if kind == "classifier" else transxnet.load_detector
-    told(capsys, f"safetensors, {kind}", outcomes(load, damaged()))
+    show(capsys, f"safetensors, {kind}", outcomes(load, damaged()))
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_onnx(runtime: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     onnx = importlib.import_module("onnx")
     numpy = importlib.import_module("numpy")
-    chance, path = random.Random(2), tmp_path / "broken.onnx"
-    said = exported_description().to_json()
-    whole = program(said)
+    generator, path = random.Random(2), tmp_path / "broken.onnx"
+    metadata = exported_description().to_json()
+    whole = program(metadata)
 
     def damaged() -> Iterator[Path]:
         for number in range(DAMAGES):
             if number % 2:
-                path.write_bytes(broken_bytes(whole.SerializeToString(), chance))
+                path.write_bytes(broken_bytes(whole.SerializeToString(), generator))
             else:
-                onnx.save(program(broken_values(said, chance)), str(path))
+                onnx.save(program(broken_values(metadata, generator)), str(path))
             yield path
 
     def load(file: Path) -> None:
@@ -166,9 +168,9 @@ def test_onnx(runtime: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
     counts = outcomes(load, damaged())
     assert capfd.readouterr() == ("", "")
-    told(capfd, f"onnx in {runtime}", counts)
+    show(capfd, f"onnx in {runtime}", counts)
 
 
-def told(capture: Any, what: str, counts: dict[str, int]) -> None:
+def show(capture: Any, title: str, counts: dict[str, int]) -> None:
     with capture.disabled():
-        print(f"\n{what}: {counts}")  # noqa: T201
+        print(f"\n{title}: {counts}")  # noqa: T201

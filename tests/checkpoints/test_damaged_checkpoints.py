@@ -1,4 +1,4 @@
-"""Files that do not fit, are damaged or want to run code: what is refused, and how."""
+"""Files that do not fit, are damaged or would run code are refused with clear errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_entries_that_do_not_fit_are_named(
 
 @pytest.mark.parametrize("create", [transxnet.create_model, transxnet.create_backbone])
 def test_a_wrong_variant_is_named(create: Any, released: Released) -> None:
-    with pytest.raises(CheckpointError, match="holds transxnet_tiny, not transxnet_small: create transxnet_tiny"):
+    with pytest.raises(CheckpointError, match="contains transxnet_tiny, not transxnet_small: create transxnet_tiny"):
         create("transxnet_small", checkpoint=released("tiny"))
 
 
@@ -76,26 +76,26 @@ def test_weights_of_unknown_sizes(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say which network it holds; use create_model with a name"):
         transxnet.load_model(tmp_path / "mine.pth")
     with pytest.raises(
-        CheckpointError, match=r"holds a network of depths \(1, 1, 1, 1\) and channels \(8, 16, 32, 40\)"
+        CheckpointError, match=r"contains a network of depths \(1, 1, 1, 1\) and channels \(8, 16, 32, 40\)"
     ):
         transxnet.create_model("transxnet_nano", checkpoint=weights)
     model = transxnet.create_model("transxnet_nano", checkpoint=weights, **sizes)
     assert same(model, weights)
 
 
-def test_another_architecture_is_told() -> None:
-    with pytest.raises(CheckpointError, match=r"is not a TransXNet's: it has entries like 0\.weight"):
+def test_another_architecture_is_reported() -> None:
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of TransXNet: it has entries such as 0\.weight"):
         transxnet.create_model("transxnet_nano", checkpoint=nn.Sequential(nn.Linear(2, 2)).state_dict())
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "best": 81.6}, "holds no state dict: epoch, best are not tensors"),
-        ({"state_dict": {}}, "holds no state dict"),
-        ({}, "holds no state dict"),
-        ([1, 2], "holds no state dict, but a list"),
-        (torch.zeros(3), "holds no state dict, but a Tensor"),
+        ({"epoch": 3, "best": 81.6}, "has no state dict: epoch, best are not tensors"),
+        ({"state_dict": {}}, "has no state dict"),
+        ({}, "has no state dict"),
+        ([1, 2], "has no state dict, but a list"),
+        (torch.zeros(3), "has no state dict, but a Tensor"),
     ],
 )
 def test_files_without_weights(content: Any, message: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def refusal(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def small_files() -> dict[str, bytes]:
-    """Complete files of the formats that are read; small, since damage shows before the content."""
+    """Small complete files of each format."""
     weights = {"stages.0.blocks.0.dpe.weight": torch.arange(40.0), "stem.conv.weight": torch.ones(3)}
     files = {"our.safetensors": safetensors.torch.save(weights)}
     for name, zipped in (("zip.pth", True), ("old.pth", False)):
@@ -174,12 +174,12 @@ def bare_pickle(content: Any, path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("write", [zip_pickle, old_pickle, bare_pickle])
-def test_a_pickle_that_wants_to_run_code_does_not(write: Callable[[Any, Path], None], tmp_path: Path) -> None:
+def test_a_pickle_cannot_run_code(write: Callable[[Any, Path], None], tmp_path: Path) -> None:
     path, mark = tmp_path / "weights.pth", tmp_path / "intruder was here"
     write({"state_dict": nano_weights(), "extra": Intruder(mark)}, path)
     message = refusal(path)
     assert not mark.exists()
-    assert "wants to run code" in message
+    assert "would run code" in message
     assert "mkdir" in message
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints from URLs: none is taken for another, for whole when it is not, or for what it was before."""
+"""Checkpoints from URLs: cached per URL, and verified."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Server:
 
     Attributes:
         files: Contents by path.
-        cut: Bytes that are missing at the end of each answer.
-        requests: Paths that were asked for.
+        cut: Bytes missing at the end of each response.
+        requests: Requested paths.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.server.server_close()
 
 
-def kept(tmp_path: Path) -> list[str]:
+def cached(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
 
 
@@ -83,11 +83,11 @@ def test_two_urls_with_one_base_name_are_two_files(site: Server, tmp_path: Path)
     for classes in (2, 3, 2):
         assert transxnet.load_model(site.url(f"{classes}/weights.safetensors")).num_classes == classes
     assert len(site.requests) == 2
-    assert kept(tmp_path) == sorted(["weights.safetensors", "weights.safetensors.sha256"] * 2)
+    assert cached(tmp_path) == sorted(["weights.safetensors", "weights.safetensors.sha256"] * 2)
 
 
 @pytest.mark.parametrize("query", ["", "?version=1"])
-def test_a_kept_file_that_was_damaged_is_downloaded_again(site: Server, query: str) -> None:
+def test_a_damaged_cached_file_is_downloaded_again(site: Server, query: str) -> None:
     site.files["a.pth"] = b"content"
     path = download(site.url(f"a.pth{query}"))
     path.write_bytes(b"contenT")
@@ -99,12 +99,12 @@ def test_a_kept_file_that_was_damaged_is_downloaded_again(site: Server, query: s
     assert download(site.url(f"a.pth{query}")) == path
 
 
-def test_a_download_that_ends_early_is_not_kept(site: Server, tmp_path: Path) -> None:
+def test_a_download_that_ends_early_is_not_cached(site: Server, tmp_path: Path) -> None:
     site.files["a.pth"] = b"content"
     site.cut = 2
     with pytest.raises(CheckpointError, match=r"the connection ended after 5 of 7 bytes; try again"):
         download(site.url("a.pth"))
-    assert kept(tmp_path) == []
+    assert cached(tmp_path) == []
     with pytest.raises(CheckpointError, match=r"could not download http\S+/b.pth \(Not Found\); without a network"):
         download(site.url("b.pth"))
 
@@ -115,12 +115,12 @@ def test_a_digest_in_the_name_is_compared(site: Server, tmp_path: Path) -> None:
     site.files = dict.fromkeys(names, b"content")
     for name in names[:3]:
         assert download(site.url(name)).name == name
-    with pytest.raises(CheckpointError, match=rf"its SHA-256 begins with {digest[:8]}, not as its name says"):
+    with pytest.raises(CheckpointError, match=rf"its SHA-256 begins with {digest[:8]}, not as in its name"):
         download(site.url(names[3]))
-    assert len(kept(tmp_path)) == 6
+    assert len(cached(tmp_path)) == 6
 
 
-def test_names_and_folders_that_no_file_system_takes(site: Server, tmp_path: Path) -> None:
+def test_unusual_names_and_folders(site: Server, tmp_path: Path) -> None:
     for path, name in (("", "weights"), ("..", "weights"), ("a%2F%0A%7Eb.pth", "__b.pth"), ("x" * 300, "x" * 120)):
         site.files[path] = b"content"
         assert download(site.url(path), tmp_path / "other").name == name
@@ -130,7 +130,7 @@ def test_names_and_folders_that_no_file_system_takes(site: Server, tmp_path: Pat
     assert download((tmp_path / "file").as_uri()).read_bytes() == b""
 
 
-def test_weights_from_hugging_face_are_read_as_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_from_hugging_face_are_read_safely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files: dict[str, Path] = {}
 
     def found(model_id: str, name: str, cache_dir: object) -> str:

@@ -1,4 +1,4 @@
-"""Our own files: what is written comes back, and never half of it."""
+"""Our own files: round trips and atomic writes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def test_settings_override_those_of_the_file(tmp_path: Path) -> None:
+def test_settings_override_the_file(tmp_path: Path) -> None:
     path = transxnet.save_model(nano(img_size=96), tmp_path / "model.safetensors")
     model = transxnet.load_model(path, num_classes=4, img_size=64, drop_path_rate=0.2)
     assert (model.config.num_classes, model.config.img_size, model.config.drop_path_rate) == (4, (64, 64), 0.2)
@@ -102,7 +102,7 @@ transxnet.save_model(transxnet.create_segmenter(**dense), folder / "segmenter.sa
 
 
 def test_equal_networks_make_equal_files(tmp_path: Path) -> None:
-    for seed in ("0", "1"):  # of the order of sets, and of what else is hashed
+    for seed in ("0", "1"):  # changes the order of sets
         (tmp_path / seed).mkdir()
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", _SAVE, str(tmp_path / seed)], check=True, env=environment)
@@ -124,7 +124,7 @@ def test_a_written_file_is_any_safetensors_file(tmp_path: Path) -> None:
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in model.state_dict().items())
 
 
-def test_what_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+def test_invalid_metadata_is_not_written(tmp_path: Path) -> None:
     model = nano()
     vars(model)["pretrained_cfg"]["interpolation"] = "newest"
     with pytest.raises(transxnet.ConfigError, match="interpolation must be one of nearest"):

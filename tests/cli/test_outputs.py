@@ -171,7 +171,7 @@ def test_data_in_the_working_folder_needs_a_place_for_the_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(here / "photos")  # runs/ would be a class the next time
-    assert "would be taken for data" in refused(here, capsys, "train", "--data", ".")
+    assert "would be read as data" in refused(here, capsys, "train", "--data", ".")
 
 
 def test_with_force_a_file_is_replaced_and_a_link_stays(here: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_run_is_known_by_what_we_wrote(finished: Path, capsys: pytest.CaptureF
 def test_a_foreign_configuration_makes_no_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "out").mkdir()
     (here / "out/config.yaml").write_text("services: {web: {image: nginx}}\n")
-    assert "out holds other files" in refused(here, capsys, "train", "--resume", "auto", "--out", "out")
+    assert "out contains other files" in refused(here, capsys, "train", "--resume", "auto", "--out", "out")
 
 
 def test_leftovers_of_others_stay(finished: Path) -> None:

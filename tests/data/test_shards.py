@@ -213,7 +213,7 @@ def test_other_settings_and_a_place_inside_the_folder_are_refused(
     assert run("data", "shard", photos, out) == 2
     assert "--seed 0 and --shard-mb 0.03" in capsys.readouterr().err
     assert run("data", "shard", photos, photos / "out") == 2
-    assert "taken for data" in capsys.readouterr().err
+    assert "read as data" in capsys.readouterr().err
     assert run("data", "shard", out, tmp_path / "again") == 2
     assert "packed already" in capsys.readouterr().err
 

@@ -176,7 +176,7 @@ def test_the_backbone_of_a_detector_starts_from_a_classifier() -> None:
 
 def test_errors_of_what_does_not_fit() -> None:
     classifier = {n: released_tensor(n, s) for n, s in released_shapes("tiny", "classifier").items()}
-    with pytest.raises(CheckpointError, match="not a SemanticFPN's|is not a TransXNet's"):
+    with pytest.raises(CheckpointError, match="not a SemanticFPN's|is not a checkpoint of TransXNet"):
         create_segmenter(checkpoint=classifier)
     with pytest.raises(ConfigError, match="there is no detector 'yolo'; there are retinanet and mask_rcnn"):
         create_detector("yolo")

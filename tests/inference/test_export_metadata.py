@@ -41,9 +41,9 @@ def dense(kind: str, **values: Any) -> str:
 
 DESCRIPTIONS: dict[str, tuple[str | None, str]] = {
     "none": (None, "was not written by `transxnet export`"),
-    "a list": ("[]", "it is no object"),
-    "a number": ("7", "it is no object, but 7"),
-    "null": ("null", "it is no object, but None"),
+    "a list": ("[]", "it is not a JSON object"),
+    "a number": ("7", "it is not a JSON object, but 7"),
+    "null": ("null", "it is not a JSON object, but null"),
     "half": ('{"task"', "cannot be read"),
     "deep": (DEEP, "it is nested too deeply"),
     "deep inside": ('{"format_version": 1, "task": ' + DEEP, "it is nested too deeply"),
@@ -221,7 +221,7 @@ def test_openvino_files_that_lie(tmp_path: Path, capfd: pytest.CaptureFixture[st
     path.write_text(xml.replace('size="120"', 'size="40000000000"').replace("3,10", "1000000000,10"))
     refused("truncated or not an exported network|but in the file")
     path.write_text(xml.replace("num_classes", "number"))
-    refused("its description of the network cannot be read")
+    refused("its metadata cannot be read")
     write(description("openvino", num_classes=11, class_names=()))
     refused(r"scores is \(any, 11\), but in the file it is \(any, 10\)")
     write(description("onnx"))

@@ -1,4 +1,4 @@
-"""Zip archives, as PyTorch writes them, that may lie about what is in them."""
+"""Reading of untrusted zip archives, as PyTorch writes them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import IO, cast
 from transxnet.errors import CheckpointError
 from transxnet.files import open_regular
 
-LARGEST_PART = 32 * 2**20
-"""Bytes above which neither a table of contents nor a part is read at once."""
+MAX_PART_BYTES = 32 * 2**20
+"""Maximum size of a central directory, or of a part that is read whole."""
 
 
-class _Careful(io.BufferedReader):
-    """A file that is never read in one large piece, as a table of contents of a claimed size would be."""
+class _BoundedReader(io.BufferedReader):
+    """A file that refuses large reads, such as that of a central directory with a false size."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > LARGEST_PART:
+        if size is not None and size > MAX_PART_BYTES:
             raise zipfile.BadZipFile(f"it claims a part of {size:,} bytes")
         return super().read(size)
 
 
 @contextmanager
 def open_archive(source: Path | BytesIO, name: Path | None = None) -> Iterator[zipfile.ZipFile]:
-    """A zip archive whose parts fit into the file.
+    """Open a zip archive and check its sizes and names.
 
     Args:
         source: The file, or its content.
-        name: What to call it in messages, if not by its path.
+        name: Name for messages; the path by default.
 
     Raises:
         CheckpointError: If its parts claim more bytes than the file has, or two have the same name.
@@ -41,7 +41,9 @@ def open_archive(source: Path | BytesIO, name: Path | None = None) -> Iterator[z
     """
     with ExitStack() as stack:
         if isinstance(source, Path):
-            file: IO[bytes] = stack.enter_context(_Careful(cast(io.BufferedReader, open_regular(source)).detach()))
+            file: IO[bytes] = stack.enter_context(
+                _BoundedReader(cast(io.BufferedReader, open_regular(source)).detach())
+            )
         else:
             file = source
         size = file.seek(0, io.SEEK_END)
@@ -51,19 +53,19 @@ def open_archive(source: Path | BytesIO, name: Path | None = None) -> Iterator[z
             raise CheckpointError(
                 f"{name or source} ({size:,} bytes): its parts claim {claimed:,} bytes, more than the file has"
             )
-        names = [part.lower() for part in archive.namelist()]  # some readers do not mind the case
+        names = [part.lower() for part in archive.namelist()]  # some readers ignore case
         if len(set(names)) < len(names):
-            raise CheckpointError(f"{name or source} holds two parts of the same name")
+            raise CheckpointError(f"{name or source} has two parts of the same name")
         yield archive
 
 
-def read_part(archive: zipfile.ZipFile, name: str, limit: int = LARGEST_PART) -> bytes:
-    """A part of an archive.
+def read_part(archive: zipfile.ZipFile, name: str, limit: int = MAX_PART_BYTES) -> bytes:
+    """Read a part of an archive.
 
     Raises:
         ValueError: If it has more than ``limit`` bytes.
     """
     size = archive.getinfo(name).file_size
     if size > limit:
-        raise ValueError(f"its {name} has {size:,} bytes; at most {limit:,} are read")
+        raise ValueError(f"its {name} has {size:,} bytes, more than {limit:,}")
     return archive.read(name)

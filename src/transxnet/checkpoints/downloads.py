@@ -1,4 +1,4 @@
-"""Downloads that are kept, none of which is taken for another or for whole when it is not."""
+"""Downloads, cached by URL and verified with SHA-256."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ if TYPE_CHECKING:
 _SCHEMES = ("https", "http")
 _CHUNK = 2**20
 _MAX_BYTES = 64 * 2**30
-_TIMEOUT = 60  # seconds without an answer
-_MAX_NAME = 120  # characters of a kept file's name
-# torch.hub's convention: eight or more digits of the file's SHA-256 before its ending.
+_TIMEOUT = 60  # seconds without a response
+_MAX_NAME = 120  # characters of a cached file's name
+# torch.hub's convention: eight or more digits of the file's SHA-256 before its suffix.
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 def download(url: str, cache_dir: str | Path | None = None) -> Path:
-    """The file at a URL, from the cache if it was downloaded before and is still whole.
+    """Download a file, or return the cached copy if it is intact.
 
-    It is kept in a folder of its own for each URL, with its SHA-256 in a file beside it.
+    Each URL has its own folder in the cache, with the file's SHA-256 in a file beside it.
 
     Args:
-        url: Of a file; http or https. One of the file scheme is a path, and nothing is kept of it.
-        cache_dir: Where to keep it, if not where PyTorch keeps its downloads.
+        url: URL with the scheme http or https; one with the scheme file is resolved to its path.
+        cache_dir: Cache folder; PyTorch's by default.
 
     Raises:
-        CheckpointError: If it cannot be had, arrives incomplete or damaged, or cannot be kept.
+        CheckpointError: If it cannot be downloaded, arrives incomplete or damaged, or cannot be stored.
     """
     try:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme.lower() == "file":
             return user_path(urllib.request.url2pathname(parts.path))
         if parts.scheme.lower() not in _SCHEMES:
-            raise ValueError(f"{parts.scheme!r} is none of {', '.join(_SCHEMES)}")
+            raise ValueError(f"{parts.scheme!r} is not one of {', '.join(_SCHEMES)}")
         name = _name(parts.path)
         path = _cache(cache_dir) / hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16] / name
-        if not _is_whole(path):
+        if not _is_intact(path):
             _fetch(url, path)
         return path
     except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
         inner = getattr(error, "reason", None)
-        why = inner if isinstance(inner, str) else reason(inner if isinstance(inner, Exception) else error)
+        cause = inner if isinstance(inner, str) else reason(inner if isinstance(inner, Exception) else error)
         raise CheckpointError(
-            f"could not download {url} ({why}); without a network, fetch the file on another machine and give its "
+            f"could not download {url} ({cause}); without a network, download the file on another machine and give its "
             "path as the checkpoint"
         ) from error
 
 
 def _name(path: str) -> str:
-    """The base name of a URL's path, as any file system takes it; its ending decides how it is read."""
+    """The base name of a URL's path, safe for any file system; its suffix decides how it is read."""
     name = re.sub(r"[^\w.-]", "_", PurePosixPath(urllib.parse.unquote(path)).name, flags=re.ASCII)
     return name[-_MAX_NAME:].lstrip(".-") or "weights"
 
 
 def _cache(cache_dir: str | Path | None) -> Path:
     folder = Path(cache_dir) if cache_dir is not None else Path(torch.hub.get_dir(), "checkpoints")
-    if folder.parts[:1] and folder.parts[0].startswith("~"):  # of a user without a home
+    if folder.parts[:1] and folder.parts[0].startswith("~"):  # the user has no home folder
         raise OSError(None, "there is no home folder to keep it in: set TORCH_HOME")
     return folder
 
@@ -78,8 +78,8 @@ def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a kept file is as it was when it was downloaded."""
+def _is_intact(path: Path) -> bool:
+    """Whether a cached file is unchanged since its download."""
     try:
         with open_regular(path) as file:
             digest = hashlib.file_digest(cast(BufferedReader, file), "sha256")
@@ -105,9 +105,9 @@ def _fetch(url: str, path: Path) -> None:
                     raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
         if size is not None and count != size:
             raise EOFError(f"the connection ended after {count:,} of {size:,} bytes; try again")
-        known = _DIGEST_IN_NAME.search(path.name)
-        if known and not digest.hexdigest().startswith(known[1]):
-            raise ValueError(f"its SHA-256 begins with {digest.hexdigest()[: len(known[1])]}, not as its name says")
+        expected = _DIGEST_IN_NAME.search(path.name)
+        if expected and not digest.hexdigest().startswith(expected[1]):
+            raise ValueError(f"its SHA-256 begins with {digest.hexdigest()[: len(expected[1])]}, not as in its name")
     write_text(_record(path), f"{digest.hexdigest()}\n")
 
 

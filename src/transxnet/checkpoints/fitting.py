@@ -1,4 +1,4 @@
-"""Making a state dict fit a network, or saying exactly why it does not."""
+"""Adapting state dicts to networks, with exact errors where they do not fit."""
 
 from __future__ import annotations
 
@@ -30,37 +30,36 @@ def fit(
     keep_size: bool = False,
     adapted: bool = False,
 ) -> dict[str, Tensor]:
-    """The state dict with every entry that ``model`` has, and no other.
+    """Adapt a state dict to have exactly the entries of ``model``.
 
-    Stages and output normalisations that the network was built without are left out.
-    Position biases of another image size are adopted by the network, or with ``keep_size`` resized
-    to the network's.
+    Stages and output normalisations that the network was built without are dropped. For position
+    biases of another image size the network's size changes, or with ``keep_size`` they are resized.
 
     Args:
         state_dict: Weights under the released names or ours.
         model: The network; its position biases may be replaced.
-        source: What the weights were read from, for messages.
-        stored_size: Image size (height, width) of the stored position biases, if it is known.
-        keep_size: Whether the network's image size was asked for.
-        adapted: Whether timm is to adapt an absent or differently sized classifier, and a stem with
+        source: Source of the weights, for messages.
+        stored_size: Image size (height, width) of the stored position biases, if known.
+        keep_size: Whether to keep the network's image size.
+        adapted: Whether timm will adapt an absent or differently sized classifier, and a stem with
             another number of input channels.
 
     Raises:
         CheckpointError: If the weights are another variant's, entries are missing, unexpected or of
-            another shape, or values are none that the network can take over.
+            another shape, or the network cannot hold the values.
     """
     weights = from_released(state_dict) if MARKER in state_dict else dict(state_dict)
     check_variant(weights, model.config, source)
     _fit_position_biases(weights, model, source, stored_size, keep_size)
     parts = {name for name, _ in model.named_modules()}
-    weights = {name: tensor for name, tensor in weights.items() if not _left_out(name, model, parts)}
+    weights = {name: tensor for name, tensor in weights.items() if not _is_dropped(name, model, parts)}
     _check_entries(weights, model, source, adapted)
     check_values(weights, model.state_dict(), source)
     return weights
 
 
 def variant_of(state_dict: Mapping[str, Tensor]) -> str:
-    """The registered name that the weights' depths and channels belong to; empty if none."""
+    """The registered name of the variant with the weights' depths and channels; empty if none."""
     depths, channels = sizes_of(state_dict)
     for name, config in VARIANTS.items():
         if (config.depths, config.channels) == (depths, channels):
@@ -69,7 +68,7 @@ def variant_of(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def sizes_of(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Depths and channels of the stages of a classifier or backbone, by its entries under our names."""
+    """Depths and channels of the stages, from the entries of a classifier or backbone under our names."""
     blocks = {(int(match[1]), int(match[2])) for match in map(_BLOCK.match, weights) if match}
     depths = Counter(stage for stage, _ in blocks)
     norms = [weights.get(f"stages.{stage}.blocks.0.norm1.weight") for stage in sorted(depths)]
@@ -82,13 +81,13 @@ def check_variant(weights: Mapping[str, Tensor], config: TransXNetConfig, source
     depths, channels = sizes_of(weights)
     if not depths:
         names = ", ".join(list(weights)[:3])
-        raise CheckpointError(f"{source} is not a TransXNet's: it has entries like {names}")
+        raise CheckpointError(f"{source} is not a checkpoint of TransXNet: it has entries such as {names}")
     if (depths, channels) != (config.depths, config.channels):
-        held, wanted = variant_of(weights), _name_of(config)
+        found, expected = variant_of(weights), _name_of(config)
         sizes = f"depths {depths} and channels {channels}"
         raise CheckpointError(
-            f"{source} holds {held or f'a network of {sizes}'}, not {wanted}: "
-            + (f"create {held} instead" if held else "create the network with those sizes")
+            f"{source} contains {found or f'a network of {sizes}'}, not {expected}: "
+            + (f"create {found} instead" if found else "create the network with those sizes")
         )
 
 
@@ -127,7 +126,7 @@ def _fit_position_biases(
 
 
 def square_size(weights: Mapping[str, Tensor], config: TransXNetConfig) -> tuple[int, int] | None:
-    """The size of a square image, a multiple of 4, that explains the shapes of all position biases."""
+    """The square image size, a multiple of 4, that matches the shapes of all position biases."""
     names = [f"stages.{stage}.position_bias.table" for stage in range(config.num_stages)]
     if not all(name in weights for name in names):
         return None
@@ -137,7 +136,7 @@ def square_size(weights: Mapping[str, Tensor], config: TransXNetConfig) -> tuple
     side = config.strides[0] * math.isqrt(shapes[0][2])
     try:
         square = config.override(img_size=max(side, 1))
-    except ConfigError:  # larger than any that is stored
+    except ConfigError:  # larger than allowed
         return None
     for stage, shape in enumerate(shapes):
         height, width = square.grid(stage)
@@ -160,31 +159,31 @@ def _check_entries(weights: Mapping[str, Tensor], model: Trunk, source: str, ada
         if name in weights and not _same_shape(name, tuple(weights[name].shape), shape, adapted)
     ]
     findings = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        f"{len(names)} {problem}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         if names
     ]
     if findings:
         raise CheckpointError(
-            f"{source} does not fit {_name_of(model.config)} ({'; '.join(findings)}): it is incomplete, or of a "
+            f"{source} does not fit {_name_of(model.config)} ({'; '.join(findings)}): it is incomplete, or from a "
             "network with other settings"
         )
 
 
 def _head_shapes(weights: Mapping[str, Tensor], model: Trunk) -> dict[str, tuple[int, ...]]:
-    """Shapes that the file's own classifier must have, whatever its number of classes; none if it has none."""
-    held = {name: tuple(tensor.shape) for name, tensor in weights.items() if name.startswith(_HEAD)}
-    if not held:
+    """Expected shapes of the file's classifier, for any number of classes; empty if it has none."""
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items() if name.startswith(_HEAD)}
+    if not stored:
         return {}
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name.startswith(_HEAD)}
-    classes, *widths = held.get(f"{_HEAD}weight", ()) or (0,)
+    classes, *widths = stored.get(f"{_HEAD}weight", ()) or (0,)
     if own and own[f"{_HEAD}bias"] == (classes,):
         return own
-    width = model.config.channels[-1]  # one of another number of classes is left out, whatever pooling it was for
+    width = model.config.channels[-1]  # one for other classes is dropped later, with any pooling
     return {f"{_HEAD}weight": (classes, 2 * width if widths == [2 * width] else width), f"{_HEAD}bias": (classes,)}
 
 
-def _left_out(name: str, model: Trunk, parts: Set[str]) -> bool:
+def _is_dropped(name: str, model: Trunk, parts: Set[str]) -> bool:
     part = _STAGE_PART.match(name)
     return part is not None and int(part[2]) < model.config.num_stages and part[0] not in parts
 

@@ -1,4 +1,4 @@
-"""How images are made ready for a network, as a checkpoint or an exported file gives it in timm's words."""
+"""Preprocessing settings of checkpoints and exported files, under timm's names."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
 _MIN_SIDE = 32
-_MAX_RESIZED = 2 * MAX_SIDE  # an image is brought to its size over crop_pct before it is cropped
-_COLORS = 3  # of timm's defaults, which a network for other images has too
+_MAX_RESIZED = 2 * MAX_SIDE  # images are resized to the input size over crop_pct, then cropped
+_COLORS = 3  # of timm's defaults, which networks with other input channels have too
 
 
 def checked_preprocessing(values: Any, channels: int) -> dict[str, Any]:
-    """Settings of timm's evaluation transform, each of the right kind and size.
+    """Validate settings of timm's evaluation transform.
 
     Args:
-        values: What a file gives. Settings that are not timm's are ignored: nothing reads them.
+        values: Settings from a file. Names that are not timm's are ignored.
         channels: Input channels of the network.
 
     Returns:
-        The known settings among them; lists as tuples.
+        The known settings; lists as tuples.
 
     Raises:
-        ConfigError: If one is of another kind, length or size.
+        ConfigError: If one has the wrong type, length or range.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"the preprocessing must be a mapping of names to values, not {type(values).__name__}")
@@ -56,13 +56,13 @@ def _std(value: Any, channels: int) -> tuple[float, ...]:
 
 
 def _checked_resizing(values: Mapping[str, Any]) -> dict[str, float]:
-    """The share of a resized image that a crop keeps, which decides how large images become."""
+    """``crop_pct``, which determines the size of resized images."""
     if values.get("crop_pct") is None:
         return {}
     share = number("crop_pct", values["crop_pct"], 0.1, 2)
     side = max(values["input_size"][1:]) if values.get("input_size") is not None else _MIN_SIDE
     if side / share > _MAX_RESIZED:
-        raise ConfigError(f"a crop_pct of {share:g} brings images of {side:,} to over {_MAX_RESIZED:,} pixels a side")
+        raise ConfigError(f"a crop_pct of {share:g} resizes images of {side:,} to over {_MAX_RESIZED:,} pixels a side")
     return {"crop_pct": share}
 
 

@@ -1,4 +1,4 @@
-"""Names of the released checkpoints, as a pure map to the names used here."""
+"""Map from the names in released checkpoints to ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 MARKER = "patch_embed.proj.conv.weight"
-"""A name that every released classifier and backbone has, and no network of ours."""
+"""A name in every released classifier and backbone, and in no network of ours."""
 
 _BLOCK_PARTS = {
     "pos_embed": "dpe",
@@ -55,7 +55,7 @@ _BLOCK = re.compile(r"network\.([0246])\.(\d+)\.(.+)")
 
 
 def rename(name: str) -> str:
-    """Our name of a released classifier's or backbone's entry; an unknown name is left as it is."""
+    """Our name for an entry of a released classifier or backbone; unknown names are unchanged."""
     if block := _BLOCK.fullmatch(name):
         stage, index, part = int(block[1]) // 2, block[2], block[3]
         return f"stages.{stage}.blocks.{index}.{_replace_prefix(part, _BLOCK_PARTS)}"
@@ -63,10 +63,10 @@ def rename(name: str) -> str:
 
 
 def from_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of a released classifier's or backbone's.
+    """Convert the state dict of a released classifier or backbone.
 
-    Shapes change in two places: the classifier's 1x1 convolution becomes a linear layer, and the
-    scales' weight (C, 1, 1, 1) and bias (C) become (C, 1, 1).
+    Two kinds of entries change shape: the classifier's 1x1 convolution becomes a linear layer, and
+    the layer scales' weight (C, 1, 1, 1) and bias (C) become (C, 1, 1).
     """
     return {new: _reshape(new, tensor) for new, tensor in ((rename(n), t) for n, t in state_dict.items())}
 

@@ -1,4 +1,4 @@
-"""Comparing the sizes that a file's metadata gives with those of its tensors, before anything is allocated."""
+"""Comparing the sizes in a file's metadata with its tensors, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transxnet.bounds import shown
 from transxnet.checkpoints.fitting import sizes_of
-from transxnet.checkpoints.values import shown, why
 from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError
+from transxnet.files import reason
 from transxnet.model import TransXNet, Trunk
 
-# The settings that decide the shape of an entry.
+# The settings that determine the shape of an entry.
 _SETTINGS = tuple(
     (re.compile(pattern), names)
     for pattern, names in (
@@ -34,12 +35,12 @@ _SETTINGS = tuple(
 
 
 def check_depths(values: Mapping[str, Any], weights: Mapping[str, Tensor], source: str) -> None:
-    """Compare the number and the channels of the blocks, on which the size of everything else depends.
+    """Compare the depths and channels, which determine all other sizes.
 
     Args:
-        values: The configuration as the file has it.
-        weights: A classifier's or backbone's entries, under our names.
-        source: What was read, for messages.
+        values: The configuration in the file.
+        weights: Entries of a classifier or backbone, under our names.
+        source: Source of the weights, for messages.
 
     Raises:
         CheckpointError: If they differ.
@@ -47,7 +48,7 @@ def check_depths(values: Mapping[str, Any], weights: Mapping[str, Tensor], sourc
     for name, found in zip(("depths", "channels"), sizes_of(weights), strict=True):
         if values.get(name) != list(found):
             raise CheckpointError(
-                f"{source}: its description gives {name} {shown(values.get(name))}, but its tensors have {list(found)}"
+                f"{source}: its metadata has {name} {shown(values.get(name))}, but its tensors have {list(found)}"
             )
 
 
@@ -55,10 +56,10 @@ def check_config(config: TransXNetConfig, weights: Mapping[str, Tensor], source:
     """Compare a configuration with the shapes of the tensors.
 
     Args:
-        config: What the file's description gives.
-        weights: A classifier's or backbone's entries, under our names; meta tensors will do.
-        source: What was read, for messages.
-        classifier: Whether they are a whole classifier's.
+        config: The configuration in the file's metadata.
+        weights: Entries of a classifier or backbone, under our names; may be meta tensors.
+        source: Source of the weights, for messages.
+        classifier: Whether they are from a classifier.
 
     Raises:
         CheckpointError: If a network of this configuration has other entries, or cannot be built.
@@ -66,29 +67,27 @@ def check_config(config: TransXNetConfig, weights: Mapping[str, Tensor], source:
     with unallocated(source):
         network: nn.Module = TransXNet(config) if classifier else Trunk(config)
     for name, tensor in network.state_dict().items():
-        held = weights.get(name)
-        if held is None or held.shape != tensor.shape:
-            about = next((names for pattern, names in _SETTINGS if pattern.match(name)), "configuration")
-            has = "no such tensor" if held is None else f"one of {tuple(held.shape)}"
+        stored = weights.get(name)
+        if stored is None or stored.shape != tensor.shape:
+            settings = next((names for pattern, names in _SETTINGS if pattern.match(name)), "configuration")
+            found = "no such tensor" if stored is None else f"one of {tuple(stored.shape)}"
             raise CheckpointError(
-                f"{source}: its {about} would need a {name} of {tuple(tensor.shape)}, but the file has {has}; its "
-                "description and its tensors are not of the same network"
+                f"{source}: its {settings} would need a {name} of {tuple(tensor.shape)}, but the file has {found}; "
+                "metadata and tensors are not of the same network"
             )
 
 
 @contextmanager
 def unallocated(source: str) -> Iterator[None]:
-    """Build networks that have shapes alone; whatever is wrong with their sizes becomes one line.
+    """Build networks on the meta device; errors about their sizes become one line.
 
     Raises:
-        CheckpointError: For any exception; one that is a CheckpointError passes.
+        CheckpointError: For any exception.
     """
     try:
         with torch.device("meta"):
             yield
     except CheckpointError:
         raise
-    except Exception as error:  # sizes beyond PyTorch's own
-        raise CheckpointError(
-            f"{source}: no network can have the sizes that its description gives ({why(error)})"
-        ) from error
+    except Exception as error:  # sizes beyond PyTorch's limits
+        raise CheckpointError(f"{source}: no network can have the sizes in its metadata ({reason(error)})") from error

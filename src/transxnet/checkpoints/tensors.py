@@ -1,4 +1,4 @@
-"""What a tensor in a file may be: dense, real, finite, of a number type that the network can take over."""
+"""Checks of stored tensors: dense, real, finite, and of a number type that fits the network."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from transxnet.errors import CheckpointError
 
-_WHOLE_FLOATS = 2.0**53  # up to here float64 holds every whole number
+_WHOLE_FLOATS = 2.0**53  # float64 represents every integer up to here
 
 
 def check_kinds(weights: Mapping[str, Tensor], source: str, *, shapes_only: bool = False) -> None:
-    """Refuse tensors of kinds that no network here has.
+    """Refuse tensors of unsupported kinds.
 
     Args:
-        weights: By name.
-        source: What was read, for messages.
+        weights: Tensors by name.
+        source: Source of the weights, for messages.
         shapes_only: Whether they were read without their values, as meta tensors.
 
     Raises:
-        CheckpointError: If one is sparse, quantised, nested, complex or, unexpectedly, without values.
+        CheckpointError: If one is sparse, quantised, nested, complex or, unexpectedly, a meta tensor.
     """
     for name, tensor in weights.items():
         kind = _kind(tensor)
@@ -44,15 +44,15 @@ def _kind(tensor: Tensor) -> str:
 
 
 def check_sizes(weights: Mapping[str, Tensor], size: int, source: str) -> None:
-    """Refuse tensors that have more values than their file.
+    """Refuse tensors that are larger than their file.
 
     Args:
-        weights: By name; meta tensors will do.
-        size: Of the file, in bytes.
-        source: What was read, for messages.
+        weights: Tensors by name; may be meta tensors.
+        size: Size of the file in bytes.
+        source: Source of the weights, for messages.
 
     Raises:
-        CheckpointError: If a tensor, or all together, would take more bytes than the file has.
+        CheckpointError: If one tensor, or all together, would take more bytes than the file has.
     """
     total = 0
     for name, tensor in weights.items():
@@ -72,7 +72,7 @@ def check_storages(weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse tensors that repeat their values by strides.
 
     Raises:
-        CheckpointError: If a tensor has more values than are stored of it.
+        CheckpointError: If a tensor has more values than its storage.
     """
     for name, tensor in weights.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -81,21 +81,20 @@ def check_storages(weights: Mapping[str, Tensor], source: str) -> None:
             )
 
 
-def check_values(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Refuse values that a network cannot take over: the rule of docs/networks.md.
+def check_values(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuse values that do not fit the network's entries, as documented in docs/networks.md.
 
     Args:
-        weights: By name.
-        wanted: The network's own entries, for their number types; a name that is missing here is taken
-            for floating point.
-        source: What was read, for messages.
+        weights: Tensors by name.
+        expected: The network's own entries, for their number types; missing ones count as floating point.
+        source: Source of the weights, for messages.
 
     Raises:
-        CheckpointError: If an entry has another kind of number type than the network's, NaN, infinite or
-            too large values, a counter that is no whole number, or a variance below zero.
+        CheckpointError: If an entry's number type does not fit the network's, or it has NaN, infinite or
+            too large values, a counter that is not an integer, or a negative variance.
     """
     for name, tensor in weights.items():
-        own = wanted[name].dtype if name in wanted else torch.float32
+        own = expected[name].dtype if name in expected else torch.float32
         problem = _floating_problem(name, tensor, own) if own.is_floating_point else _whole_problem(tensor)
         if problem:
             raise CheckpointError(f"{source}: {name} {problem}")
@@ -103,10 +102,10 @@ def check_values(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], so
 
 def _floating_problem(name: str, tensor: Tensor, own: torch.dtype) -> str:
     if not tensor.dtype.is_floating_point:
-        return f"holds {_type(tensor)}, where the network has floating point numbers"
+        return f"is {_type(tensor)}, but the network needs floating point numbers"
     if not tensor.numel():
         return ""
-    # One pass, which takes a tenth of isfinite's time; NaN is the extreme of what contains it.
+    # One pass, in a tenth of isfinite's time; NaN propagates to both extremes.
     low, high = (float(value) for value in (tensor if tensor.itemsize > 1 else tensor.float()).aminmax())
     largest = torch.finfo(own).max
     if not (-largest <= low and high <= largest):
@@ -116,18 +115,18 @@ def _floating_problem(name: str, tensor: Tensor, own: torch.dtype) -> str:
             "training diverged or the file is damaged; take an earlier checkpoint"
         )
     if name.endswith("running_var") and low < 0:
-        return f"has a variance below zero ({low:g}): the file is damaged; copy it again"
+        return f"has a negative variance ({low:g}): the file is damaged; copy it again"
     return ""
 
 
 def _whole_problem(tensor: Tensor) -> str:
     if tensor.dtype == torch.bool:
-        return f"holds {_type(tensor)}, where the network has a counter"
+        return f"is {_type(tensor)}, but the network needs a counter"
     if tensor.dtype.is_floating_point:
         values = tensor.double()
         if not bool(((values == values.floor()) & (values.abs() <= _WHOLE_FLOATS)).all()):
-            return "is a counter, but not a whole number"
-    return "is a counter below zero" if bool((tensor.double() < 0).any()) else ""
+            return "is a counter, but not an integer"
+    return "is a negative counter" if bool((tensor.double() < 0).any()) else ""
 
 
 def _type(of: Tensor | torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Writing weights, with everything that is needed to build the network again."""
+"""Writing checkpoints that contain everything needed to rebuild the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from transxnet.errors import ConfigError
 from transxnet.files import replacing, user_path
 from transxnet.model import TransXNet, is_fused
 
-_ALIGNMENT = 8  # of the values in a safetensors file
+_ALIGNMENT = 8  # bytes, of the values in a safetensors file
 
 
 class Describable(Protocol):
-    """A network with a description of its own."""
+    """A network that describes itself."""
 
     def describe(self) -> dict[str, Any]:
-        """Architecture, configuration and the rest, as plain values."""
+        """Architecture, configuration and other metadata, as plain values."""
         ...
 
 
@@ -33,8 +33,8 @@ def description(model: nn.Module) -> str:
     """Architecture, configuration, preprocessing and class names of a network, as JSON.
 
     Raises:
-        ConfigError: If the network is none that can be described, or its ``pretrained_cfg`` has values
-            that no reader would take.
+        ConfigError: If the network is not a classifier, detector or segmenter of ours, or its
+            ``pretrained_cfg`` has invalid values.
     """
     if isinstance(model, TransXNet):
         described: dict[str, Any] = getattr(model, "pretrained_cfg", {})
@@ -52,7 +52,7 @@ def description(model: nn.Module) -> str:
 
 def _preprocessing(model: TransXNet, described: dict[str, Any]) -> dict[str, Any]:
     names = described.get("label_names") or ()
-    if len(names) != model.num_classes:  # of a classifier that was replaced
+    if len(names) != model.num_classes:  # the classifier was replaced
         names = ()
     size = described.get("input_size")
     if size is not None:  # the stem may have been adapted
@@ -63,21 +63,21 @@ def _preprocessing(model: TransXNet, described: dict[str, Any]) -> dict[str, Any
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write a network as safetensors with its configuration, preprocessing and class names inside.
+    """Write a network as safetensors, with configuration, preprocessing and class names as metadata.
 
-    ``transxnet.load_model``, ``load_detector`` and ``load_segmenter`` are the ways back. The file
-    appears complete or not at all, and equal networks make equal files.
+    Load it with ``transxnet.load_model``, ``load_detector`` or ``load_segmenter``. Writing is atomic,
+    and equal networks give equal files.
 
     Args:
         model: A classifier made by timm or by :mod:`transxnet.zoo`, a detector or a segmenter.
         path: The file; its suffix should be ``.safetensors``.
 
     Raises:
-        ConfigError: If the network is fused, since its weights would fit no network that loads files,
-            or is none that can be described.
+        ConfigError: If the network is fused, whose weights no other network could load, or is not one
+            of ours.
     """
     if is_fused(model):
-        raise ConfigError("a fused network cannot be saved; save the one it was made from, and fuse it after loading")
+        raise ConfigError("a fused network cannot be saved; save the original network, and fuse it after loading")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: description(model)})
     target = user_path(path)
@@ -89,7 +89,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
 
 def _in_order(content: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file's header with its metadata in order, which the library writes at random, and the rest."""
+    """Split a safetensors file into its header, with the metadata sorted, and its values; the library does not sort."""
     (length,) = struct.unpack_from("<Q", content)
     start = struct.calcsize("<Q")
     entries = json.loads(content[start : start + length])

@@ -13,7 +13,7 @@ from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.checkpoints.released_dense import BODY, from_released_dense, is_released_dense
 from transxnet.checkpoints.size_checks import unallocated
 from transxnet.checkpoints.tensors import check_values
-from transxnet.checkpoints.values import describing
+from transxnet.checkpoints.values import reading_metadata
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.head_description import HeadDescription, check_head, describe_weights
 from transxnet.dense.network import DenseNetwork, Detector, Segmenter
@@ -125,7 +125,7 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
         raise CheckpointError(
             f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
         )
-    with describing(read.source):
+    with reading_metadata(read.source):
         head = HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights)
         check_head(head, weights, read.source)
     body = _body(weights)
@@ -212,7 +212,7 @@ def _check(weights: Mapping[str, Tensor], model: nn.Module, source: str) -> None
 def _our_names(read: Checkpoint) -> dict[str, Tensor]:
     if not is_released_dense(read.state_dict):
         return read.state_dict
-    with describing(read.source):
+    with reading_metadata(read.source):
         return from_released_dense(read.state_dict)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from transxnet.checkpoints.values import MAX_CLASSES, MAX_SIDE, describing, flag, items, label_names, shown, text, whole
+from transxnet.bounds import shown
+from transxnet.checkpoints.values import MAX_CLASSES, MAX_SIDE, flag, items, label_names, reading_metadata, text, whole
 from transxnet.dense.registry import Task, kind_of, kinds, network_class
 from transxnet.errors import CheckpointError, ConfigError
 
@@ -99,7 +100,7 @@ class HeadDescription:
         Raises:
             CheckpointError: If the description in ``source`` is not one.
         """
-        with describing(source):
+        with reading_metadata(source):
             kind = values["kind"]
             if kind not in kinds():
                 raise CheckpointError(

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from transxnet.bounds import shown
 from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.values import (
     MAX_CLASSES,
-    describing,
     items,
     label_names,
-    parse_description,
-    shown,
+    parse_metadata,
+    reading_metadata,
     text,
     whole,
 )
@@ -59,8 +59,8 @@ def read_description(metadata: str | None, path: Path) -> Description:
     """
     if not metadata:
         raise CheckpointError(f"{path} was not written by `transxnet export`: it does not say what it holds")
-    with describing(path):
-        values = parse_description(metadata)
+    with reading_metadata(path):
+        values = parse_metadata(metadata)
         version = values["format_version"]
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise CheckpointError(

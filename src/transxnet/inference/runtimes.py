@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 
 from transxnet.checkpoints.archives import open_archive, read_part
-from transxnet.checkpoints.values import why
 from transxnet.errors import CheckpointError, ConfigError, TransXNetError
-from transxnet.files import check_regular, user_path
+from transxnet.files import check_regular, reason, user_path
 from transxnet.inference.description import FORMATS, KEY, SMALLEST, Description, Format, part_path
 from transxnet.inference.description_checks import check_outputs, check_signature, read_description
 from transxnet.inference.formats import library, quiet
@@ -81,7 +80,7 @@ class Runtime(ABC):
         except TransXNetError:
             raise
         except Exception as error:  # every runtime has its own
-            raise CheckpointError(f"{self.path} cannot be run on {images.shape}: {why(error)}") from error
+            raise CheckpointError(f"{self.path} cannot be run on {images.shape}: {reason(error)}") from error
         check_outputs(self.description, images.shape, outputs, self.path)
         return outputs
 
@@ -250,7 +249,7 @@ def format_of(path: Path) -> Format:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {why(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
     if path.suffix in _SUFFIXES:
         return _SUFFIXES[path.suffix]
     if path.suffix != _PT2:
@@ -266,7 +265,7 @@ def _check_there(path: Path, use: str) -> None:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: {use}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {why(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _aot_metadata(path: Path) -> str | None:
@@ -289,5 +288,5 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is truncated or not an exported network; export or copy it again "
-            f"[{why(error)}]"
+            f"[{reason(error)}]"
         ) from error
