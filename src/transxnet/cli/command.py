@@ -53,6 +53,7 @@ class CommandParser(ArgumentParser):
         )
         self.kinds: dict[str, Any] = {}  # the type of each option that is checked after parsing, with its bounds
         self._groups: list[str] = []
+        self._recipe: tuple[str, ...] = ()  # names of the settings of :meth:`add_recipe`
 
     def add_number(self, name: str, kind: Any, **settings: Any) -> None:
         """Add an option that is a number within bounds.
@@ -69,8 +70,9 @@ class CommandParser(ArgumentParser):
         self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
 
     def add_recipe(self, recipe: type[Recipe]) -> None:
-        """Add an option for every setting of a task's recipes; :func:`settings_of` gives those that are given."""
+        """Add an option for every setting of a task's recipes; :func:`settings_of` returns the given ones."""
         self.add_class_arguments(recipe)
+        self._recipe = tuple(kinds_of(recipe))
         for name, kind in kinds_of(recipe).items():
             if dataclasses.is_dataclass(kind):
                 self._groups.append(name)
@@ -81,12 +83,8 @@ class CommandParser(ArgumentParser):
             if action.dest in self._groups:
                 action.help = argparse.SUPPRESS  # jsonargparse would read any file there
 
-    def parse(self, arguments: Sequence[str], *, given_only: bool = False) -> Any:
-        """Parse a command line.
-
-        Args:
-            arguments: The command line.
-            given_only: Leave out options that are not given, rather than taking their defaults.
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """Parse a command line; a recipe's settings are among the options only if they are given.
 
         Raises:
             ConfigError: If an option is unknown, or its value cannot be used.
@@ -99,7 +97,10 @@ class CommandParser(ArgumentParser):
                 parts = ", ".join(_spelt(key) for key in self.kinds if key.startswith(f"{group}."))
                 raise ConfigError(f"--{group} is not an option by itself; there are {parts}")
         self._check_given(internal)
-        options = self.parse_args(internal + given[end:], defaults=not given_only)
+        options = self.parse_args(internal + given[end:], defaults=not self._recipe)
+        for name, default in self.get_defaults().items():
+            if self._recipe and name.partition(".")[0] not in (*self._recipe, *options.as_dict()):
+                options[name] = default
         for key, kind in self.kinds.items():
             value = options.get(key)
             if key in options and (value is not None or self.get_default(key) is not None):

@@ -15,7 +15,7 @@ from rich.table import Table
 from transxnet.ablation.rows import BASES, ROWS
 from transxnet.bounds import Seed, SeedCount, checked
 from transxnet.classification.recipe import ClassificationRecipe
-from transxnet.cli.command import first_options, settings_of
+from transxnet.cli.command import settings_of
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.cli.streams import SafeConsole, note, table_console
 from transxnet.data.sources import DIGITS
@@ -103,13 +103,13 @@ def _parser() -> CommandParser:
 
 def _parsed(arguments: Sequence[str]) -> tuple[Any, ClassificationRecipe]:
     """The options, and the recipe that they override."""
-    parser = _parser()
-    given = parser.parse(arguments, given_only=True)
-    first, _ = first_options(arguments, "recipe")
-    file = open_recipe(first.get("recipe", DIGITS), ClassificationRecipe.task)
-    recipe = file.recipe(settings_of(ClassificationRecipe, given))
+    options = _parser().parse(arguments)
+    if options.recipe == "":
+        raise ConfigError("--recipe needs a value")
+    file = open_recipe(options.recipe or DIGITS, ClassificationRecipe.task)
+    recipe = file.recipe(settings_of(ClassificationRecipe, options))
     assert isinstance(recipe, ClassificationRecipe)
-    return parser.merge_config(given, parser.get_defaults()), recipe
+    return options, recipe
 
 
 def _networks(given: str, base: str) -> list[str]:

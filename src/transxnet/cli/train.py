@@ -48,9 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     from transxnet.training.signals import Stopped  # imports Lightning
 
     try:
-        result = job.run(
-            settings, force=options.get("force", False), profile=options.get("profile", False), console=console
-        )
+        result = job.run(settings, force=options.force, profile=options.profile, console=console)
     except Stopped as stopped:
         return _report_stop(stopped, console)
     if result is not None and not finished:
@@ -75,7 +73,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[Job, Any]:
     if wants_help:
         _parser(recipe_class(first.get("task", TASKS[0]))).parse(arguments)  # prints, and exits
     job = find_job(**first)
-    return job, _parser(recipe_class(job.file.task)).parse(arguments, given_only=True)
+    return job, _parser(recipe_class(job.file.task)).parse(arguments)
 
 
 def _parser(recipe: type[Recipe]) -> CommandParser:

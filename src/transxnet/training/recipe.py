@@ -128,7 +128,8 @@ class Recipe:
 
     def scaled(self, rate: float, world_size: int) -> float:
         """A learning rate of the recipe for the actual number of images in a step."""
-        return rate * self.images_per_step(world_size) / self.scale_lr_from if self.scale_lr_from else rate
+        meant = self.scale_lr_from
+        return rate * self.images_per_step(world_size) / meant if meant else rate
 
     @property
     def memory_note(self) -> str:

@@ -84,7 +84,7 @@ class Task(LightningModule):
 
     def scaled(self, rate: float) -> float:
         """A learning rate of the recipe for the actual number of images in a step."""
-        return self.recipe.scaled(rate, self.trainer.world_size)
+        return self.recipe.scaled(rate, self.trainer.world_size) if self.recipe.scale_lr_from else rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be loaded as a network
