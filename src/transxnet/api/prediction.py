@@ -234,7 +234,7 @@ def _plain(image: Any, name: str) -> Path | Image.Image:
         and image.dtype == np.uint8
     ):
         return Image.fromarray(np.ascontiguousarray(image))
-    given = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+    given = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
     raise DataError(
         f"{name} is {given}: give a path, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W)"
     )
