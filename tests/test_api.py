@@ -117,9 +117,8 @@ def test_one_image_or_several_of_any_kind(predictor: transxnet.Predictor, photos
     with Image.open(path) as image:
         image.load()
     pixels = V.pil_to_tensor(image.convert("RGB"))
-    kinds = [path, str(path), image, np.asarray(image.convert("RGB")), pixels, pixels / 255]
-    several = predictor(kinds)
-    assert isinstance(several, list)
+    kinds: list[Any] = [path, str(path), image, np.asarray(image.convert("RGB")), pixels, pixels / 255]
+    several: Any = predictor(kinds)
     assert [one.image for one in several] == [str(path)] * 2 + [f"image {index}" for index in range(2, 6)]
     for one, given in zip(several, kinds, strict=True):
         assert isinstance(one, Classification)
@@ -135,8 +134,8 @@ def test_a_predictor_works_in_another_process(
     monkeypatch.chdir(tmp_path)
     path = photos / "rose/3.png"
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        theirs = pool.submit(predictor, path).result()
-    ours = predictor(path)
+        theirs: Any = pool.submit(predictor, path).result()
+    ours: Any = predictor(path)
     assert theirs.classes == ours.classes and len(ours.classes) == 2
     assert theirs.probabilities == pytest.approx(ours.probabilities, abs=1e-6)
 
@@ -149,11 +148,13 @@ def test_detectors_and_segmenters_predict_what_the_command_prints(
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     found = transxnet.Predictor(dense[kind], min_score=0.0)([path, pixels])
-    one, other = (prediction.to_dict() for prediction in found)
-    assert one.get("objects") == other.get("objects") and one.get("shares") == other.get("shares")
+    rows = [one.to_dict() for one in found]
+    assert [rows[0].get(name) for name in ("objects", "shares")] == [
+        rows[1].get(name) for name in ("objects", "shares")
+    ]
     capsys.readouterr()
     assert run("predict", path, "--checkpoint", dense[kind], "--min-score", 0, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [json.loads(json.dumps(found[0].to_dict()))]
+    assert json.loads(capsys.readouterr().out) == [json.loads(json.dumps(rows[0]))]
     height, width = pixels.shape[:2]
     for one in found:
         if isinstance(one, Segmentation):
