@@ -99,7 +99,7 @@ def trial(root: Path, workers: int, number: int, step: int, after: float, refere
     said = finish(start(folder, workers, "--resume", "auto"))
     result = contents(folder)
     differing = [name for name, value in reference.items() if not same(value, result[name])]
-    source = next((line.split(", ")[-1] for line in said.splitlines() if "going on from" in line), "from the start")
+    source = next((line.split(", ")[-1] for line in said.splitlines() if "resuming from" in line), "from the start")
     source = "finished" if "is finished" in said else source
     verdict = "identical" if not differing else "DIFFERS in " + ", ".join(differing)
     print(f"{workers} workers, kill {number + 1:2d} ({where}); {source}: {verdict}", flush=True)

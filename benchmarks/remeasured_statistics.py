@@ -18,7 +18,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 import transxnet
-from transxnet.classification.evaluate import evaluate, run_network
+from transxnet.classification.evaluate import evaluate
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.loader import LabelledImages, make_loader
 from transxnet.data.sources import open_data
@@ -30,7 +30,7 @@ def judged_again(name: str, weights: Path, data: Any) -> float:
     model = transxnet.create_model(name, checkpoint=weights)
     images = LabelledImages(data.train, evaluation_transform(vars(model)["pretrained_cfg"]))
     update_bn([batch.images for batch in make_loader(images, 64)], model)
-    return evaluate(run_network(model, data.validation)).top1
+    return evaluate(model, data.validation).top1
 
 
 def main() -> None:

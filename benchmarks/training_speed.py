@@ -29,14 +29,16 @@ from torch.utils.data import DataLoader
 
 import transxnet
 from transxnet import kernels
+from transxnet.classification.experiment import build_network
 from transxnet.classification.task import ClassificationTask
-from transxnet.classification.train import build_model
 from transxnet.cli.train import parse_recipe
 from transxnet.data.loader import BadImages, LabelledImages, make_loader
 from transxnet.data.sources import open_data
 from transxnet.data.transforms import training_transform
+from transxnet.training.monitors import Monitors
+from transxnet.training.run import set_up_process
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import kernel_policy, prepare
+from transxnet.training.trainer import kernel_policy, make_trainer
 
 
 class TakingTurns(Callback):
@@ -89,8 +91,8 @@ def main() -> None:
             accelerator="cpu",
         )
         data = open_data(recipe.data)
-        model = build_model(recipe, data.train.class_names)
-        bare = build_model(recipe, data.train.class_names)
+        model = build_network(recipe, data.train.class_names)
+        bare = build_network(recipe, data.train.class_names)
         described = vars(model)["pretrained_cfg"]
         images = LabelledImages(data.train, training_transform(described, recipe.augmentation), replace_bad=True)
         loader = make_loader(images, 8, train=True)
@@ -100,22 +102,24 @@ def main() -> None:
 
         folder = RunFolder(Path(root) / "run")
         task = ClassificationTask(model, recipe, BadImages(1, 1))
-        run = prepare(recipe, task, data.train.name, folder, Console(quiet=True))
+        set_up_process(model, recipe)
+        monitors = Monitors.create(recipe, task, data.train.name, folder, Console(quiet=True))
+        trainer = make_trainer(recipe, folder, monitors)
         turns = TakingTurns(bare.train(), warm_up=3)
-        run.trainer.callbacks.append(turns)  # type: ignore[attr-defined]
-        run.trainer.fit_loop.max_epochs = 1
+        trainer.callbacks.append(turns)  # type: ignore[attr-defined]
+        trainer.fit_loop.max_epochs = 1
         steps = batches[: options.steps + turns.warm_up]
-        with kernels.use(kernel_policy(recipe, run.device)):
-            run.trainer.fit(run.task, DataLoader(steps, batch_size=None))  # type: ignore[arg-type]
+        with kernels.use(kernel_policy(recipe, "cpu")):
+            trainer.fit(task, DataLoader(steps, batch_size=None))  # type: ignore[arg-type]
 
-    trainer, plain = statistics.median(turns.trainer_s), statistics.median(turns.bare_s)
+    ours, plain = statistics.median(turns.trainer_s), statistics.median(turns.bare_s)
     print(
         f"transxnet {transxnet.__version__}, torch {torch.__version__}, lightning {lightning.__version__}, timm "
         f"{timm.__version__}; {torch.get_num_threads()} threads, float32, transxnet_tiny at 224 x 224, batch 8, "
         f"{len(turns.bare_s)} steps of each in turns\n"
         f"bare step     {1000 * plain:7.0f} ms (median)\n"
-        f"trainer step  {1000 * trainer:7.0f} ms (median; mixing, erasing, averaging, checks, display included)\n"
-        f"ratio         {trainer / plain:7.3f}\n"
+        f"trainer step  {1000 * ours:7.0f} ms (median; mixing, erasing, averaging, checks, display included)\n"
+        f"ratio         {ours / plain:7.3f}\n"
         f"pipeline      {pipeline:7.1f} images/s in the main process (JPEG of 500 x 375, the recipe's augmentation)\n"
         f"step consumes {8 / plain:7.1f} images/s; the pipeline delivers {pipeline * plain / 8:.1f} times that"
     )

@@ -17,7 +17,7 @@ import yaml
 import transxnet
 from helpers.commands import told_of_mistake
 from transxnet.bounds import Bound, Share, checked, kinds_of
-from transxnet.cli.command import CommandParser, take_options
+from transxnet.cli.command import CommandParser, first_options
 from transxnet.cli.main import COMMANDS
 from transxnet.cli.train import parse_recipe
 from transxnet.config import VARIANTS, TransXNetConfig
@@ -195,9 +195,9 @@ MISTAKES: list[tuple[str | bytes, str]] = [
     ("task: detection\nbackbone_settings: {depths: 1000000000}", "depths must be whole numbers from 1 to 1,000"),
     ("task: detection\nlong: 100\nshort: 200", "long must be at least short"),
     ("epochs: !!python/object/apply:os.mkdir [made]", "is not for plain data"),
-    ("- epochs", "it holds no settings"),
-    ("epochs", "it holds no settings"),
-    ("", "it holds no settings"),
+    ("- epochs", "it has no settings"),
+    ("epochs", "it has no settings"),
+    ("", "it has no settings"),
     ("epochs: 1\n---\nepochs: 2", "line 2: expected a single document"),
     ("epochs:\n\t- 1", "line 2: found character '\\t'"),
     ("epochs: [1", "line 1: "),
@@ -262,7 +262,7 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
         (["train", "--resume"], "--resume needs a value"),
         (["train", "--out"], "--out needs a value"),
         (["train", "--epo", "1"], "unrecognized arguments: --epo"),
-        (["train", "--augmentation", "mine.yaml"], "--augmentation is no option by itself"),
+        (["train", "--augmentation", "mine.yaml"], "--augmentation is not an option by itself"),
         (["train", "--devices", "1000000"], "devices must be a whole number from 1 to 128"),
         (["train", "--devices", "9" * 5000], "devices is a number above 0"),
         (["train", "--epochs", "[" * 60_000], "--epochs must be a whole number from 1 to 100,000, not '[[[["),
@@ -292,7 +292,7 @@ def test_mistakes_in_options_are_a_line(
 def test_arguments_after_two_dashes_remain_as_they_are(parser_of: Callable[[str], CommandParser]) -> None:
     options = parser_of("predict").parse(["--batch-size", "2", "--", "--dash-ed.png", "--top"])
     assert (options.images, options.batch_size) == (["--dash-ed.png", "--top"], 2)
-    assert take_options(["--out", "a", "--", "--out"], "--out") == ({"--out": "a"}, ["--", "--out"])
+    assert first_options(["--out", "a", "--", "--out"], "out") == ({"out": "a"}, False)
 
 
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf, *HUGE, "2", True], ids=range(8))

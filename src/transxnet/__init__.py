@@ -3,6 +3,9 @@
 Importing the package registers the networks with timm.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from transxnet import kernels
 from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
@@ -17,6 +20,11 @@ from transxnet.model import TransXNet
 from transxnet.version import __version__
 from transxnet.zoo import RELEASED, create_model, load_model
 
+if TYPE_CHECKING:
+    from transxnet.api.evaluation import evaluate
+    from transxnet.api.prediction import Predictor
+    from transxnet.api.training import train
+
 __all__ = [
     "RELEASED",
     "VARIANTS",
@@ -27,6 +35,7 @@ __all__ = [
     "DenseBackbone",
     "Detector",
     "ExportError",
+    "Predictor",
     "Segmenter",
     "TransXNet",
     "TransXNetConfig",
@@ -36,6 +45,7 @@ __all__ = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "evaluate",
     "export",
     "fuse",
     "kernels",
@@ -48,4 +58,16 @@ __all__ = [
     "register_local_operator",
     "register_token_mixer",
     "save_model",
+    "train",
 ]
+
+_WHEN_USED = {"Predictor": "prediction", "evaluate": "evaluation", "train": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import training, evaluation and prediction when they are used: their libraries are many."""
+    if name not in _WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.api.{_WHEN_USED[name]}"), name)
+    globals()[name] = value
+    return value

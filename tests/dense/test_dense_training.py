@@ -136,7 +136,7 @@ def test_killed_runs_go_on_to_the_same_bits(kind: str, runs: dict[str, Path], sc
     assert not (folder / "summary.json").exists()
     done = start("--resume", folder, "--workers", 1)
     said, _ = done.communicate()
-    assert done.returncode == 0 and "going on from" in said, said
+    assert done.returncode == 0 and "resuming from" in said, said
     ours, theirs = (load_file(one / "weights.safetensors") for one in (folder, runs[kind]))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

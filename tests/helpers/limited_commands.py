@@ -24,8 +24,8 @@ from typing import Any
 MEMORY = 4 * 2**30
 """Bytes that a command may take beyond what its imports took (PyTorch's map more than that by themselves)."""
 
-_COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam", "dense_commands")
-_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run", "transxnet.training.running")
+_COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam")
+_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transxnet.kernels.cpu.blocks import NativeBlocks
 from transxnet.layers import GELU, BatchNorm2d
 from transxnet.model import Stage
 from transxnet.training.recipe import Recipe
-from transxnet.training.running import kernel_policy
+from transxnet.training.trainer import kernel_policy
 
 POLICIES = ("auto", "reference", "native")
 OPERATORS = ("depthwise_conv2d", "attention", "batch_norm", "gelu", "layer_scale")

@@ -17,7 +17,8 @@ from rich.console import Console
 from helpers.commands import paint, run
 from helpers.damage import DAMAGES, altered, bounded_memory, spoilt
 from helpers.limited_commands import limited
-from transxnet.cli.train import parse_job, parse_recipe
+from transxnet.api.training import find_job
+from transxnet.cli.train import parse_recipe
 from transxnet.errors import TransXNetError
 from transxnet.training.checkpointing import newest_whole, resumable, saved
 from transxnet.training.recipe import recipe_path
@@ -93,7 +94,7 @@ def test_configurations_of_runs(stopped: Path) -> None:
         else:
             changed = altered({name: value for name, value in settings.items() if name != "task"}, generator)
             path.write_text(yaml.safe_dump({"task": settings["task"]} | changed, sort_keys=False))
-        count += was_read(lambda: parse_job(["--resume", str(stopped)]), stopped)
+        count += was_read(lambda: find_job(resume=stopped).recipe({}), stopped)
     assert 0 < count < DAMAGES
 
 

@@ -23,7 +23,7 @@ from transxnet.data.sampling import AddressSampler
 from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
 from transxnet.training.checkpointing import saved
-from transxnet.training.engine import hardware
+from transxnet.training.trainer import hardware
 
 SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
             "--mixup", "0.3", "--seed", "1")  # fmt: skip
@@ -109,7 +109,7 @@ def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: str, photos: Pa
     process = start(*program, "train", "--resume", folder)
     said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "going on from" in said
+    assert "resuming from" in said
     expected, result = load_file(two / "weights.safetensors"), load_file(folder / "weights.safetensors")
     assert all(torch.equal(weight, result[name]) for name, weight in expected.items())
     assert (folder / "metrics.csv").read_bytes() == (two / "metrics.csv").read_bytes()

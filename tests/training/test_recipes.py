@@ -123,12 +123,12 @@ def test_targets_are_mixed_as_the_images_are_and_erasing_comes_last() -> None:
     batch = Batch(images, torch.arange(4), torch.arange(4), [])
     made = ClassificationTask(model, ClassificationRecipe(label_smoothing=0.0, mixup=0.8, cutmix=0.0), BadImages(1, 0))
     made.erase.probability = 0.0
-    mixed, targets = made.vary(batch.images.clone(), batch.targets)
+    mixed, targets = made.mixed(batch.images.clone(), batch.targets)
     assert torch.allclose(mixed.mean((1, 2, 3)), targets @ torch.arange(4.0), atol=1e-5)
     assert torch.allclose(targets.sum(1), torch.ones(4))
     made.erase.probability = 1.0
-    erased, _ = made.vary(batch.images.clone(), batch.targets)
+    erased, _ = made.mixed(batch.images.clone(), batch.targets)
     assert all(len(image.unique()) > 100 for image in erased)  # noise of its own, not of the other image
     plain = ClassificationTask(model, ClassificationRecipe(label_smoothing=0.1, mixup=0.0, cutmix=0.0), BadImages(1, 0))
-    _, targets = plain.vary(batch.images.clone(), batch.targets)
+    _, targets = plain.mixed(batch.images.clone(), batch.targets)
     assert torch.allclose(targets.diagonal(), torch.full((4,), 0.925))

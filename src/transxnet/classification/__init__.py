@@ -1,1 +1,1 @@
-"""Image classification: training, evaluation and prediction."""
+"""Image classification: recipe, experiment, task, evaluation and prediction."""

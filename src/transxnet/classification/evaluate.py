@@ -1,9 +1,9 @@
-"""Running a classifier over images, and judging it."""
+"""A classifier's outputs for images, and its accuracy."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,30 +23,31 @@ class Outputs:
     Attributes:
         probabilities: (N, num_classes).
         targets: (N), class indices.
-        places: (N), places of the images in the source.
+        indices: (N), indices of the images in the source.
         bad: Name and reason of each image that could not be used.
         seconds: Time spent in the network alone.
     """
 
     probabilities: Tensor
     targets: Tensor
-    places: Tensor
+    indices: Tensor
     bad: dict[str, str]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a network classifies.
+    """Accuracy of a classifier.
 
     Attributes:
-        images: Number of images judged.
-        top1: Share of the images whose best answer is right.
-        top5: Share with the truth among the best five; None for five classes or fewer.
+        images: Number of images evaluated.
+        top1: Share of the images whose most probable class is right.
+        top5: Share whose class is among the five most probable; None for five classes or fewer.
         per_class: Top-1 of each class; None for one without images.
         counts: Images of each class.
         images_per_second: Through the network, reading excluded.
         bad: Name and reason of each image that could not be used.
+        outputs: The network's outputs.
     """
 
     images: int
@@ -56,6 +57,38 @@ class Evaluation:
     counts: list[int]
     images_per_second: float
     bad: dict[str, str]
+    outputs: Outputs = field(repr=False)
+
+
+def evaluate(
+    model: TransXNet,
+    source: ImageSource,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    max_bad: float = 1.0,
+    device: str = "cpu",
+    advance: Advance = lambda _: None,
+) -> Evaluation:
+    """Evaluate a classifier on every image of a source, each once.
+
+    Args:
+        model: A classifier; it is put into evaluation mode, on ``device``.
+        source: The images.
+        batch_size: Images in a step.
+        workers: Processes that read images.
+        max_bad: Maximum share of unreadable images.
+        device: PyTorch's name of a device.
+        advance: Called with the number of images just processed.
+
+    Raises:
+        DataError: If more images than that are unreadable, or all of them.
+        ConfigError: If a number is out of range.
+    """
+    outputs = run_network(
+        model, source, batch_size=batch_size, workers=workers, max_bad=max_bad, device=device, advance=advance
+    )
+    return accuracy(outputs)
 
 
 def run_network(
@@ -68,26 +101,15 @@ def run_network(
     device: str = "cpu",
     advance: Advance = lambda _: None,
 ) -> Outputs:
-    """Classify every image of a source, each once; the unreadable ones are left out and counted.
+    """Classify every image of a source, each once; unreadable ones are left out and counted.
 
-    Args:
-        model: A classifier; it is put into evaluation mode, on ``device``.
-        source: The images.
-        batch_size: Images in a step.
-        workers: Processes that read images.
-        max_bad: Share of the images that may be unreadable.
-        device: PyTorch's name of a device.
-        advance: Told of progress.
-
-    Raises:
-        DataError: If more images than that are unreadable.
-        ConfigError: If a number is out of range.
+    Arguments and errors are those of :func:`evaluate`.
     """
     transform = evaluation_transform(vars(model)["pretrained_cfg"])
     loader = make_loader(LabelledImages(source, transform), batch_size, workers=workers)
     bad = BadImages(len(source.targets), max_bad)
     model.eval().to(device).to(memory_format=torch.channels_last)
-    probabilities, targets, places = [], [], []
+    probabilities, targets, indices = [], [], []
     seconds = 0.0
     for batch in loader:
         bad.add(batch.bad)
@@ -98,22 +120,22 @@ def run_network(
                 probabilities.append(model(images).softmax(dim=1).cpu())
             seconds += time.perf_counter() - started
             targets.append(batch.targets)
-            places.append(batch.indices)
+            indices.append(batch.indices)
         advance(len(batch.targets) + len(batch.bad))
     if not probabilities:
         return Outputs(torch.empty(0, model.num_classes), torch.empty(0), torch.empty(0), bad.reasons, seconds)
-    return Outputs(torch.cat(probabilities), torch.cat(targets), torch.cat(places), bad.reasons, seconds)
+    return Outputs(torch.cat(probabilities), torch.cat(targets), torch.cat(indices), bad.reasons, seconds)
 
 
-def evaluate(outputs: Outputs) -> Evaluation:
-    """Judge a network by its outputs; raises DataError if there are none."""
+def accuracy(outputs: Outputs) -> Evaluation:
+    """Accuracy of outputs; raises DataError if there are none."""
     if not len(outputs.targets):
         name, reason = next(iter(outputs.bad.items()))
         raise DataError(f"none of {len(outputs.bad)} images can be used; the first is {name} ({reason})")
     probabilities, targets = outputs.probabilities, outputs.targets
     classes = probabilities.shape[1]
 
-    def accuracy(k: int) -> float:
+    def top(k: int) -> float:
         return float(multiclass_accuracy(probabilities, targets, classes, top_k=k, average="micro"))
 
     # torchmetrics counts by class in a table of (classes, classes): 80 GB for 100,000 of them.
@@ -122,10 +144,11 @@ def evaluate(outputs: Outputs) -> Evaluation:
     counts, shares = counted.tolist(), (right / counted).tolist()
     return Evaluation(
         images=len(targets),
-        top1=accuracy(1),
-        top5=accuracy(5) if classes > 5 else None,
+        top1=top(1),
+        top5=top(5) if classes > 5 else None,
         per_class=[share if count else None for share, count in zip(shares, counts, strict=True)],
         counts=counts,
         images_per_second=len(targets) / outputs.seconds,
         bad=outputs.bad,
+        outputs=outputs,
     )

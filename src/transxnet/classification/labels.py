@@ -1,4 +1,4 @@
-"""What a network's outputs are called."""
+"""Names of a classifier's classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transxnet.model import TransXNet
 
 
 def label_names(model: TransXNet) -> list[str]:
-    """The names a network's classes have in its data set; empty if they are not known.
+    """Names of a network's classes in its data set; empty if they are not known.
 
-    A network of 1000 classes that says nothing else is taken for ImageNet's: WordNet ids.
+    A network of 1000 classes without names is assumed to have ImageNet's: WordNet ids.
     """
     names: Sequence[str] = getattr(model, "pretrained_cfg", {}).get("label_names") or ()
     if len(names) == model.num_classes:
@@ -22,7 +22,7 @@ def label_names(model: TransXNet) -> list[str]:
 
 
 def readable_names(model: TransXNet) -> list[str]:
-    """The same for people: words instead of WordNet ids, numbers where nothing is known."""
+    """The names for people: words in place of WordNet ids, numbers where nothing is known."""
     names = label_names(model) or [f"class {index}" for index in range(model.num_classes)]
     words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
     assert isinstance(words, dict)

@@ -1,4 +1,4 @@
-"""A classification run as a file: every setting that decides its result."""
+"""Recipe of a classification run: every setting that decides its result."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from transxnet.zoo import NETWORKS, full_name
 
 @dataclass(frozen=True)
 class ClassificationRecipe(Recipe):
-    """What to train on labelled images.
+    """Settings of training on labelled images.
 
     The default numbers are the paper's ImageNet recipe. `data` is "digits" (embedded) or a folder:
     train/ and val/ (or validation/) with a folder for each class, or just the class folders, of
     which a fifth is then held out. `checkpoint` may also be "released", to download the authors'.
-    Tensors that are neither vectors nor biases decay.
+    Tensors that are neither vectors nor biases have weight decay.
 
     Attributes:
         model: Name of the network, as `transxnet models` lists them; null for the checkpoint's.
         image_size: Side of the square training images in pixels; null for the checkpoint's.
         model_settings: Other fields of the network's configuration, such as {token_mixer: swin}.
         eval_crop: Share of the resized image's side that evaluation keeps.
-        cooldown_epochs: Further passes at the lowest rate.
-        min_lr: Lowest learning rate of the cosine schedule, which falls over `epochs`.
-        warmup_epochs: Epochs over which the rate first rises.
+        cooldown_epochs: Further epochs at the minimum rate.
+        min_lr: Minimum learning rate of the cosine schedule, which falls over `epochs`.
+        warmup_epochs: Epochs of linear warm-up.
         layer_decay: Factor of the rate from one layer to the one below; 1 for equal rates.
         label_smoothing: Share of the target spread over the other classes.
         mixup: Parameter of Mixup's beta distribution; 0 for none.
         cutmix: The same of CutMix; with both, each batch draws one of them.
-        augmentation: How training images are varied.
+        augmentation: Augmentation of training images.
     """
 
     task: ClassVar[str] = "classification"

@@ -1,4 +1,4 @@
-"""Loss, metrics and optimizer around a classifier, as Lightning wants them."""
+"""Loss, metrics and optimizer of a classifier, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassificationTask(Task):
     Args:
         model: The classifier.
         recipe: The settings.
-        bad: Counts the images that could not be used; stops the run when there are too many.
+        bad: Counts unusable images; stops the run when there are too many.
     """
 
     metric = "val/top1"
@@ -52,14 +52,14 @@ class ClassificationTask(Task):
         self.val_loss = MeanMetric(nan_strategy="disable")
 
     def on_fit_start(self) -> None:
-        self.erase.device = self.device  # where the noise is drawn
+        self.erase.device = self.device  # the noise is drawn there
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.schedule.step(self.current_epoch)  # by the epoch's number alone, so that no history is needed
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross entropy of the varied images."""
-        images, targets = self.vary(batch.images, batch.targets)
+        """Cross entropy of the mixed and erased images."""
+        images, targets = self.mixed(batch.images, batch.targets)
         return F.cross_entropy(self._scores(images), targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -76,7 +76,7 @@ class ClassificationTask(Task):
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        rate, least = (self.scaled(rate) for rate in (recipe.lr, recipe.min_lr))
+        rate, minimum = (self.scaled(rate) for rate in (recipe.lr, recipe.min_lr))
         optimizer = create_optimizer_v2(
             self.model,
             opt="adamw",
@@ -86,11 +86,11 @@ class ClassificationTask(Task):
         )
         warmup = min(recipe.warmup_epochs, recipe.epochs - 1)
         self.schedule = CosineLRScheduler(
-            optimizer, t_initial=recipe.epochs, lr_min=least, warmup_t=warmup, warmup_lr_init=min(1e-6, least)
+            optimizer, t_initial=recipe.epochs, lr_min=minimum, warmup_t=warmup, warmup_lr_init=min(1e-6, minimum)
         )
         return optimizer
 
-    def vary(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mix the images, then erase parts; the targets become shares of the classes, smoothed."""
         if self.mix is not None and len(images) % 2 == 0:  # timm mixes pairs
             images, soft = self.mix(images, targets)

@@ -1,41 +1,39 @@
-"""A subcommand's parser: bounds, mistakes as one line, and recipes."""
+"""A subcommand's parser: bounds, errors in one line, and options for a recipe's settings."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, set_loader
 
 from transxnet.bounds import checked, described, kinds_of, shown
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import Recipe
-from transxnet.training.recipe_file import dump_yaml, load_yaml
-
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+from transxnet.training.recipe_file import load_yaml
 
 _YAML = "transxnet"
-set_loader(_YAML, load_yaml, exceptions=(ConfigError,))  # what is typed is read within the limits of files
+set_loader(_YAML, load_yaml, exceptions=(ConfigError,))  # values are read within the limits of files
 
 _MISTAKE = re.compile(r'Parser key "([\w.]+)"(?: element \d+)?: ?(.*)')
 _GIVEN = re.compile(r"(?:Got|Given) value: (?!NestedArg)(.*)$")
+_NO_VALUE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _LONGEST = 400
 _OPTION = re.compile(r"--[a-z][a-z_.-]*")
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions and examples as they were written, options in a terminal 100 columns wide."""
+    """Keeps the line breaks of descriptions and examples, and fits options into 100 columns."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, **{"max_help_position": 30, "width": 98, **settings})
 
 
 class CommandParser(ArgumentParser):
-    """jsonargparse with dashes in the options' names, and mistakes as one line.
+    """jsonargparse with dashes in the options' names, and errors in one line.
 
     Args:
         command: The subcommand.
@@ -55,6 +53,7 @@ class CommandParser(ArgumentParser):
         )
         self.kinds: dict[str, Any] = {}  # the type of each option that is checked after parsing, with its bounds
         self._groups: list[str] = []
+        self._recipe: tuple[str, ...] = ()  # names of the settings of :meth:`add_recipe`
 
     def add_number(self, name: str, kind: Any, **settings: Any) -> None:
         """Add an option that is a number within bounds.
@@ -71,8 +70,9 @@ class CommandParser(ArgumentParser):
         self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
 
     def add_recipe(self, recipe: type[Recipe]) -> None:
-        """Add an option for every setting of a task's recipes."""
+        """Add an option for every setting of a task's recipes; :func:`settings_of` returns the given ones."""
         self.add_class_arguments(recipe)
+        self._recipe = tuple(kinds_of(recipe))
         for name, kind in kinds_of(recipe).items():
             if dataclasses.is_dataclass(kind):
                 self._groups.append(name)
@@ -84,24 +84,31 @@ class CommandParser(ArgumentParser):
                 action.help = argparse.SUPPRESS  # jsonargparse would read any file there
 
     def parse(self, arguments: Sequence[str]) -> Any:
-        """Parse; raises ConfigError on a mistake."""
+        """Parse a command line; a recipe's settings are among the options only if they are given.
+
+        Raises:
+            ConfigError: If an option is unknown, or its value cannot be used.
+        """
         given = list(arguments)
         end = given.index("--") if "--" in given else len(given)
         internal = [self._internal(argument) for argument in given[:end]]
         for group in self._groups:
             if any(argument.partition("=")[0] == f"--{group}" for argument in internal):
                 parts = ", ".join(_spelt(key) for key in self.kinds if key.startswith(f"{group}."))
-                raise ConfigError(f"--{group} is no option by itself; there are {parts}")
+                raise ConfigError(f"--{group} is not an option by itself; there are {parts}")
         self._check_given(internal)
-        options = self.parse_args(internal + given[end:])
+        options = self.parse_args(internal + given[end:], defaults=not self._recipe)
+        for name, default in self.get_defaults().items():
+            if self._recipe and name.partition(".")[0] not in (*self._recipe, *options.as_dict()):
+                options[name] = default
         for key, kind in self.kinds.items():
             value = options.get(key)
-            if value is not None or self.get_default(key) is not None:
+            if key in options and (value is not None or self.get_default(key) is not None):
                 checked(_spelt(key), value, kind)
         return options
 
     def _check_given(self, arguments: Sequence[str]) -> None:
-        """Check values before jsonargparse sees them: it reads numbers as YAML 1.1, without limits."""
+        """Check numbers before jsonargparse parses them: it reads them as YAML 1.1, without limits."""
         key, several = "", False
         for argument in arguments:
             value: str | None = argument
@@ -125,12 +132,13 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(str(message).split())
         mistake = _MISTAKE.search(line)
-        line = self._plainly(*mistake.groups()) if mistake else _OPTION.sub(lambda one: _spelt(one[0][2:]), line)
+        line = self._in_our_words(*mistake.groups()) if mistake else _OPTION.sub(lambda one: _spelt(one[0][2:]), line)
+        line = _argument_error(line)
         line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
-        raise ConfigError(f"{line} (`{self.prog} --help` tells the options)")
+        raise ConfigError(f"{line} (`{self.prog} --help` lists the options)")
 
-    def _plainly(self, key: str, reason: str) -> str:
-        """A mistake in jsonargparse's words in ours: what was expected, and what was given."""
+    def _in_our_words(self, key: str, reason: str) -> str:
+        """An error of jsonargparse in our words: what was expected, and what was given."""
         if key not in self.kinds:
             return f"{_spelt(key)}: {reason}"
         given = _GIVEN.search(reason)
@@ -144,7 +152,7 @@ class CommandParser(ArgumentParser):
 
 
 def _read(value: str) -> Any:
-    """What an option's value means; the text itself if it is not plain YAML."""
+    """An option's value read as YAML; the text itself if it is not plain YAML."""
     try:
         return load_yaml(value)
     except ConfigError:
@@ -159,54 +167,49 @@ def _is_text(kind: Any) -> bool:
 
 
 def _spelt(key: str) -> str:
-    """An option as it is typed."""
+    """An option as it is typed: with dashes."""
     return f"--{key.replace('_', '-')}"
 
 
-def take_options(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """The values of some options, and the other arguments; what follows a bare "--" is none of the options.
+class _FirstParser(argparse.ArgumentParser):
+    """argparse's parser with errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(_argument_error(message))
+
+
+def first_options(arguments: Sequence[str], *names: str) -> tuple[dict[str, str], bool]:
+    """Parse the options that choose a recipe, and with its task the other options.
+
+    This is argparse's, since jsonargparse refuses to parse a part of the options.
+
+    Args:
+        arguments: The command line.
+        names: Of the options, without dashes.
+
+    Returns:
+        Name to value of those that are given; and whether help is asked for.
 
     Raises:
         ConfigError: If one of these options has no value, or an empty one.
     """
-    found: dict[str, str] = {}
-    rest: list[str] = []
-    given = iter(arguments)
-    for argument in given:
-        name, equals, value = argument.partition("=")
-        if argument == "--":
-            return found, [*rest, argument, *given]
-        if name not in names:
-            rest.append(argument)
-            continue
-        found[name] = value if equals else next(given, "")
-        if not found[name] or (not equals and found[name].startswith("-")):
-            raise ConfigError(f"{name} needs a value")
-    return found, rest
+    parser = _FirstParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in names:
+        parser.add_argument(f"--{name}")
+    parser.add_argument("-h", "--help", action="store_true", default=False)
+    given = vars(parser.parse_known_args(arguments)[0])
+    wanted = given.pop("help")
+    for name, value in given.items():
+        if not value:
+            raise ConfigError(f"--{name} needs a value")
+    return given, wanted
 
 
-def recipe_option(settings: Mapping[str, Any]) -> str:
-    """Settings of a recipe's file, which were checked, as the argument for ``ActionConfigFile``."""
-    return f"--recipe={dump_yaml(dict(settings))}"
+def _argument_error(message: str) -> str:
+    return _NO_VALUE.sub(r"\1 needs a value", message)
 
 
-def made_recipe(recipe: type[AnyRecipe], options: Any, path: Path | None) -> AnyRecipe:
-    """The recipe that a parser's options make, those of :meth:`CommandParser.add_recipe`.
-
-    Args:
-        recipe: Its class.
-        options: What the parser gave.
-        path: The file that the options override, if any; for messages.
-
-    Raises:
-        ConfigError: If settings do not go together.
-    """
+def settings_of(recipe: type[Recipe], options: Any) -> dict[str, Any]:
+    """The recipe's settings among parsed options, nested ones as mappings."""
     given = options.as_dict()
-    settings = {name: given[name] for name in kinds_of(recipe)}
-    try:
-        for name, kind in kinds_of(recipe).items():
-            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-                settings[name] = kind(**settings[name])
-        return recipe(**settings)
-    except ConfigError as error:
-        raise ConfigError(f"{error} (recipe: {path})" if path else str(error)) from error
+    return {name: given[name] for name in kinds_of(recipe) if name in given}

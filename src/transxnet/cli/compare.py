@@ -7,16 +7,15 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from jsonargparse import ActionConfigFile
 from rich.markup import escape
 from rich.table import Table
 
 from transxnet.ablation.rows import BASES, ROWS
 from transxnet.bounds import Seed, SeedCount, checked
 from transxnet.classification.recipe import ClassificationRecipe
-from transxnet.cli.command import made_recipe, recipe_option, take_options
+from transxnet.cli.command import settings_of
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.cli.streams import SafeConsole, note, table_console
 from transxnet.data.sources import DIGITS
@@ -24,19 +23,17 @@ from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.output_paths import output_folder
 from transxnet.plotting.style import save_figure
-from transxnet.tasks import task_of
-from transxnet.training.recipe import recipe_path
-from transxnet.training.recipe_file import read_recipe, recipe_settings
+from transxnet.tasks import open_recipe
 from transxnet.training.signals import Stopped
 
 _ABOUT = """\
-Train networks under one budget on one data set, each with several seeds, and tell which differ by
-more than the seeds' noise: a small version of Tables V to IX that a laptop can run. Networks are
-registered names, or "table5" to "table9" for all rows of a table of the paper, on the nano network.
-The first network, of a table the paper's own choice, is the one that the others are held against.
+Train networks under one budget on one data set, each with several seeds, and report which differ
+by more than the noise of the seeds: a small version of Tables V to IX that a laptop can run.
+Networks are registered names, or "table5" to "table9" for all rows of a table of the paper, on the
+nano network. The others are compared with the first network: of a table, the paper's own choice.
 
-Without options the networks learn scikit-learn's handwritten digits. The same command goes on after
-an interruption: runs that are there are not made again."""
+Without options they are trained on scikit-learn's handwritten digits. After an interruption, the
+same command resumes: finished runs are not repeated."""
 _EXAMPLES = """\
   transxnet compare table5 --out runs/table5
   transxnet compare transxnet_nano transxnet_nano_table6_dwconv --seeds 5 --epochs 30 --out runs/two
@@ -48,9 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, train, and print."""
     if any(argument.partition("=")[0] == "--model" for argument in arguments):
         raise ConfigError("name the networks themselves, without --model")
-    path, rest = _recipe_first(arguments)
-    options = _parser().parse(rest)
-    recipe = made_recipe(ClassificationRecipe, options, path)
+    options, recipe = _parsed(arguments)
     names = [name for given in options.networks for name in _networks(given, options.base)]
     names = list(dict.fromkeys(names))
     seeds = range(recipe.seed, recipe.seed + options.seeds)
@@ -72,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
             comparison = compare(names, recipe, seeds, out, SafeConsole(quiet=True), done)
         except Stopped as stopped:
             command = shlex.join(["transxnet", "compare", *arguments])
-            note(f"stopped by {stopped.signal.name}; go on with: {command}")
+            note(f"stopped by {stopped.signal.name}; resume with: {command}")
             return 130
     write(comparison, out)
     save_figure(draw_comparison(comparison), [out / "comparison.png", out / "comparison.pdf"])
@@ -101,21 +96,20 @@ def _parser() -> CommandParser:
     add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)
-    add("--recipe", action=ActionConfigFile, help="a YAML file, or the name of a shipped recipe (default: digits)")
+    add("--recipe", type=str, help="a YAML file, or the name of a shipped recipe (default: digits)")
     parser.add_recipe(ClassificationRecipe)
     return parser
 
 
-def _recipe_first(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The recipe's file (none if help is wanted), and its settings before the options that override them."""
-    if "-h" in arguments or "--help" in arguments:
-        return None, list(arguments)
-    given, rest = take_options(arguments, "--recipe")
-    path = recipe_path(given.get("--recipe", "digits"))
-    content = read_recipe(path)
-    if (task := task_of(content, path)) != ClassificationRecipe.task:
-        raise ConfigError(f"{path} is a recipe for {task}; classifiers are compared")
-    return path, [recipe_option(recipe_settings(ClassificationRecipe, content, path)), *rest]
+def _parsed(arguments: Sequence[str]) -> tuple[Any, ClassificationRecipe]:
+    """The options, and the recipe that they override."""
+    options = _parser().parse(arguments)
+    if options.recipe == "":
+        raise ConfigError("--recipe needs a value")
+    file = open_recipe(options.recipe or DIGITS, ClassificationRecipe.task)
+    recipe = file.recipe(settings_of(ClassificationRecipe, options))
+    assert isinstance(recipe, ClassificationRecipe)
+    return options, recipe
 
 
 def _networks(given: str, base: str) -> list[str]:

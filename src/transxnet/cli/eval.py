@@ -5,31 +5,33 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from transxnet.api.evaluation import evaluate
+from transxnet.api.results import ClassificationScores, DetectionScores, SegmentationScores
 from transxnet.bounds import Share
-from transxnet.classification.evaluate import Evaluation, evaluate, run_network
-from transxnet.classification.labels import label_names, readable_names
 from transxnet.cli.parsing import (
     CommandParser,
     add_force,
     add_network_arguments,
     choose_device,
     image_progress,
-    open_network,
+    network_settings,
 )
-from transxnet.cli.streams import table_console
-from transxnet.data.sources import open_evaluation
+from transxnet.cli.streams import note, table_console
+from transxnet.files import write_text
+from transxnet.inference.runtimes import is_exported
 from transxnet.output_paths import check_apart, output_file
 
 _ABOUT = """\
-Judge a network on labelled images. Classifiers: a folder with a folder for each class (or with val/
-in it), in the style of ImageNet. ImageNet-V2, whose folders are numbers, is understood. Folders are
+Evaluate a network on labelled images. Classifiers: a folder with a folder for each class (or with
+val/ in it), in the style of ImageNet; also ImageNet-V2, whose folders are numbers. Folders are
 matched to the network's classes by name, so a part of the classes will do. Detectors: a folder in
 COCO's layout, for COCO's twelve numbers. Segmenters: a folder in ADE20K's layout, for mIoU, mAcc
-and aAcc. The checkpoint says what it holds."""
+and aAcc. The checkpoint decides which of them."""
 _EXAMPLES = """\
   transxnet eval --data imagenet --checkpoint transx-t.pth.tar
   transxnet eval --data imagenetv2-matched-frequency-format-val --checkpoint transx-b.pth.tar
@@ -41,75 +43,94 @@ _EXAMPLES = """\
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parse, judge and print."""
+    """Parse, evaluate and print."""
     parser = CommandParser("eval", _ABOUT, _EXAMPLES)
     parser.add_argument("--data", type=str, required=True, help='the images; also "digits" or "scenes"')
     add_network_arguments(parser)
-    parser.add_argument("--per_class", action="store_true", help="print the accuracy of each class too")
-    parser.add_number("--max_bad", Share, default=0.01, help="share of the images that may be unreadable")
+    parser.add_argument("--per_class", action="store_true", help="print the scores of each class too")
+    parser.add_number("--max_bad", Share, default=0.01, help="maximum share of unreadable images")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
-        "--results", type=str, help="a detector's: write every detection to a JSON file, as COCO has it"
+        "--results", type=str, help="of a detector: write every detection to a JSON file, in COCO's results format"
     )
     add_force(parser)
     options = parser.parse(arguments)
+    results = None
     if options.results is not None:
-        options.results = output_file(options.results, inputs=[options.checkpoint or ""], force=options.force)
-        check_apart(options.results, [options.data])
-    model = open_network(options)
-    if hasattr(model, "head_description"):
-        from transxnet.cli.dense_commands import evaluate as evaluate_dense  # with their libraries
-
-        return evaluate_dense(model, options)
-    source = open_evaluation(options.data, label_names(model) or None, model.num_classes)
-    device = choose_device(options.device)
-    with image_progress() as progress:
-        task = progress.add_task("evaluating", total=len(source.targets))
-        outputs = run_network(
-            model,
-            source,
-            batch_size=options.batch_size,
-            workers=options.workers,
+        results = output_file(options.results, inputs=[options.checkpoint or ""], force=options.force)
+        check_apart(results, [options.data])
+    with image_progress() as bar:
+        task = bar.add_task("evaluating", total=None)
+        scores = evaluate(
+            data=options.data,
             max_bad=options.max_bad,
-            device=device,
-            advance=lambda count: progress.advance(task, count),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **network_settings(options),
         )
-    judged = evaluate(outputs)
-    names = readable_names(model)
+    if results is not None and isinstance(scores, DetectionScores):
+        write_text(results, json.dumps(scores.detections))
     if options.json:
-        sys.stdout.write(_as_json(judged, names, options.per_class) + "\n")
+        sys.stdout.write(json.dumps(scores.to_dict(per_class=options.per_class), indent=2) + "\n")
+    elif isinstance(scores, ClassificationScores):
+        _print_classification(scores, options.per_class, _device(options))
+    elif isinstance(scores, DetectionScores):
+        _print_detection(scores, options.per_class)
     else:
-        _print(judged, names, options.per_class, device)
+        _print_segmentation(scores, options.per_class)
     return 0
 
 
-def _print(judged: Evaluation, names: list[str], per_class: bool, device: str) -> None:
+def _device(options: Any) -> str:
+    exported = options.checkpoint and is_exported(options.checkpoint)  # these run on the processor
+    return "cpu" if exported else choose_device(options.device)
+
+
+def _print_classification(scores: ClassificationScores, per_class: bool, device: str) -> None:
     console = table_console()
     if per_class:
         table = Table("class", "images", "top-1", box=None)
-        for name, count, share in zip(names, judged.counts, judged.per_class, strict=True):
-            if share is not None:
-                table.add_row(escape(name), str(count), f"{share:.1%}")
+        for one in scores.per_class:
+            table.add_row(escape(one.name), str(one.images), f"{one.top1:.1%}")
         console.print(table)
-    for name, reason in judged.bad.items():
+    for name, reason in scores.bad_images.items():
         console.print(f"left out {name}: {reason}", markup=False)
-    top5 = f"   top-5 {judged.top5:.2%}" if judged.top5 is not None else ""
-    speed = f"{judged.images_per_second:.1f} images/s through the network ({device})"
-    console.print(f"top-1 {judged.top1:.2%}{top5}   {judged.images} images   {speed}")
+    top5 = f"   top-5 {scores.top5:.2%}" if scores.top5 is not None else ""
+    speed = f"{scores.images_per_second:.1f} images/s through the network ({device})"
+    console.print(f"top-1 {scores.top1:.2%}{top5}   {scores.images} images   {speed}")
 
 
-def _as_json(judged: Evaluation, names: list[str], per_class: bool) -> str:
-    result: dict[str, object] = {
-        "top1": judged.top1,
-        "top5": judged.top5,
-        "images": judged.images,
-        "images_per_second": judged.images_per_second,
-        "bad_images": judged.bad,
-    }
+def _print_detection(scores: DetectionScores, per_class: bool) -> None:
+    console = table_console()
+    _print_remarks(scores)
+    table = Table("", *scores.box.scores, box=None, pad_edge=False)
+    for kind, precision in scores.precisions.items():
+        table.add_row(kind, *("" if value < 0 else f"{value:.1%}" for value in precision.scores.values()))
+    console.print(table)
     if per_class:
-        result["per_class"] = {
-            name: {"images": count, "top1": share}
-            for name, count, share in zip(names, judged.counts, judged.per_class, strict=True)
-            if share is not None
-        }
-    return json.dumps(result, indent=2)
+        columns = [f"{kind} {score}" for kind in scores.precisions for score in ("AP", "AP50")]
+        table = Table("class", *columns, box=None)
+        for label, name in enumerate(scores.class_names):
+            rows = [precision.per_class[label] for precision in scores.precisions.values()]
+            if rows[0] is not None:
+                table.add_row(escape(name), *(f"{share:.1%}" for row in rows for share in row or ()))
+        console.print(table)
+    console.print(f"{scores.images} images   {scores.images_per_second:.1f} images/s through the network")
+
+
+def _print_segmentation(scores: SegmentationScores, per_class: bool) -> None:
+    console = table_console()
+    _print_remarks(scores)
+    if per_class:
+        table = Table("class", "IoU", "accuracy", box=None)
+        for name, row in zip(scores.class_names, scores.per_class, strict=True):
+            table.add_row(escape(name), *("" if share is None else f"{share:.1%}" for share in row))
+        console.print(table)
+    shares = f"mIoU {scores.miou:.2%}   mAcc {scores.macc:.2%}   aAcc {scores.aacc:.2%}"
+    console.print(f"{shares}   {scores.images} images   {scores.images_per_second:.1f} images/s through the network")
+
+
+def _print_remarks(scores: DetectionScores | SegmentationScores) -> None:
+    for finding in scores.findings:
+        note(f"data: {finding}")
+    for name, reason in scores.bad_images.items():
+        note(f"left out {name}: {reason}")

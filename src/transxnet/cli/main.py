@@ -1,4 +1,4 @@
-"""The command ``transxnet``: finds the subcommand, and turns mistakes into one line."""
+"""The command ``transxnet``: runs the subcommand, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from contextlib import contextmanager
 
 from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
-from transxnet.training.processes import is_first
+from transxnet.training.processes import is_rank_zero
 from transxnet.version import __version__
 
 COMMANDS = {
-    "train": "learn: the embedded digits or scenes, your pictures, ImageNet, COCO, ADE20K",
-    "eval": "judge a classifier, detector or segmenter on labelled images",
-    "predict": "say what is on images, and where",
+    "train": "train on the embedded digits or scenes, your pictures, ImageNet, COCO or ADE20K",
+    "eval": "evaluate a classifier, detector or segmenter on labelled images",
+    "predict": "classify, detect or segment images",
     "export": "write a network as a file for ONNX Runtime, OpenVINO or PyTorch",
-    "erf": "picture which pixels a network's stages depend on",
-    "gradcam": "picture where in an image a network's stages find a class",
-    "bench": "measure the speed of networks in turns",
-    "compare": "train networks under one budget, with several seeds, and tell which differ",
+    "erf": "draw which pixels a network's stages depend on",
+    "gradcam": "draw where in an image a network's stages find a class",
+    "bench": "compare the speed of networks",
+    "compare": "train networks under one budget, with several seeds, and report which differ",
     "plot": "draw accuracy against cost, as figure 2 of the paper",
     "models": "list the networks, their size and their accuracy",
-    "tables": "the paper's tables beside our own counts",
+    "tables": "print the paper's tables beside our own counts",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
 }
@@ -46,15 +46,15 @@ _SYSTEM = {
 }
 _EXAMPLES = """\
 examples:
-  transxnet train                                   learn the embedded digits, in minutes
-  transxnet train --data photos                     learn your own classes
+  transxnet train                                   train on the embedded digits, in minutes
+  transxnet train --data photos                     train on your own classes
   transxnet predict cat.jpg --checkpoint transx-t.pth.tar
   transxnet models
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 (something could not be read or printed) or 2 (a mistake)."""
+    """Run the command line; exits with 0, 1 (something could not be read or printed) or 2 (a user's error)."""
     prepare_streams()
     status: int | None = None
     with _ended_by_signals():
@@ -72,16 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: Sequence[str]) -> int:
-    """The exit status of a command line, its mistakes as one line on standard error."""
+    """Run a command line and return its exit status; an error is one line on standard error."""
     name = given[0] if given and not given[0].startswith("-") else ""
     program = f"transxnet {name}".strip()
     try:
         return _command(given)
     except TransXNetError as error:
-        rank = "" if is_first() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
+        rank = "" if is_rank_zero() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
         note(f"{program}{rank}: {error}")
         return 2
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         discard(sys.stdout)
         return 1
     except OSError as error:
@@ -94,7 +94,7 @@ def _run(given: Sequence[str]) -> int:
         note(f"{program}: {_explained(error)}")
         return 2
     except (MemoryError, RecursionError) as error:
-        what = "the memory does not suffice" if isinstance(error, MemoryError) else "the input is nested too deeply"
+        what = "out of memory" if isinstance(error, MemoryError) else "the input is nested too deeply"
         note(f"{program}: {what}")
         return 2
 
@@ -114,15 +114,15 @@ def _command(given: Sequence[str]) -> int:
 
 
 def _explained(error: OSError) -> str:
-    """What the system refused, and what to do."""
+    """An error of the operating system in words, with what to do."""
     name = error.filename or "a file"
     if error.errno in _FULL:
-        return f"cannot write {name}: {error.strerror}. Make room and run it again; training goes on with --resume"
+        return f"cannot write {name}: {error.strerror}. Make room and run it again; training resumes with --resume"
     return f"{name} {_SYSTEM.get(error.errno or 0, f'cannot be used: {error.strerror}')}"
 
 
 def _flushed() -> bool:
-    """Write out what is printed; returns whether some of it could not be, which a line says."""
+    """Flush standard output; returns whether that failed, which is reported."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -139,7 +139,7 @@ def _flushed() -> bool:
 def _ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end a command as Ctrl-C does, so that no half-written file is left behind.
 
-    Training, which has more to save, takes their place while it runs.
+    Training, which has more to save, replaces these handlers while it runs.
     """
 
     def end(number: int, frame: object) -> None:
@@ -163,5 +163,5 @@ def _overview() -> str:
     return (
         "usage: transxnet COMMAND [options]\n\nTransXNet: a vision backbone with global attention and dynamic "
         f"convolution in every block.\n\ncommands:\n{commands}\n"
-        f"`transxnet COMMAND --help` tells a command's options.\n\n{_EXAMPLES}"
+        f"`transxnet COMMAND --help` lists a command's options.\n\n{_EXAMPLES}"
     )

@@ -109,6 +109,25 @@ def decode_image(name: str, content: bytes) -> Image.Image:
     return _decoded(name, io.BytesIO(content), rotate=True)
 
 
+def as_rgb(name: str, image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened or made as RGB, turned and converted as :func:`read_image` does with a file.
+
+    Args:
+        name: Name of the image, for messages.
+        image: The image, of any mode.
+
+    Raises:
+        BadImageError: If it is damaged, or has no pixels or more than :data:`MAX_PIXELS`.
+    """
+    with _naming(name):
+        if not 0 < image.width * image.height <= MAX_PIXELS:
+            raise BadImageError(name, f"{image.width} x {image.height} pixels, not from 1 to {MAX_PIXELS:,}")
+        image.load()
+        turn = transposition(image)
+        seen = _as_seen(image)
+        return seen if turn is None else seen.transpose(turn)
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """An image file of which size and mode are known; its pixels may still be damaged.

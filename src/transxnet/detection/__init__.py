@@ -1,1 +1,1 @@
-"""Object detection and instance segmentation: training, evaluation and prediction."""
+"""Object detection: recipe, experiment, task, evaluation and prediction."""

@@ -1,16 +1,16 @@
-"""A detector's predictions for image files."""
+"""A detector's predictions for images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.images import BadImageError, read_image
+from transxnet.data.images import BadImageError
+from transxnet.data.sources import ImageSource
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.network import Detector
 
@@ -20,33 +20,34 @@ class Finding:
     """The detections of one image.
 
     Attributes:
-        path: The file.
+        name: The image's file, or its name.
         image: The image; None if it could not be read.
         found: ``boxes`` (n, 4) in its pixels, ``scores`` and ``labels`` (n), perhaps ``masks`` (n, H, W).
         error: Why it could not be read; empty otherwise.
     """
 
-    path: Path
+    name: str
     image: Image.Image | None
     found: Target
     error: str = ""
 
 
-def predict(model: Detector, paths: Sequence[Path], *, device: str = "cpu") -> Iterator[Finding]:
-    """Detect on image files, one after the other; unreadable ones do not stop the others.
+def predict(model: Detector, source: ImageSource, *, device: str = "cpu") -> Iterator[Finding]:
+    """Detect objects in images, one after the other; unreadable ones do not stop the others.
 
     Args:
         model: The detector; it is put into evaluation mode, on ``device``.
-        paths: The files.
+        source: The images; their targets are not used.
         device: PyTorch's name of a device.
     """
     model.eval().to(device)
-    for path in paths:
+    for index in range(len(source.targets)):
+        name = source.name(index)
         try:
-            image = read_image(path)
+            image = source.load(index)
         except BadImageError as error:
-            yield Finding(path, None, {}, error.reason)
+            yield Finding(name, None, {}, error.reason)
             continue
         with torch.inference_mode():
             (found,) = model([V.pil_to_tensor(image).to(device)])
-        yield Finding(path, image, {name: values.cpu() for name, values in found.items()})
+        yield Finding(name, image, {key: values.cpu() for key, values in found.items()})

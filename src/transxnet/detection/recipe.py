@@ -1,4 +1,4 @@
-"""A detection run as a file: every setting that decides its result."""
+"""Recipe of a detection run: every setting that decides its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transxnet.training.dense import DenseRecipe
 
 @dataclass(frozen=True)
 class DetectionRecipe(DenseRecipe):
-    """What to train on images with boxes, and masks for Mask R-CNN.
+    """Settings of training on images with boxes, and masks for Mask R-CNN.
 
     `data` is "scenes" (embedded) or a folder in COCO's layout: annotations/*train*.json and
     *val*.json with their image folders, or train/ and valid/ with an _annotations.coco.json each.
@@ -22,12 +22,12 @@ class DetectionRecipe(DenseRecipe):
 
     Attributes:
         detector: "retinanet", "mask_rcnn", or the name of a registered detector.
-        short: Length in pixels to which an image's shorter side is brought.
-        long: Bound of the longer side; the image keeps its ratio.
-        same_aspect: Batches of upright images and of lying ones, which need less padding.
+        short: Length in pixels to which an image's shorter side is resized.
+        long: Maximum length of the longer side; the aspect ratio is kept.
+        same_aspect: Whether batches hold either portrait or landscape images, which need less padding.
         proposals: Regions of an image that Mask R-CNN's first stage proposes, in training and afterwards.
-        regions: Regions of an image that Mask R-CNN's second stage learns from.
-        augmentation: How training images are varied.
+        regions: Regions of an image that train Mask R-CNN's second stage.
+        augmentation: Augmentation of training images.
     """
 
     task: ClassVar[str] = "detection"

@@ -1,4 +1,4 @@
-"""Losses and metrics around a detector, as Lightning wants them."""
+"""Losses and metrics of a detector, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transxnet.training.processes import gathered
 
 
 class DetectionTask(DenseTask):
-    """The detector's own losses, added up; COCO's average precision.
+    """Sum of the detector's own losses; COCO's average precision.
 
     Args:
         model: The detector.
         recipe: The settings.
-        bad: Counts the images that could not be used; stops the run when there are too many.
-        validation: The images to judge by, and what is on them.
+        bad: Counts unusable images; stops the run when there are too many.
+        validation: The validation images and their objects.
     """
 
     metric = "val/AP"
@@ -36,7 +36,7 @@ class DetectionTask(DenseTask):
         super().__init__(model, recipe, bad)
         self.validation = validation
         self._results: list[dict[str, Any]] = []
-        self._judged: list[int] = []
+        self._evaluated: list[int] = []
 
     def loss(self, batch: DetectionBatch) -> Tensor:
         """The sum of the detector's losses."""
@@ -46,22 +46,22 @@ class DetectionTask(DenseTask):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        self._results, self._judged = [], []
+        self._results, self._evaluated = [], []
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         self.count_bad(batch)
         if len(batch.images):
             self._results += coco_results(self.model(batch.images), batch.indices, self.validation)
-            self._judged += batch.indices.tolist()
+            self._evaluated += batch.indices.tolist()
 
     def on_validation_epoch_end(self) -> None:
         results = [result for part in gathered(self._results) for result in part]
-        judged = [place for part in gathered(self._judged) for place in part]
+        evaluated = [index for part in gathered(self._evaluated) for index in part]
         kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
         if self.model.predicts_masks:
             kinds["mask"] = "segm"
         for kind, compared in kinds.items():
-            scores = precision(self.validation, judged, results, compared).scores
+            scores = precision(self.validation, evaluated, results, compared).scores
             for name in ("AP", "AP50", "AP75"):
                 self.log(f"val/{kind}_{name}", scores[name])
         self.log(self.metric, scores["AP"])  # the masks' if there are any

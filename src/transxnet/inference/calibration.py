@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.classification.evaluate import evaluate, run_network
+from transxnet.classification.evaluate import evaluate
 from transxnet.classification.labels import label_names
 from transxnet.data.images import BadImageError, find_images
 from transxnet.data.sources import DIGITS, FolderSource, ImageSource, open_data, open_evaluation
@@ -94,7 +94,7 @@ def accuracy(model: Any, source: ImageSource) -> float:
         model: A classifier, or an exported one.
         source: The images.
     """
-    return evaluate(run_network(model, source)).top1
+    return evaluate(model, source).top1
 
 
 def _preparation(model: nn.Module) -> Any:

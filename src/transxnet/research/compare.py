@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from scipy.stats import ttest_ind
 
+from transxnet.classification.experiment import ClassificationExperiment
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.errors import ConfigError
 from transxnet.files import read_json, read_text, reading, write_text
@@ -124,7 +125,7 @@ def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str
     if is_run(path) and read_text(folder.config) != recipe.to_yaml():
         raise ConfigError(f"{path} holds a run of another budget; choose another folder, or remove it")
     if not folder.summary.exists():
-        train(recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
+        train(ClassificationExperiment, recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
     with reading(folder.summary, ConfigError, "remove the run, which is then made again"):
         summary: dict[str, Any] = read_json(folder.summary)
         numbers = {name: float(summary[name]) for name in ("top1", "seconds")}

@@ -1,1 +1,1 @@
-"""Semantic segmentation: training, evaluation and prediction."""
+"""Semantic segmentation: recipe, experiment, task, evaluation and prediction."""

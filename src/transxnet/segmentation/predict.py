@@ -1,49 +1,50 @@
-"""A segmenter's predictions for image files."""
+"""A segmenter's predictions for images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from transxnet.data.images import BadImageError, read_image
+from transxnet.data.images import BadImageError
+from transxnet.data.sources import ImageSource
 from transxnet.dense.network import Segmenter
 from transxnet.segmentation.sample_sheet import classes_in
 
 
 @dataclass(frozen=True)
 class Map:
-    """The classes of one image.
+    """The classes of one image's pixels.
 
     Attributes:
-        path: The file.
+        name: The image's file, or its name.
         image: The image; None if it could not be read.
         classes: (H, W), the class of each pixel; None likewise.
         error: Why it could not be read; empty otherwise.
     """
 
-    path: Path
+    name: str
     image: Image.Image | None
     classes: Tensor | None
     error: str = ""
 
 
-def predict(model: Segmenter, paths: Sequence[Path], *, device: str = "cpu") -> Iterator[Map]:
-    """Segment image files, one after the other; unreadable ones do not stop the others.
+def predict(model: Segmenter, source: ImageSource, *, device: str = "cpu") -> Iterator[Map]:
+    """Segment images, one after the other; unreadable ones do not stop the others.
 
     Args:
         model: The segmenter; it is put into evaluation mode, on ``device``.
-        paths: The files.
+        source: The images; their targets are not used.
         device: PyTorch's name of a device.
     """
     model.eval().to(device)
-    for path in paths:
+    for index in range(len(source.targets)):
+        name = source.name(index)
         try:
-            image = read_image(path)
+            image = source.load(index)
         except BadImageError as error:
-            yield Map(path, None, None, error.reason)
+            yield Map(name, None, None, error.reason)
             continue
-        yield Map(path, image, classes_in(model, image))
+        yield Map(name, image, classes_in(model, image))

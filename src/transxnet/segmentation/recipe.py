@@ -1,4 +1,4 @@
-"""A segmentation run as a file: every setting that decides its result."""
+"""Recipe of a segmentation run: every setting that decides its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transxnet.training.dense import DenseRecipe
 
 @dataclass(frozen=True)
 class SegmentationRecipe(DenseRecipe):
-    """What to train on images with a class for every pixel.
+    """Settings of training on images with a class for every pixel.
 
     `data` is "scenes" (embedded) or a folder in ADE20K's layout: images/ and annotations/ with
     training/ and validation/ (or train/, val/) in each, labels as PNG files of 8-bit class numbers.
@@ -22,7 +22,7 @@ class SegmentationRecipe(DenseRecipe):
     Attributes:
         segmenter: "semantic_fpn", or the name of a registered segmenter.
         reduce_zero_label: Whether label 0 means "none", as in ADE20K, and class 0 is stored as 1.
-        augmentation: How training images are varied, and the size that images are brought to.
+        augmentation: Augmentation of training images, and the size that images are resized to.
     """
 
     task: ClassVar[str] = "segmentation"

@@ -1,4 +1,4 @@
-"""Loss and metrics around a segmenter, as Lightning wants them."""
+"""Loss and metrics of a segmenter, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SegmentationTask(DenseTask):
     Args:
         model: The segmenter.
         recipe: The settings.
-        bad: Counts the images that could not be used; stops the run when there are too many.
+        bad: Counts unusable images; stops the run when there are too many.
     """
 
     metric = "val/mIoU"
@@ -32,7 +32,7 @@ class SegmentationTask(DenseTask):
         self.table = confusion(model.num_classes)
 
     def loss(self, batch: SegmentationBatch) -> Tensor:
-        """Cross entropy over the labelled pixels, in the mean over all."""
+        """Mean cross entropy of all labelled pixels."""
         return segmentation_loss(self.model(batch.images).float(), batch.labels)
 
     def on_validation_epoch_start(self) -> None:
@@ -45,7 +45,7 @@ class SegmentationTask(DenseTask):
             self.table.update(segmented(self.model, batch.images, (height, width)), batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        judged = agreement(self.table.compute())
-        self.log("val/mIoU", judged.miou)
-        self.log("val/mAcc", judged.macc)
-        self.log("val/aAcc", judged.aacc)
+        found = agreement(self.table.compute())
+        self.log("val/mIoU", found.miou)
+        self.log("val/mAcc", found.macc)
+        self.log("val/aAcc", found.aacc)

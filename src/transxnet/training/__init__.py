@@ -1,1 +1,1 @@
-"""What all tasks share: the recipe, the run folder, progress and curves."""
+"""Training runs of all tasks: recipe, run folder, exact resume, callbacks."""

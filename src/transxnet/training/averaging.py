@@ -1,4 +1,4 @@
-"""The moving average of the weights, which validation and the result use."""
+"""The moving average of the weights, used in validation and as the result."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ class MovingAverage(WeightAveraging):
     """Lightning's averaging of every entry of the state dict after each step, with a constant decay.
 
     Args:
-        decay: The average's share in each new average.
+        decay: Share of the previous average in the next one.
     """
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # The network is not on its device yet; the average must not stay behind on the CPU.
+        # The network is moved to its device later; the average must not stay on the CPU.
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
 
 class SameStatistics(Callback):
-    """All processes validate with the first one's running statistics, so that counts add up.
+    """All processes validate with rank zero's running statistics, so that counts add up.
 
-    Where batch normalisation is synchronised they are the same anyway. It comes after the
-    averaging, which puts the average's statistics in place.
+    Where batch normalisation is synchronised they are the same anyway. It runs after the averaging,
+    which loads the average's statistics.
     """
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""What happens around the training steps of any task."""
+"""Callbacks of every run: addressed randomness, the table of metrics, the progress bar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transxnet.training.timing import StepTimes
 class AddressedSteps(Callback):
     """The randomness of a batch (mixing, stochastic depth) depends on (seed, epoch, batch, rank) alone.
 
-    Batches are counted over all processes, so that more processes draw what one draws that
+    Batches are counted over all processes, so that several processes draw the same numbers as one that
     accumulates as many batches.
     """
 
@@ -41,11 +41,13 @@ class AddressedSteps(Callback):
 class History(Callback):
     """The metrics of every epoch, for the curves and as a table in a file.
 
+    Lightning's CSVLogger appends to its file, where a killed run can leave half a line, and knows nothing of resuming.
+
     Args:
-        path: The table (CSV), which is written anew after each epoch.
+        path: The table (CSV), rewritten after each epoch.
 
     Attributes:
-        started: Whether training has begun, and everything it goes on from has been read.
+        started: Whether training has begun, after everything was read from the checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +63,7 @@ class History(Callback):
 
     @property
     def seconds(self) -> float:
-        """Training time, of the run's earlier parts too."""
+        """Training time, that of earlier parts of a resumed run included."""
         return self._before + time.monotonic() - self._started
 
     @property
@@ -96,14 +98,16 @@ class History(Callback):
 
 
 class ProgressDisplay(Callback):
-    """One bar for the whole run, with loss, accuracy and the time left; lines where there is no terminal.
+    """One bar for the whole run, with loss, score and the time left; a line an epoch where there is no terminal.
+
+    Lightning's bars start anew with each epoch, and do not print lines into a file.
 
     Args:
-        console: Where to print.
+        console: Prints the bar.
         metric: The validation metric to show, a share of 1.
-        label: What to call it.
-        times: Knows the share of the time that training waits for images.
-        finite: Knows how many steps were skipped.
+        label: Its name for people.
+        times: Measures the share of the time that training waits for images.
+        finite: Counts the skipped steps.
     """
 
     def __init__(self, console: Console, metric: str, label: str, times: StepTimes, finite: FiniteSteps) -> None:
@@ -115,7 +119,7 @@ class ProgressDisplay(Callback):
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[figures]}"),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -130,28 +134,28 @@ class ProgressDisplay(Callback):
         steps = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self._first = trainer.current_epoch
         done = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
-        self._task = self._progress.add_task(self._epoch(trainer), total=steps, completed=done, figures=self._figures())
+        self._task = self._progress.add_task(self._epoch(trainer), total=steps, completed=done, numbers=self._numbers())
         self._progress.start()
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # To read a number from a GPU is to wait for it.
+        # Reading a number from a GPU waits for it.
         if outputs is not None and (batch_idx % 10 == 0 or trainer.strategy.root_device.type == "cpu"):
             loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
             self._loss = loss if self._loss != self._loss else 0.9 * self._loss + 0.1 * loss
-        self._progress.update(self._task, advance=1, description=self._epoch(trainer), figures=self._figures())
+        self._progress.update(self._task, advance=1, description=self._epoch(trainer), numbers=self._numbers())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._score = float(trainer.callback_metrics.get(self.metric, float("nan")))
         if not self.console.is_terminal:
             done = trainer.current_epoch + 1
             left = (time.monotonic() - self._started) / (done - self._first) * ((trainer.max_epochs or done) - done)
-            self.console.print(f"{self._epoch(trainer)}  {self._figures()}  {left:.0f} s left")
+            self.console.print(f"{self._epoch(trainer)}  {self._numbers()}  {left:.0f} s left")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._progress.update(self._task, figures=self._figures())
+        self._progress.update(self._task, numbers=self._numbers())
         self._progress.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -160,7 +164,7 @@ class ProgressDisplay(Callback):
     def _epoch(self, trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
-    def _figures(self) -> str:
+    def _numbers(self) -> str:
         score = "" if self._score != self._score else f"  {self.label} {100 * self._score:.1f} %"
         loss = "" if self._loss != self._loss else f"loss {self._loss:.3f}"
         data = f"  data {self.times.data_share:.0%}" if self.times.counts["step"] else ""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, a full disk and a damaged file."""
+"""Writing and choosing checkpoints: safe against a kill at any moment, a full disk and a damaged file."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from transxnet.errors import CheckpointError
 from transxnet.files import check_regular, remove_leftovers, replacing, user_path
 
 PROGRESS_KEY = "transxnet_progress"
-"""Where a checkpoint keeps what Lightning does not: metrics of the epoch so far, bad images, who computed."""
+"""Key of what Lightning does not save: metrics of the epoch so far, bad images, the kernels."""
 
 _NAME = re.compile(r"epoch(\d+)-step(\d+)\.ckpt")
 
 
 class WholeFiles(CheckpointIO):
-    """Lightning's way to write and read checkpoints: whole files or none, read without running code.
+    """Writes checkpoints atomically, flushed to disk, and reads them without executing code.
+
+    Lightning's own plugin holds a second copy in memory, does not flush, and raises on a full disk.
 
     Attributes:
         failure: Why the last write failed; None if it did not. A failed write must not stop one
-            of several processes while the others wait for it, so it is told, not raised.
+            of several processes while the others wait for it, so it is reported, not raised.
     """
 
     def __init__(self) -> None:
@@ -58,14 +60,15 @@ class Checkpointer(Checkpoint):
     """Saves every so many minutes and after every epoch, and keeps the newest few.
 
     ``last.ckpt`` is the newest under a fixed name, ``best.ckpt`` the one after the epoch with the
-    highest metric.
+    highest metric. Lightning's ModelCheckpoint stops the run when a write fails, and may save while
+    gradients are being accumulated.
 
     Args:
-        folder: Where the files go.
+        folder: Folder of the checkpoints.
         files: Writes them.
-        console: Where a failed write is told.
+        console: Reports a failed write.
         minutes: Time between two saves within an epoch; 0 for none.
-        keep: How many of the newest are kept.
+        keep: Number of checkpoints to keep.
         metric: The validation metric that chooses the best.
     """
 
@@ -109,7 +112,7 @@ class Checkpointer(Checkpoint):
             self._name(path, "best.ckpt")
 
     def _set_aside(self, step: int) -> None:
-        """Checkpoints from after the one that the run goes on from would be taken for the newest."""
+        """Move away checkpoints later than the one resumed from, which would be taken for the newest."""
         later = [path for path in saved(self.folder) if step_of(path) > step]
         for path in later:
             (self.folder / "set-aside").mkdir(exist_ok=True)
@@ -119,12 +122,12 @@ class Checkpointer(Checkpoint):
 
     @staticmethod
     def can_save(trainer: Trainer, batch_idx: int) -> bool:
-        """Whether nothing is under way: no gradients are being added up, and no validation follows."""
+        """Whether a checkpoint can be exact: no gradients are being accumulated, and no validation follows."""
         done = batch_idx + 1
         return done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
 
     def save(self, trainer: Trainer) -> Path | None:
-        """Save now; returns the file, or None if it could not be written, which is told."""
+        """Save now; returns the file, or None if it could not be written, which is reported."""
         self._saved_at = time.monotonic()
         path = self.folder / f"epoch{trainer.current_epoch:04d}-step{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
@@ -134,7 +137,7 @@ class Checkpointer(Checkpoint):
             self._name(path, "last.ckpt")
         if self.files.failure is not None:
             self.console.print(
-                f"no checkpoint at step {trainer.global_step}: {_reason(self.files.failure)}; training goes on, and "
+                f"no checkpoint at step {trainer.global_step}: {_reason(self.files.failure)}; training continues, and "
                 "the checkpoint before is whole. Make room in " + str(self.folder),
                 markup=False,
             )
@@ -144,7 +147,7 @@ class Checkpointer(Checkpoint):
         return path
 
     def _name(self, path: Path, name: str) -> None:
-        """Let a fixed name be another name of the file, or a copy where there are no links."""
+        """Give the file a second, fixed name: a hard link, or a copy where there are no links."""
         try:
             with replacing(self.folder / name) as temporary:
                 temporary.unlink()  # a link wants a free name
@@ -165,7 +168,7 @@ def saved(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path | None) -> int:
-    """Steps before a checkpoint; 0 without one."""
+    """Number of steps before a checkpoint; 0 without one."""
     if path is None:
         return 0
     if match := _NAME.fullmatch(path.name):  # its contents may be damaged
@@ -186,7 +189,7 @@ _CONTENT: dict[str, type] = {
 
 
 def newest_whole(folder: Path, console: Console) -> Path | None:
-    """The newest checkpoint that can be trusted, telling of each that cannot; None without any."""
+    """The newest undamaged checkpoint; None without any. Damaged ones are reported."""
     for path in saved(folder):
         reason = damage(path)
         if reason is None:
@@ -196,10 +199,10 @@ def newest_whole(folder: Path, console: Console) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is a run's, and every byte of it as it was written.
+    """Why a checkpoint cannot be used; None if it is a run's, and every byte is as it was written.
 
-    PyTorch's files are zip archives with a check sum of each part, which PyTorch itself does not
-    compare when it reads.
+    PyTorch's files are zip archives with a check sum of each part, which PyTorch does not verify when it
+    reads.
     """
     try:
         check_regular(path)
@@ -219,10 +222,10 @@ def damage(path: Path) -> str | None:
 
 
 def resumable(source: str) -> Path:
-    """A checkpoint that was named to go on from.
+    """A checkpoint that was named to resume from.
 
     Raises:
-        CheckpointError: If it is not there or damaged.
+        CheckpointError: If it does not exist or is damaged.
     """
     path = user_path(source)
     if not path.is_file():
@@ -236,7 +239,7 @@ def resumable(source: str) -> Path:
 
 
 def agreed(trainer: Trainer, wanted: bool, batch_idx: int) -> bool:
-    """Whether any of the processes wants something, which all learn at the same batch."""
+    """Whether any of the processes wants something; all get the same answer at the same batch."""
     if trainer.world_size == 1:
         return wanted
     if (batch_idx + 1) % 10:  # asking costs a message
@@ -245,7 +248,7 @@ def agreed(trainer: Trainer, wanted: bool, batch_idx: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    # Behind PyTorch's RuntimeError stands what the system said.
+    # The operating system's error is the context of PyTorch's RuntimeError.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__

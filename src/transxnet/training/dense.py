@@ -1,4 +1,4 @@
-"""What detection and segmentation share: a backbone under a head, and the released schedules."""
+"""Recipe and task of detectors and segmenters: a backbone under a head, and the released schedules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import nn
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
@@ -19,13 +18,11 @@ from transxnet.checkpoints.released_dense import from_released_dense, is_release
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
 from transxnet.dense.head_description import HeadDescription, describe_weights
 from transxnet.errors import ConfigError
-from transxnet.training.recipe import Recipe
+from transxnet.training.recipe import RELEASED_CHECKPOINT, Recipe
 from transxnet.training.task import Task
 from transxnet.zoo import NETWORKS, RELEASED, full_name
 
-RELEASED_CHECKPOINT = "released"
-
-_MAX_EPOCH_IMAGES = 20_000_000  # their addresses are a list
+_MAX_EPOCH_IMAGES = 20_000_000  # their (epoch, index) pairs are a list
 
 # Ours for the released names that contain "norm"; the released batch normalisations are called "bn".
 _NORMS = re.compile(r"\.(norm1|norm2|ffn\.norm|norms\.\d)\.(weight|bias)$")
@@ -33,25 +30,25 @@ _NORMS = re.compile(r"\.(norm1|norm2|ffn\.norm|norms\.\d)\.(weight|bias)$")
 
 @dataclass(frozen=True)
 class DenseRecipe(Recipe):
-    """What the recipes of detection and segmentation share.
+    """Settings that the recipes of detection and segmentation share.
 
     Attributes:
         backbone: Name of the backbone, as `transxnet models` lists them.
         backbone_checkpoint: A classifier's weights for the backbone to start from: a file, a run
-            folder or a URL; "released" downloads the authors'. `checkpoint` are a whole network's.
+            folder or a URL; "released" downloads the authors'. `checkpoint` is for a whole network's.
         image_size: Height and width in pixels for which new position biases are stored; null for
             224 x 224, from which they are resized to each image's size.
         backbone_settings: Other fields of the backbone's configuration, such as {layer_scale_init: 0.1}.
         pyramid_channels: Channels of the feature pyramid and of the heads' convolutions.
         normalised_heads: Whether the convolutions of the pyramid and the heads have group normalisations,
             which training from scratch needs; the released networks have none.
-        epoch_steps: Steps in an epoch, the images being passed over again and again; 0 for one pass.
+        epoch_steps: Steps in an epoch, which goes over the images as often as needed; 0 for one pass.
         schedule: "steps" divides the rate by ten at `milestones`, "cosine" lowers it at every step.
         milestones: Epochs after which the rate falls.
         min_factor: The share of the rate at which the cosine ends.
         warmup_steps: Steps over which the rate first rises in proportion.
         warmup_factor: The share of the rate from which it rises.
-        decay: Which tensors decay: "all", "no_norms" (all but the blocks' and the outputs'
+        decay: Which tensors have weight decay: "all", "no_norms" (all but the blocks' and the outputs'
             normalisations), or "no_vectors" (all but those of one dimension).
     """
 
@@ -68,8 +65,6 @@ class DenseRecipe(Recipe):
     warmup_steps: Steps = 500
     warmup_factor: Share = 0.001
     decay: Literal["all", "no_norms", "no_vectors"] = "all"
-
-    network: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,10 +105,10 @@ class DenseRecipe(Recipe):
         return {"drop_path_rate": self.drop_path, **size, **self.backbone_settings}
 
     def backbone_source(self) -> str | None:
-        """Where the backbone's first weights are: a path or a URL.
+        """Path or URL of the weights that the backbone starts from.
 
         Raises:
-            ConfigError: If the authors' are wanted and there are none.
+            ConfigError: If the authors' are asked for and there are none.
         """
         if self.backbone_checkpoint != RELEASED_CHECKPOINT:
             return self.backbone_checkpoint
@@ -124,7 +119,7 @@ class DenseRecipe(Recipe):
 
 
 class DenseTask(Task):
-    """AdamW with the rate and the decay that a dense recipe asks for."""
+    """AdamW with the learning rate and weight decay of a dense recipe."""
 
     recipe: DenseRecipe
 
@@ -150,7 +145,7 @@ class DenseTask(Task):
 
 
 def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
-    """Whether a parameter does not decay.
+    """Whether a parameter has no weight decay.
 
     Args:
         name: Our name of it.
@@ -162,11 +157,10 @@ def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
     return decay == "no_vectors" and parameter.ndim <= 1
 
 
-def tell_findings(console: Console, *sources: Any) -> None:
-    """Say what was wrong with the data sets, each thing once."""
+def findings_of(*sources: Any) -> list[str]:
+    """Remarks on data sets, each once; a source may be None."""
     lines = [line for source in sources if source is not None for line in source.findings.lines()]
-    for line in dict.fromkeys(lines):
-        console.print(f"data: {line}", markup=False)
+    return list(dict.fromkeys(lines))
 
 
 def label_names_of(read: Checkpoint) -> tuple[str, ...]:
@@ -192,7 +186,7 @@ def known_classes(head: HeadDescription) -> HeadDescription:
 
 
 def coco_classes() -> dict[int, str]:
-    """The names of COCO's 80 categories by their ids, which torchvision knows."""
+    """The names of COCO's 80 categories by their ids, from torchvision."""
     names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return {number: name for number, name in enumerate(names) if name not in ("__background__", "N/A")}
 

@@ -1,18 +1,21 @@
-"""Memory between a training's steps."""
+"""Memory of a training process."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for what is allocated next, for all of this process; elsewhere nothing happens.
+    """Let glibc keep freed memory for later allocations of this process; no effect elsewhere.
 
-    By itself it gives large maps back to the system and takes them anew, cleared, in every step: on a CPU that is
-    a tenth of a step or more. The process stays as large as it was at most.
+    By default it returns large blocks to the system and gets them back, cleared, in every step: on a CPU
+    that costs a tenth of a step or more. The process stays as large as its maximum.
     """
     if sys.platform != "linux":
         return
@@ -20,3 +23,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def maximum_memory() -> int:
+    """The maximum memory used so far in bytes: allocated on the GPU, or resident of this process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

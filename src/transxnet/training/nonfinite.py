@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite change nothing."""
+"""Steps whose loss or gradient is not finite are skipped."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from transxnet.training.processes import gathered
 
 
 def marked(loss: Tensor) -> Tensor:
-    """The loss itself, or one with gradients that are not numbers if it is not finite.
+    """The loss; if it is not finite, with NaN gradients.
 
-    So that every process learns of it through the gradients' exchange, and all skip the step.
+    The gradients' all-reduce takes these to every process, so that all skip the step.
     """
     return loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))
 
 
 class FiniteSteps(Callback):
-    """Skips steps with a gradient that is not finite, and counts them; too many in a row stop the run.
+    """Skips and counts steps with a gradient that is not finite; too many in a row stop the run.
 
-    A skipped step leaves parameters, optimizer state and running statistics as they were.
+    A skipped step leaves parameters, optimizer state and running statistics as they were, which neither
+    Lightning nor PyTorch's GradScaler (float16 only) does.
 
     Args:
-        most: Skipped steps in a row that are too many.
+        maximum: Number of consecutive skipped steps that stops the run.
         names: From the indices of a batch's images to their names.
-        report: Where the images of the last skipped step are listed when the run is stopped.
+        report: File that lists the images of the last skipped step when the run is stopped.
 
     Attributes:
-        skipped: Skipped steps in all.
+        skipped: Number of skipped steps.
     """
 
-    def __init__(self, most: int, names: Callable[[Sequence[int]], list[str]], report: Path) -> None:
-        self.most = most
+    def __init__(self, maximum: int, names: Callable[[Sequence[int]], list[str]], report: Path) -> None:
+        self.maximum = maximum
         self.names = names
         self.report = report
         self.skipped = 0
@@ -69,9 +70,9 @@ class FiniteSteps(Callback):
         optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer leaves everything as it is
         for current, before in self._statistics.values():
             torch._foreach_copy_(current, before)
-        if self._in_a_row >= self.most:
-            places = torch.cat(self._images).tolist()
-            images = [name for names in gathered(self.names(places)) for name in names]
+        if self._in_a_row >= self.maximum:
+            indices = torch.cat(self._images).tolist()
+            images = [name for names in gathered(self.names(indices)) for name in names]
             if trainer.is_global_zero:
                 write_text(self.report, "\n".join(images) + "\n")
             raise TransXNetError(

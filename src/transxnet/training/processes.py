@@ -1,13 +1,25 @@
-"""What the processes of a run tell each other."""
+"""The processes of a distributed run."""
 
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 Value = TypeVar("Value")
+
+
+class Process(NamedTuple):
+    """A process of a run.
+
+    Attributes:
+        rank: Its index among all processes.
+        world_size: Number of processes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
 
 
 def gathered(value: Value) -> list[Value]:
@@ -19,8 +31,8 @@ def gathered(value: Value) -> list[Value]:
     return values  # type: ignore[return-value]
 
 
-def is_first() -> bool:
-    """Whether this is the process that talks; known before the processes know each other."""
+def is_rank_zero() -> bool:
+    """Whether this is rank 0, read from the environment before initialisation."""
     for name in ("RANK", "SLURM_PROCID"):  # torchrun's comes before SLURM's, which may have started torchrun
         if name in os.environ:
             return os.environ[name] == "0"

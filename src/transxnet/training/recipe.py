@@ -31,50 +31,53 @@ from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.training.recipe_file import dump_yaml
 
-# What may be changed when a run is taken up again: none of it changes a bit of the result.
+RELEASED_CHECKPOINT = "released"
+"""As a checkpoint: download the authors' weights."""
+
+# Settings that may change when a run is resumed: none of them changes a bit of the result.
 _FREE = {"workers", "max_bad", "max_skipped", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the recipes of all tasks say; each task's class adds its own.
+    """Settings that the recipes of all tasks share; each task's class adds its own.
 
     Attributes:
-        data: What is embedded ("digits", or "scenes" for boxes and pixels), or a folder: of class
+        data: An embedded data set ("digits", or "scenes" for boxes and pixels), or a folder: of class
             folders with train/ and val/ or without, in COCO's layout, or in ADE20K's.
         checkpoint: Weights to start from: a released file, a file or run folder of ours, or a URL.
         epochs: Passes over the training images, or sets of `epoch_steps` steps.
-        batch_size: Images that a device takes at once.
+        batch_size: Images of a device in a batch.
         accumulate: Batches whose gradients are added up before a step.
         lr: Highest learning rate.
         scale_lr_from: Number of images in a step for which `lr` and `min_lr` are meant; they are
-            scaled in proportion to the real number. 0 leaves them as they are.
-        weight_decay: Decay of the weights (AdamW).
-        drop_path: Stochastic depth of the last block.
-        ema_decay: Decay of the averaged weights, which are the result; 0 for no averaging.
+            scaled in proportion to the actual number. 0 leaves them as they are.
+        weight_decay: Weight decay of AdamW.
+        drop_path: Rate of stochastic depth in the last block.
+        ema_decay: Decay of the moving average of the weights, which is the result; 0 for no averaging.
         precision: "32", "bf16-mixed" or "16-mixed" (GPU; attention stays in float32).
         grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile: minutes at first, then faster on a GPU.
         native_kernels: On a CPU, compute depthwise convolutions, attention, batch normalisation, GELU
-            and layer scales in float32 by the package's own kernels, where there is a C++ compiler and
-            TRANSXNET_KERNELS does not say otherwise; false leaves them to PyTorch.
+            and layer scales in float32 with the package's own kernels, where there is a C++ compiler and
+            TRANSXNET_KERNELS does not choose others; false for PyTorch's.
         accelerator: "auto", "cpu" or "gpu".
-        devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; torchrun and
-            SLURM decide it themselves.
-        nodes: Machines; torchrun and SLURM decide it themselves.
+        devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; set by torchrun and
+            SLURM where they start the run.
+        nodes: Machines; set by torchrun and SLURM where they start the run.
         strategy: "auto" (DDP if there is more than one device), "ddp" or "fsdp".
-        checkpoint_minutes: Time between two checkpoints within an epoch; 0 for epochs' ends only.
+        checkpoint_minutes: Time between two checkpoints within an epoch; 0 for only after each epoch.
         keep_checkpoints: How many of the newest checkpoints are kept.
-        max_skipped: Steps in a row without a finite gradient that stop the run.
+        max_skipped: Stop after so many consecutive steps without a finite gradient.
         wandb: Weights & Biases project to log to as well; needs `pip install wandb`.
-        seed: Decides initialisation, order and augmentation.
+        seed: Seed of initialisation, order and augmentation.
         workers: Processes that read images; 0 reads in the main one.
-        max_bad: Share of the images that may be unreadable before training stops.
+        max_bad: Maximum share of unreadable images.
     """
 
     task: ClassVar[str]
 
-    data: str
+    data: str = ""
     checkpoint: str | None = None
     epochs: Epochs = 1
     batch_size: BatchSize = 1
@@ -111,7 +114,7 @@ class Recipe:
 
     @property
     def subject(self) -> str:
-        """The network, for a line that says what is trained."""
+        """The network, for messages."""
         raise NotImplementedError
 
     @property
@@ -119,14 +122,23 @@ class Recipe:
         """All epochs."""
         return self.epochs
 
+    def images_per_step(self, world_size: int) -> int:
+        """Images of all devices in a step."""
+        return self.batch_size * self.accumulate * world_size
+
+    def scaled(self, rate: float, world_size: int) -> float:
+        """A learning rate of the recipe for the actual number of images in a step."""
+        meant = self.scale_lr_from
+        return rate * self.images_per_step(world_size) / meant if meant else rate
+
     @property
     def memory_note(self) -> str:
-        """The images' size, for a line that says that they need too much memory."""
+        """The images' size, for the message that memory is exhausted."""
         return ""
 
     @property
     def inputs(self) -> list[str]:
-        """What a run reads: data and weights to start from; names of embedded data and URLs among them."""
+        """Data and weights that a run reads; names of embedded data and URLs among them."""
         return [self.data, *([self.checkpoint] if self.checkpoint else [])]
 
     def changes_from(self, other: Recipe) -> dict[str, tuple[Any, Any]]:

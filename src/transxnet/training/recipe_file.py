@@ -1,4 +1,4 @@
-"""Recipes as files, and YAML from anybody: plain data within limits, and mistakes in one line with file and key."""
+"""Reading recipe files and other untrusted YAML: plain data within limits; an error is one line with file and key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Loader(yaml.SafeLoader):
-    """Text, whole and other numbers in decimals, truth values, null, lists and mappings with text as keys.
+    """Loads text, decimal numbers, booleans, null, lists and mappings with text as keys.
 
     Unlike in YAML 1.1, 1e-3 is a number, and 2020-01-01, 1:30 and 010 are text.
     """
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def number(self, node: Any) -> Any:
-        """A number; what cannot be one remains text, which is refused where it is used."""
+        """A number; a text that is not one stays text, which is rejected where it is used."""
         text = str(self.construct_scalar(node))
         digits = text.replace("_", "")
         if len(digits) > _MAX_DIGITS:
@@ -89,7 +89,7 @@ _Loader.add_constructor(None, _Loader.refused)  # every other tag
 
 
 def load_yaml(text: str) -> Any:
-    """What a YAML text holds, of limited size and depth.
+    """Load a YAML text of limited size and depth.
 
     Raises:
         ConfigError: If it is not YAML, has other than plain data or a key twice, is nested more than
@@ -122,8 +122,8 @@ def _line(mark: Any) -> str:
 
 
 def _check_extent(events: Iterator[yaml.Event]) -> None:
-    """Measure a document before anything is made of it, without recursion."""
-    extents: dict[str, tuple[int, int]] = {}  # nodes and levels of what an anchor names
+    """Check the size and depth of a document before it is built, without recursion."""
+    extents: dict[str, tuple[int, int]] = {}  # nodes and levels under each anchor
     open_: list[tuple[str | None, int, int]] = []  # anchor, nodes before, deepest level inside
     nodes = 0
     for event in events:
@@ -156,10 +156,10 @@ def _check_extent(events: Iterator[yaml.Event]) -> None:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The settings in a recipe's file, of any kind as yet.
+    """The settings in a recipe's file, not checked yet.
 
     Raises:
-        ConfigError: If it cannot be read, or holds no settings; the file is named.
+        ConfigError: If it cannot be read, or has no settings; the file is named.
     """
     with reading(path, ConfigError):
         text = read_text(path, MAX_BYTES)
@@ -168,12 +168,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path} is no recipe: it holds no settings")
+        raise ConfigError(f"{path} is not a recipe: it has no settings")
     return content
 
 
 def recipe_settings(cls: type, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A file's settings as the class of its recipes has them; nested ones are mappings.
+    """A file's settings checked against a class of recipes; nested ones stay mappings.
 
     Args:
         cls: The class.

@@ -1,51 +1,217 @@
-"""A run of any task from the recipe to the run folder."""
+"""A training run of any task, from the recipe to the report."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import seed_everything
+import torch
+from lightning.pytorch import Trainer, seed_everything
 from rich.console import Console
+from torch import nn
 
 from transxnet import kernels
+from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
-from transxnet.tasks import plan_function
-from transxnet.training.engine import out_of_memory_explained, quiet_lightning
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.files import read_json, reading, reason
+from transxnet.model import Block, Stage
+from transxnet.training.checkpointing import step_of
+from transxnet.training.experiment import Experiment
+from transxnet.training.memory import keep_freed_memory, maximum_memory
+from transxnet.training.monitors import Monitors
+from transxnet.training.processes import Process
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.running import TrainingResult, finish, fit, kernel_policy, prepare
+from transxnet.training.signals import Stopped
+from transxnet.training.task import Task
+from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memory_explained, quiet_lightning
+
+AnyExperiment = Experiment[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of a finished run: the contents of its ``summary.json``.
+
+    Attributes:
+        folder: The run folder.
+        headline: Scores of the final (averaged) weights on the validation images, in words.
+        scores: The same as plain values.
+        parameters: Number of parameters.
+        training_images: Number of training images.
+        epochs: Epochs of the run.
+        steps: Optimizer steps.
+        images_per_step: Images of all devices in a step.
+        learning_rate: The highest one.
+        seconds: From the first step to the last, of all parts of a resumed run.
+        images_per_second: Training images through the training steps, waiting for images included.
+        waiting_for_data: Share of the steps' time spent waiting for images.
+        peak_memory_bytes: Maximum memory, of the GPU or of the process.
+        skipped_steps: Steps skipped because the gradient was not finite.
+        kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
+        bad_images: Name and reason of each image that could not be used.
+    """
+
+    folder: Path
+    headline: str
+    scores: dict[str, Any]
+    parameters: int
+    training_images: int
+    epochs: int
+    steps: int
+    images_per_step: int
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    waiting_for_data: float
+    peak_memory_bytes: int
+    skipped_steps: int
+    kernels: list[str]
+    bad_images: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as in ``summary.json``."""
+        values = {name: value for name, value in vars(self).items() if name not in ("folder", "headline", "scores")}
+        return {"headline": self.headline, **self.scores, **values}
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> TrainingResult:
+        """Result of a run that was finished before.
+
+        Raises:
+            ConfigError: If its summary cannot be read.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        with reading(folder.summary, ConfigError, "remove it and resume the run, which writes it again"):
+            summary = {"headline": "", **read_json(folder.summary)}
+            scores = {name: value for name, value in summary.items() if name not in names}
+            return cls(folder.path, scores=scores, **{name: summary[name] for name in names if name in summary})
 
 
 def train(
-    recipe: Recipe, folder: RunFolder, console: Console, *, resume: Path | None = None, profile: bool = False
+    experiment_class: type[AnyExperiment],
+    recipe: Recipe,
+    folder: RunFolder,
+    console: Console,
+    *,
+    resume: Path | None = None,
+    profile: bool = False,
 ) -> TrainingResult | None:
-    """Train as the recipe says, and leave weights, metrics and pictures in the run folder.
+    """Train by a recipe, and write weights, metrics and pictures into the run folder.
 
     Args:
-        recipe: What to do.
-        folder: Where the results go.
-        console: Where progress is shown.
-        resume: The checkpoint to go on from.
-        profile: Tell where the time goes, and write a trace.
+        experiment_class: Data, network, loss and evaluation of the recipe's task.
+        recipe: The settings.
+        folder: The run folder.
+        console: Prints progress.
+        resume: The checkpoint to resume from.
+        profile: Measure the parts of a step, and write a trace.
 
     Returns:
-        The result; None in all processes but the first.
+        The result; None on all ranks but zero.
 
     Raises:
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
-        Stopped: If a signal asked to stop.
+        Stopped: If a signal stopped the run.
     """
     seed_everything(recipe.seed, verbose=False)
-    plan = plan_function(recipe.task)(recipe, console)
+    experiment = experiment_class(recipe)  # opens the data set
+    for line in experiment.findings:
+        console.print(f"data: {line}", markup=False)
+    network = experiment.build_network()
+    task = experiment.build_task(network)
+
     with quiet_lightning(), out_of_memory_explained(recipe):
-        run = prepare(recipe, plan.task, plan.names, folder, console, profile=profile, resume=resume)
-        policy = kernel_policy(recipe, run.device)
-        plan.task.kernels = [policy]
-        with kernels.use(policy):
-            finished = fit(run, *plan.loaders(run), folder, console, resume)
-    if not finished:
+        set_up_process(network, recipe)
+        monitors = Monitors.create(recipe, task, experiment.image_name, folder, console, profile=profile)
+        trainer = make_trainer(recipe, folder, monitors, first_step=step_of(resume))
+        device = str(trainer.strategy.root_device)
+        policy = kernel_policy(recipe, device)
+        task.kernels, task.report = [policy], lambda line: console.print(line, markup=False)
+        training, validation = experiment.loaders(network, Process(trainer.global_rank, trainer.world_size))
+        console.print(_introduction(recipe, network, trainer.world_size))
+        if trainer.is_global_zero:
+            folder.begin(recipe)
+        with kernels.use(policy), _resume_explained(resume, monitors):
+            trainer.fit(task, training, validation, ckpt_path=resume, weights_only=True)
+        if trainer.is_global_zero and resume and trainer.global_step and not monitors.times.counts["step"]:
+            # Only the end was missing: the averaged weights are in the checkpoint.
+            network.load_state_dict(read_checkpoint(resume).state_dict)
+    if not trainer.is_global_zero:
         return None
-    save_model(plan.task.model, folder.weights)
+
+    save_model(network, folder.weights)
     with kernels.use(policy):
-        headline, scores = plan.judge(run, folder)
-    return finish(run, folder, headline, scores, plan.images)
+        evaluation = experiment.evaluate(network, device)
+        experiment.draw(network, evaluation, monitors.history.epochs, folder)
+    result = _result(experiment, evaluation, trainer, task, monitors, folder)
+    folder.write_summary(result.to_dict())
+    return result
+
+
+def set_up_process(network: nn.Module, recipe: Recipe) -> None:
+    """Prepare the blocks for checkpointing or compilation, and a CPU process's memory for repeated steps."""
+    for module in list(network.modules()):
+        if isinstance(module, Stage):
+            module.grad_checkpointing = recipe.grad_checkpointing
+        elif isinstance(module, Block) and recipe.compile:
+            module.compile(dynamic=False)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+
+
+def _result(
+    experiment: AnyExperiment, evaluation: Any, trainer: Trainer, task: Task, monitors: Monitors, folder: RunFolder
+) -> TrainingResult:
+    recipe, times, world_size = experiment.recipe, monitors.times, trainer.world_size
+    return TrainingResult(
+        folder.path,
+        experiment.headline(evaluation),
+        experiment.scores(evaluation),
+        parameters=_parameters(task.model),
+        training_images=experiment.training_images,
+        epochs=recipe.total_epochs,
+        steps=trainer.global_step,
+        images_per_step=recipe.images_per_step(world_size),
+        learning_rate=recipe.scaled(recipe.lr, world_size),
+        seconds=monitors.history.seconds,
+        images_per_second=times.images_per_second(recipe.batch_size * world_size),
+        waiting_for_data=times.data_share,
+        peak_memory_bytes=maximum_memory(),
+        skipped_steps=monitors.finite.skipped,
+        kernels=task.kernels,
+        bad_images=task.bad.reasons,
+    )
+
+
+def _introduction(recipe: Recipe, network: nn.Module, world_size: int) -> str:
+    return (
+        f"{recipe.images_per_step(world_size)} images a step, learning rate up to "
+        f"{recipe.scaled(recipe.lr, world_size):.3g}, {_parameters(network) / 1e6:.2f} M parameters"
+    )
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@contextmanager
+def _resume_explained(resume: Path | None, monitors: Monitors) -> Iterator[None]:
+    """Report in one line what Lightning raises before the first step when a checkpoint does not fit.
+
+    Raises:
+        CheckpointError: In place of any error raised while the checkpoint is read.
+    """
+    try:
+        yield
+    except (Stopped, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if resume is None or monitors.history.started:
+            raise
+        raise CheckpointError(f"training cannot be resumed from {resume}: {reason(error)}") from error

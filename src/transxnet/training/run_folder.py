@@ -1,4 +1,4 @@
-"""The folder that a training run leaves behind."""
+"""The folder of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transxnet.errors import ConfigError
-from transxnet.files import open_regular, user_path, write_text
+from transxnet.files import open_regular, remove_leftovers, user_path, write_text
 from transxnet.output_paths import check_not_inputs, output_folder
 from transxnet.training.recipe import Recipe
 
@@ -31,19 +31,19 @@ class RunFolder:
         """The folder given, or one under ``runs/`` named after the time and the data; not made yet.
 
         Args:
-            path: What the user named.
-            data: What is learned from.
+            path: The folder, if one was given.
+            data: The training data.
             inputs: Files and folders that are read, ``data`` among them.
-            force: Whether the folder may hold other files, of which those with a run's names are replaced.
+            force: Whether the folder may hold other files; those with names of a run's files are replaced.
 
         Raises:
-            ConfigError: If the folder holds a run or other files, or holds or lies in what is read.
+            ConfigError: If the folder holds a run or other files, or overlaps with an input.
         """
         target = user_path(path) if path is not None else _RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{short_name(data)}"
         run = cls(target)
         if is_run(target):
             raise ConfigError(
-                f"{target} holds a run already; --resume auto goes on with it; or choose another folder, or remove it"
+                f"{target} holds a run already; resume it with --resume auto, choose another folder, or remove it"
             )
         output_folder(target, inputs=[name for name in inputs if Path(name).is_dir()], force=force)
         check_not_inputs(run.files, inputs)
@@ -59,15 +59,21 @@ class RunFolder:
 
     @property
     def files(self) -> list[Path]:
-        """What a run leaves under names of its own, besides checkpoints and logs."""
+        """Files of a run under fixed names, besides checkpoints and logs."""
         return [self.config, self.metrics, self.weights, self.samples, self.curves, self.summary]
 
-    def make(self) -> None:
-        """Make the folder; raises ConfigError if that cannot be done."""
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder and write the recipe into it: from here on it holds a run.
+
+        Raises:
+            ConfigError: If the folder cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        remove_leftovers(self.path)
+        write_text(self.config, recipe.to_yaml())
 
     @property
     def config(self) -> Path:
@@ -96,9 +102,6 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
-
-    def write_config(self, recipe: Recipe) -> None:
-        write_text(self.config, recipe.to_yaml())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Stopping at a whole step when the machine is about to be taken away."""
+"""Stopping after a whole step on a signal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,39 +17,41 @@ from transxnet.training.checkpointing import Checkpointer, agreed
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(Exception):  # noqa: N818 (a wish, not an error)
-    """Training was asked to stop.
+class Stopped(Exception):  # noqa: N818 (a request, not an error)
+    """Training was stopped by a signal.
 
     Attributes:
-        signal: Who asked.
-        epoch: Whole epochs that were done.
-        step: Steps that were done.
+        signal: The signal.
+        epoch: Finished epochs.
+        step: Finished steps.
         saved: Whether all of them are in a checkpoint; otherwise the last checkpoint is older.
+        folder: The run folder, to resume.
     """
 
-    def __init__(self, signal_: signal.Signals, epoch: int, step: int, saved: bool) -> None:
-        super().__init__(f"stopped by {signal_.name}")
-        self.signal, self.epoch, self.step, self.saved = signal_, epoch, step, saved
+    def __init__(self, signal_: signal.Signals, epoch: int, step: int, saved: bool, folder: Path) -> None:
+        super().__init__(f"stopped by {signal_.name}; the run in {folder} can be resumed")
+        self.signal, self.epoch, self.step, self.saved, self.folder = signal_, epoch, step, saved, folder
 
 
 class StopOnSignal(Checkpoint):
     """On Ctrl-C, SIGTERM or SLURM's SIGUSR1: finish the step, save, stop; a second Ctrl-C stops at once.
 
-    A SLURM job that is stopped by SIGUSR1 is put back into the queue. During validation the signal
-    waits for the end of the epoch.
+    A SLURM job that is stopped by SIGUSR1 is requeued. During validation the signal waits for the end of
+    the epoch. Lightning's own handlers stop without saving (SIGTERM), or save in the middle of a step (SLURM).
 
     Args:
-        checkpointer: Saves.
+        checkpointer: Saves the checkpoint.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.received: signal.Signals | None = None
         self._trainer: Trainer | None = None
+        self._folder = checkpointer.folder.parent
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer = trainer
-        # Lightning has registered its own by now, and puts the old ones back in the end.
+        # Lightning has registered its own by now, and restores the old ones at the end.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._receive)
@@ -68,15 +71,15 @@ class StopOnSignal(Checkpoint):
 
     def _receive(self, number: int, frame: object) -> None:
         if self.received is not None and number == signal.SIGINT and self._trainer is not None:
-            # Not KeyboardInterrupt, for which Lightning ends the process without a word.
-            raise Stopped(signal.SIGINT, self._trainer.current_epoch, self._trainer.global_step, saved=False)
+            # Not KeyboardInterrupt, on which Lightning ends the process silently.
+            raise Stopped(signal.SIGINT, self._trainer.current_epoch, self._trainer.global_step, False, self._folder)
         self.received = signal.Signals(number)
 
     def _stop(self, trainer: Trainer, epoch: int, saved: bool) -> None:
-        received = self.received or signal.SIGTERM  # another process was told
+        received = self.received or signal.SIGTERM  # another process received it
         if received == signal.SIGUSR1 and trainer.is_global_zero:
             _requeue()
-        raise Stopped(received, epoch, trainer.global_step, saved)
+        raise Stopped(received, epoch, trainer.global_step, saved, self._folder)
 
 
 def _requeue() -> None:

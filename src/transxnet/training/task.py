@@ -1,4 +1,4 @@
-"""What a training task does around its network's loss."""
+"""The Lightning module that the tasks share: mean loss, bad images, exact progress."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from transxnet.training.recipe import Recipe
 class Task(LightningModule):
     """Mean loss, bad images and exact progress; a task adds loss, metrics and optimizer.
 
-    A batch has ``indices``, the places (B) of its images, and ``bad``, what could not be used.
+    A batch has ``indices`` (B) of its images, and ``bad``, name and reason of each unusable image.
 
     Args:
         model: The network.
         recipe: The settings.
-        bad: Counts the images that could not be used; stops the run when there are too many.
+        bad: Counts unusable images; stops the run when there are too many.
 
     Attributes:
         metric: Name of the validation metric that chooses the best epoch, a share of 1.
-        metric_label: What people call it.
-        kernels: Who has computed the run, in order: "reference" (PyTorch's kernels) or "native" (ours).
+        metric_label: Its name for people.
+        kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
         report: Prints a remark.
     """
 
@@ -44,12 +44,12 @@ class Task(LightningModule):
 
     def __init__(self, model: nn.Module, recipe: Recipe, bad: BadImages) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # what convolutions compute with, mostly
+        self.model = model.to(memory_format=torch.channels_last)  # fastest for convolutions
         self.recipe = recipe
         self.bad = bad
         self.kernels = ["reference"]
         self.report: Callable[[str], None] = lambda line: None
-        self._untold = False  # whether the other processes do not know of this one's latest bad images
+        self._unsynced_bad_images = False  # whether other processes do not know the latest ones of this process
         self.train_loss = MeanMetric(nan_strategy="disable")
 
     def loss(self, batch: Any) -> Tensor:
@@ -73,28 +73,22 @@ class Task(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            # Lightning would keep the gradients until after the next forward pass, which needs the memory.
+            # Lightning keeps the gradients until after the next forward pass, which needs the memory.
             self.trainer.optimizers[0].zero_grad(set_to_none=True)
-        if self.trainer.world_size > 1 and agreed(self.trainer, self._untold, batch_idx):
-            self._share_bad()
+        if self.trainer.world_size > 1 and agreed(self.trainer, self._unsynced_bad_images, batch_idx):
+            self._sync_bad_images()
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
-            self._share_bad()
+            self._sync_bad_images()
 
     def scaled(self, rate: float) -> float:
-        """A learning rate of the recipe for the real number of images in a step."""
-        meant = self.recipe.scale_lr_from
-        return rate * self.images_per_step / meant if meant else rate
-
-    @property
-    def images_per_step(self) -> int:
-        """Images that all devices take before the weights change."""
-        return self.recipe.batch_size * self.recipe.accumulate * self.trainer.world_size
+        """A learning rate of the recipe for the actual number of images in a step."""
+        return self.recipe.scaled(rate, self.trainer.world_size) if self.recipe.scale_lr_from else rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be used by itself
-        # What only this process has seen of the epoch, and all processes' bad images.
+        checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be loaded as a network
+        # Each process's part of the epoch's loss, and all processes' bad images.
         states = gathered((_plain_state(self.train_loss), self.bad.reasons))
         checkpoint[PROGRESS_KEY] = {
             "train_loss": [state for state, _ in states],
@@ -115,8 +109,8 @@ class Task(LightningModule):
         computed = list(progress.get("kernels") or self.kernels)
         if computed[-1:] != self.kernels:
             self.report(
-                f"{computed[-1]} kernels computed this run so far, {self.kernels[0]} kernels compute it from here: the "
-                "weights will differ, in rounding, from those of a run that was not interrupted"
+                f"{computed[-1]} kernels computed this run so far, {self.kernels[0]} kernels compute the rest: the "
+                "weights will differ, in rounding, from those of an uninterrupted run"
             )
             computed += self.kernels
         self.kernels = computed
@@ -134,17 +128,17 @@ class Task(LightningModule):
             )
 
     def count_bad(self, batch: Any) -> None:
-        """Count what a batch could not use; raises DataError when that is too much."""
+        """Count a batch's unusable images; raises DataError when there are too many."""
         if self.trainer.world_size == 1:
             self.bad.add(batch.bad)
-        else:  # to stop alone would leave the other processes waiting
+        else:  # a process that stops alone leaves the others waiting
             self.bad.reasons.update(batch.bad)
-            self._untold |= bool(batch.bad)
+            self._unsynced_bad_images |= bool(batch.bad)
 
-    def _share_bad(self) -> None:
+    def _sync_bad_images(self) -> None:
         for reasons in gathered(self.bad.reasons):
             self.bad.reasons.update(reasons)
-        self._untold = False
+        self._unsynced_bad_images = False
         self.bad.check()
 
 

@@ -1,4 +1,4 @@
-"""Where a training step's time goes."""
+"""Time of each part of a training step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
-# The ends of Lightning's names of what it does.
+# The last words of Lightning's names of its actions.
 _PHASES = {
     "train_dataloader_next": "data",
     "batch_to_device": "copy to the device",
@@ -31,13 +31,15 @@ _COLLECTIVES = ("c10d::", "nccl", "gloo:")
 class StepTimes(Profiler):
     """Adds up the time of each part of the training steps.
 
+    Lightning's SimpleProfiler keeps every duration, for all actions, and has no share of waiting for data.
+
     Args:
-        exact: Wait for the device at each part's end; without it, a GPU's work is counted where
-            somebody waits for it.
+        exact: Synchronise the device at the end of each part; otherwise a GPU's work is counted where
+            the host waits for it.
 
     Attributes:
         seconds: Time of each part.
-        counts: How often it was done.
+        counts: Number of times it was done.
     """
 
     def __init__(self, exact: bool = False) -> None:
@@ -64,7 +66,7 @@ class StepTimes(Profiler):
         self.counts[phase] += 1
 
     def table(self) -> dict[str, float]:
-        """Seconds of each part for one batch; the optimizer's do not include forward and backward."""
+        """Seconds of each part for one batch, the optimizer's without forward and backward."""
         batches = max(self.counts["data"], 1)
         seconds = dict(self.seconds)
         # Lightning runs forward and backward inside the optimizer's step, except while gradients add up.
@@ -74,8 +76,17 @@ class StepTimes(Profiler):
 
     @property
     def data_share(self) -> float:
-        """The share of the time that training waited for images."""
+        """Share of the time that training waited for images."""
         return self.seconds["data"] / max(self.seconds["data"] + self.seconds["step"], 1e-9)
+
+    def images_per_second(self, batch_size: int) -> float:
+        """Training images through the steps, waiting for images included; 0 before the first step.
+
+        Args:
+            batch_size: Images of all devices in a batch.
+        """
+        seconds = self.seconds["data"] + self.seconds["step"]
+        return batch_size * self.counts["step"] / seconds if seconds else 0.0
 
     def _now(self) -> float:
         if self.exact:
@@ -84,13 +95,15 @@ class StepTimes(Profiler):
 
 
 class Profile(Callback):
-    """Prints where the time went, and writes a trace of a few steps for chrome://tracing or Perfetto.
+    """Prints the time of each part, and writes a trace of a few steps for chrome://tracing or Perfetto.
+
+    Lightning's PyTorchProfiler would take the place of :class:`StepTimes`, and traces without its table.
 
     Args:
         times: Measures the parts.
-        folder: Where the trace goes.
-        console: Where the table is printed.
-        wait: Steps before anything is measured.
+        folder: Folder of the trace.
+        console: Prints the table.
+        wait: Steps before the trace begins.
         traced: Steps in the trace.
     """
 
@@ -115,7 +128,7 @@ class Profile(Callback):
     ) -> None:
         if self._tracer is not None and self._batches == self.wait + self.traced:
             self._end_trace(trainer)
-            # What was measured so far includes the first steps' preparations and the tracing.
+            # The times so far include warm-up and tracing.
             self.times.seconds.clear()
             self.times.counts.clear()
 

@@ -1,37 +1,36 @@
-"""Lightning's Trainer as a recipe asks for it."""
+"""Lightning's Trainer as a recipe asks for it, and the kernels that compute its steps."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from transxnet import kernels
 from transxnet.errors import ConfigError, TransXNetError
-from transxnet.training.checkpointing import WholeFiles
+from transxnet.training.monitors import Monitors
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
 
 
-def make_trainer(
-    recipe: Recipe,
-    run: RunFolder,
-    callbacks: Sequence[Callback],
-    files: WholeFiles,
-    profiler: Profiler,
-    first_step: int = 0,
-) -> Trainer:
-    """The engine of a run; the loaders are dealt out by rank and world size of what is returned.
+def make_trainer(recipe: Recipe, folder: RunFolder, monitors: Monitors, first_step: int = 0) -> Trainer:
+    """The Trainer of a run.
+
+    Args:
+        recipe: The settings.
+        folder: The run folder.
+        monitors: Callbacks, profiler and writer of checkpoints.
+        first_step: Steps before this part of the run.
 
     Raises:
         ConfigError: If this machine lacks what the recipe asks for.
@@ -44,20 +43,20 @@ def make_trainer(
         raise ConfigError("precision 16-mixed needs a GPU; on a CPU, take bf16-mixed or 32")
     if recipe.strategy == "fsdp" and not gpu:
         raise ConfigError("strategy fsdp needs GPUs; on a CPU, take ddp")
-    plugins: list[Any] = [files]
+    plugins: list[Any] = [monitors.files]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # stopping.py saves and requeues at a whole step
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # signals.py saves and requeues at a whole step
     try:
         return Trainer(
             **hardware(recipe, gpu),
-            use_distributed_sampler=False,  # our sampler deals the images out
+            use_distributed_sampler=False,  # ours distributes the images by (seed, epoch, index)
             max_epochs=recipe.total_epochs,
             accumulate_grad_batches=recipe.accumulate,
-            logger=loggers(recipe, run, first_step),
-            callbacks=list(callbacks),
+            logger=loggers(recipe, folder, first_step),
+            callbacks=monitors.callbacks,
             plugins=plugins,
-            profiler=profiler,
-            default_root_dir=run.path,
+            profiler=monitors.times,
+            default_root_dir=folder.path,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -68,7 +67,7 @@ def make_trainer(
 
 
 def hardware(recipe: Recipe, gpu: bool) -> dict[str, Any]:
-    """The Trainer's settings for what the recipe runs on."""
+    """The Trainer's settings of devices, strategy and precision."""
     devices, nodes = processes(recipe)
     return {
         "accelerator": "gpu" if gpu else "cpu",
@@ -76,12 +75,12 @@ def hardware(recipe: Recipe, gpu: bool) -> dict[str, Any]:
         "num_nodes": nodes,
         "strategy": _strategy(recipe, devices, nodes),
         "precision": "32-true" if recipe.precision == "32" else recipe.precision,
-        "sync_batchnorm": gpu,  # PyTorch's refuses CPUs
+        "sync_batchnorm": gpu,  # PyTorch has none for CPUs
     }
 
 
 def processes(recipe: Recipe) -> tuple[int | str, int]:
-    """Devices of a machine, and machines: torchrun's and SLURM's, where they have started us."""
+    """Devices of a machine, and machines: torchrun's and SLURM's, where one of them started this process."""
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
@@ -94,19 +93,35 @@ def processes(recipe: Recipe) -> tuple[int | str, int]:
     return devices, nodes
 
 
-def loggers(recipe: Recipe, run: RunFolder, first_step: int) -> list[Logger]:
-    """TensorBoard, which forgets what a killed run logged from this step on, and Weights & Biases on request.
+def loggers(recipe: Recipe, folder: RunFolder, first_step: int) -> list[Logger]:
+    """TensorBoard, without the events that a killed run logged from this step on, and Weights & Biases on request.
 
     Raises:
         ConfigError: If that is asked for and not installed.
     """
-    made: list[Logger] = [TensorBoardLogger(run.path, "", "tensorboard", purge_step=first_step or None)]
+    made: list[Logger] = [TensorBoardLogger(folder.path, "", "tensorboard", purge_step=first_step or None)]
     if recipe.wandb:
         try:
-            made.append(WandbLogger(project=recipe.wandb, name=run.path.name, save_dir=run.path))
+            made.append(WandbLogger(project=recipe.wandb, name=folder.path.name, save_dir=folder.path))
         except ModuleNotFoundError as error:
             raise ConfigError("--wandb needs Weights & Biases: pip install wandb") from error
     return made
+
+
+def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
+    """Which kernels compute the operators in a run: see :data:`transxnet.kernels.Policy`.
+
+    Args:
+        recipe: Its ``native_kernels: false`` asks for PyTorch's.
+        device: PyTorch's name of the device.
+    """
+    if not recipe.native_kernels or recipe.compile or torch.device(device).type != "cpu":
+        return "reference"
+    policy = kernels.current_policy()
+    if policy != "auto":
+        return policy
+    # Without a compiler PyTorch's kernels give the same, more slowly.
+    return "native" if kernels.native_available() else "reference"
 
 
 def _strategy(recipe: Recipe, devices: int | str, nodes: int) -> Strategy | str:
@@ -125,16 +140,16 @@ def _visible(recipe: Recipe) -> int:
 
 @contextmanager
 def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
-    """Turns the many forms of a full memory into one line with what helps.
+    """Report every form of "out of memory" in one line, with what helps.
 
     Raises:
-        TransXNetError: Instead of what PyTorch raises.
+        TransXNetError: In place of PyTorch's errors.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and "can't allocate memory" not in str(error):
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "can't allocate memory" not in str(error):
             raise
         raise TransXNetError(
             f"out of memory with {recipe.batch_size} images{recipe.memory_note} a device: "
@@ -144,7 +159,7 @@ def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
 
 
 class quiet_lightning(warnings.catch_warnings):  # noqa: N801 (used as a function)
-    """Without Lightning's remarks on loggers, workers and hardware, which are no news here."""
+    """Suppress Lightning's remarks on loggers, workers and hardware."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,0 +1,121 @@
+"""``transxnet.evaluate``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from transxnet.api.networks import Checkpoint, open_network, task_of
+from transxnet.api.results import (
+    ClassificationScores,
+    DetectionScores,
+    SegmentationScores,
+    classification_scores,
+    detection_scores,
+    segmentation_scores,
+)
+from transxnet.classification.labels import label_names
+from transxnet.data.sources import open_evaluation
+from transxnet.errors import ConfigError
+from transxnet.inference.description import Format
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images processed so far, and of all images."""
+
+
+def evaluate(
+    checkpoint: Checkpoint | None = None,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    image_size: int | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    max_bad: float = 0.01,
+    device: str = "auto",
+    fuse: bool = False,
+    runtime: Format | None = None,
+    progress: Progress = lambda done, total: None,
+) -> ClassificationScores | DetectionScores | SegmentationScores:
+    """Evaluate a network on labelled images, as ``transxnet eval`` does.
+
+    Args:
+        checkpoint: A released file, a file or run folder of ours, an exported file, or a URL.
+        data: The images: "digits", "scenes", or a folder. For classifiers it holds a folder for each class
+            (or ``val/`` with them), for detectors it is in COCO's layout, for segmenters in ADE20K's.
+        model: Name of the network; without a checkpoint, its released weights are downloaded.
+        image_size: Side in pixels of a classifier's square images, if not the network's own.
+        batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
+        workers: Processes that read images.
+        max_bad: Maximum share of unreadable images.
+        device: PyTorch's name of a device; "auto" for the GPU, if there is one.
+        fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
+        runtime: Runtime of an exported file, if not the one it was written for.
+        progress: Called with the number of images processed so far, and of all images.
+
+    Returns:
+        The scores, by what the checkpoint holds.
+
+    Raises:
+        CheckpointError: If the network cannot be read.
+        DataError: If the images cannot be used, or too many of them.
+        ConfigError: If a setting is out of range, or settings do not go together.
+    """
+    if data is None:
+        raise ConfigError("give data to evaluate on: a folder, digits or scenes")
+    network, chosen = open_network(
+        checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
+    )
+    settings = {"workers": workers, "max_bad": max_bad, "device": chosen}
+    task, folder = task_of(network), os.fspath(data)
+    if task == "detection":
+        return _evaluate_detector(network, folder, settings, progress)
+    if task == "segmentation":
+        return _evaluate_segmenter(network, folder, settings, progress)
+    return _evaluate_classifier(network, folder, {**settings, "batch_size": batch_size}, progress)
+
+
+def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progress) -> ClassificationScores:
+    from transxnet.classification.evaluate import evaluate as run
+
+    source = open_evaluation(data, label_names(network) or None, network.num_classes)
+    found = run(network, source, advance=_counter(len(source.targets), progress), **settings)
+    return classification_scores(found, network)
+
+
+def _evaluate_detector(network: Any, data: str, settings: Any, progress: Progress) -> DetectionScores:
+    from transxnet.data.coco import open_coco
+    from transxnet.data.scenes import data_folder
+    from transxnet.detection.evaluate import evaluate as run
+    from transxnet.training.dense import known_classes
+
+    head = known_classes(network.head_description)
+    source = open_coco(data_folder(data), classes=head.label_names, masks=head.predicts_masks).validation
+    found = run(network, source, advance=_counter(len(source), progress), **settings)
+    return detection_scores(found, head.label_names, source.findings.lines())
+
+
+def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progress) -> SegmentationScores:
+    from transxnet.data.scenes import data_folder
+    from transxnet.data.segmentation import open_segmentation
+    from transxnet.segmentation.evaluate import evaluate as run
+    from transxnet.training.dense import known_classes
+
+    head = known_classes(network.head_description)
+    source = open_segmentation(
+        data_folder(data), reduce_zero_label=head.reduce_zero_label, classes=head.label_names
+    ).validation
+    found = run(network, source, advance=_counter(len(source), progress), **settings)
+    return segmentation_scores(found, head.label_names, source.findings.lines())
+
+
+def _counter(total: int, progress: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return advance

@@ -1,0 +1,260 @@
+"""``transxnet.Predictor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from transxnet.api.networks import Checkpoint, TaskName, open_network, task_of
+from transxnet.api.results import Classification, Detections, Prediction, Segmentation
+from transxnet.bounds import Answers, BatchSize, Share, Workers, checked
+from transxnet.classification.labels import readable_names
+from transxnet.classification.predict import predict as classify
+from transxnet.data.images import BadImageError, as_rgb, read_image
+from transxnet.data.loader import Advance
+from transxnet.errors import DataError
+from transxnet.files import user_path
+from transxnet.inference.description import Format
+
+ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
+"""A file, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats from 0 to 1."""
+
+
+class Predictor:
+    """Classifies images, or finds objects in them, or segments them: as ``transxnet predict`` does.
+
+    A predictor can be pickled: the network is opened again, from the same file, where it is unpickled.
+
+    Args:
+        checkpoint: A released file, a file or run folder of ours, an exported file, or a URL.
+        model: Name of the network; without a checkpoint, its released weights are downloaded.
+        image_size: Side in pixels of a classifier's square images, if not the network's own.
+        device: PyTorch's name of a device; "auto" for the GPU, if there is one.
+        fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
+        runtime: Runtime of an exported file, if not the one it was written for.
+        batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
+        workers: Processes that read a classifier's images.
+        top: Number of classes that a classifier gives for each image.
+        min_score: Minimum score of a detector's objects.
+
+    Attributes:
+        network: The network, or an exported file that is called in the same way.
+        task: "classification", "detection" or "segmentation".
+        class_names: Names of the classes.
+        head: A detector's or segmenter's head, with names and colours of the classes; None for a classifier.
+
+    Raises:
+        CheckpointError: If the network cannot be read.
+        ConfigError: If a setting is out of range, or settings do not go together.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None = None,
+        *,
+        model: str | None = None,
+        image_size: int | None = None,
+        device: str = "auto",
+        fuse: bool = False,
+        runtime: Format | None = None,
+        batch_size: int = 32,
+        workers: int = 0,
+        top: int = 3,
+        min_score: float = 0.5,
+    ) -> None:
+        self.batch_size: int = checked("batch_size", batch_size, BatchSize)
+        self.workers: int = checked("workers", workers, Workers)
+        self.top: int = checked("top", top, Answers)
+        self.min_score: float = checked("min_score", min_score, Share)
+        self._opened_with: dict[str, Any] = {
+            "checkpoint": _absolute(checkpoint),
+            "model": model,
+            "image_size": image_size,
+            "device": device,
+            "fuse": fuse,
+            "runtime": runtime,
+        }
+        self.network, self.device = open_network(
+            checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
+        )
+        self.task: TaskName = task_of(self.network)
+        self.head = None
+        if self.task != "classification":
+            from transxnet.training.dense import known_classes
+
+            self.head = known_classes(self.network.head_description)
+        names = self.head.label_names if self.head else readable_names(self.network)
+        self.class_names: tuple[str, ...] = tuple(names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("batch_size", "workers", "top", "min_score")
+        return {**self._opened_with, **{name: getattr(self, name) for name in names}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @overload
+    def __call__(self, images: ImageLike) -> Prediction: ...
+    @overload
+    def __call__(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Prediction]: ...
+    def __call__(self, images: Any) -> Any:
+        """Predict for one image or several.
+
+        Args:
+            images: An image (see :data:`ImageLike`) or a list of images.
+
+        Returns:
+            A :class:`Classification`, :class:`Detections` or :class:`Segmentation`; a list of them for a list.
+
+        Raises:
+            DataError: If an image cannot be used; :meth:`stream` goes on with the others.
+        """
+        several = isinstance(images, list | tuple)
+        predictions = []
+        for prediction, _ in self.stream(images if several else [images]):
+            if prediction.error:
+                raise BadImageError(prediction.image, prediction.error)
+            predictions.append(prediction)
+        return predictions if several else predictions[0]
+
+    def stream(
+        self, images: Sequence[ImageLike], advance: Advance = lambda count: None
+    ) -> Iterator[tuple[Prediction, Image.Image | None]]:
+        """Predictions one by one, in order; one for an unreadable image has an ``error``.
+
+        Args:
+            images: The images.
+            advance: Called with the number of images just processed.
+
+        Yields:
+            The prediction and, for detectors and segmenters, the image, None if it is unreadable.
+
+        Raises:
+            DataError: If an image is neither a file nor of a kind that :data:`ImageLike` names.
+        """
+        source = GivenImages(images)
+        if self.task == "classification":
+            for one in classify(
+                self.network, source, top=self.top, batch_size=self.batch_size, workers=self.workers,
+                device=self.device, advance=advance,
+            ):  # fmt: skip
+                yield Classification(one.name, tuple(one.classes), tuple(one.probabilities), one.error), None
+            return
+        for found in self._detect(source) if self.task == "detection" else self._segment(source):
+            advance(1)
+            yield found
+
+    def _detect(self, source: GivenImages) -> Iterator[tuple[Detections, Image.Image | None]]:
+        from transxnet.detection.evaluate import as_results
+        from transxnet.detection.predict import predict
+        from transxnet.detection.sample_sheet import confident
+
+        assert self.head is not None
+        ids = self.head.category_ids or tuple(range(1, self.head.num_classes + 1))
+        for number, one in enumerate(predict(self.network, source, device=self.device), start=1):
+            if one.error:
+                nothing = torch.empty(0)
+                yield Detections(one.name, (), nothing, nothing, nothing, error=one.error), None
+                continue
+            found = confident(one.found, self.min_score)
+            names = tuple(self.class_names[label] for label in found["labels"].tolist())
+            yield (
+                Detections(
+                    one.name,
+                    names,
+                    found["labels"],
+                    found["scores"],
+                    found["boxes"],
+                    found.get("masks"),
+                    as_results(one.found, number, ids),
+                ),
+                one.image,
+            )
+
+    def _segment(self, source: GivenImages) -> Iterator[tuple[Segmentation, Image.Image | None]]:
+        from transxnet.segmentation.predict import predict
+
+        for one in predict(self.network, source, device=self.device):
+            if one.classes is None:
+                yield Segmentation(one.name, error=one.error), None
+                continue
+            counts = one.classes.flatten().bincount(minlength=len(self.class_names))
+            shares = (counts / counts.sum()).tolist()
+            order = sorted(range(len(shares)), key=lambda label: -shares[label])
+            named = {self.class_names[label]: shares[label] for label in order if shares[label]}
+            yield Segmentation(one.name, one.classes, named), one.image
+
+
+class GivenImages:
+    """Images of any kind as an :class:`~transxnet.data.sources.ImageSource` without classes.
+
+    Args:
+        images: The images.
+
+    Raises:
+        DataError: If one is of no such kind.
+    """
+
+    class_names: Sequence[str] = ()
+
+    def __init__(self, images: Sequence[ImageLike]) -> None:
+        self.images = [_plain(image, f"image {index}") for index, image in enumerate(images)]
+        self.targets: Sequence[int] = [0] * len(self.images)
+
+    def name(self, index: int) -> str:
+        image = self.images[index]
+        return str(image) if isinstance(image, Path) else f"image {index}"
+
+    def load(self, index: int) -> Image.Image:
+        image = self.images[index]
+        return read_image(image) if isinstance(image, Path) else as_rgb(self.name(index), image)
+
+
+def _plain(image: Any, name: str) -> Path | Image.Image:
+    """A path, or an image as Pillow's; raises DataError for any other kind."""
+    if isinstance(image, str | os.PathLike):
+        return user_path(image)
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Tensor):
+        return _from_tensor(image, name)
+    if (
+        isinstance(image, np.ndarray)
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size
+        and image.dtype == np.uint8
+    ):
+        return Image.fromarray(np.ascontiguousarray(image))
+    given = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
+    raise DataError(
+        f"{name} is {given}: give a path, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W)"
+    )
+
+
+def _from_tensor(image: Tensor, name: str) -> Image.Image:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise DataError(f"{name} is a tensor of shape {tuple(image.shape)}, not (3, H, W)")
+    values = image.detach().cpu()
+    if values.is_floating_point():
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise DataError(f"{name} has values outside 0 to 1: give pixels, which the predictor normalises itself")
+        values = (values.float() * 255).round().byte()
+    if values.dtype != torch.uint8:
+        raise DataError(f"{name} is a tensor of {values.dtype}, not of uint8 or floats from 0 to 1")
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def _absolute(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """A path that means the same in another process's folder; URLs as they are."""
+    if checkpoint is None or "://" in os.fspath(checkpoint):
+        return checkpoint
+    return user_path(checkpoint).absolute()

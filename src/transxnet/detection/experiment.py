@@ -1,0 +1,114 @@
+"""A detection run: data set, network, task, loaders and evaluation for a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.data.coco import CocoSource, open_coco
+from transxnet.data.loader import BadImages
+from transxnet.data.scenes import data_folder
+from transxnet.dense.create import create_dense
+from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.network import Detector
+from transxnet.dense.registry import network_class
+from transxnet.detection.batches import EvaluationImages, TrainingImages, collate
+from transxnet.detection.evaluate import Evaluation, evaluate
+from transxnet.detection.recipe import DetectionRecipe
+from transxnet.detection.sample_sheet import save_sheet
+from transxnet.detection.task import DetectionTask
+from transxnet.errors import DataError
+from transxnet.plotting.run_figures import save_curves
+from transxnet.training.dense import findings_of, known_classes, label_names_of
+from transxnet.training.experiment import Experiment, Loaders
+from transxnet.training.processes import Process
+from transxnet.training.run_folder import RunFolder
+
+
+class DetectionExperiment(Experiment[DetectionRecipe, Detector, Evaluation]):
+    """Images with boxes (and masks), a detector, its losses, and COCO's average precision; see :class:`Experiment`."""
+
+    def __init__(self, recipe: DetectionRecipe) -> None:
+        super().__init__(recipe)
+        self.masks = recipe.predicts_masks
+        data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=self.masks)
+        self.findings = findings_of(data.train, data.validation)
+        if data.train is None:
+            raise DataError(f"{recipe.data} has validation images but no training images")
+        if self.masks and not data.train.has_masks:
+            title = network_class(recipe.detector).title
+            raise DataError(f"{recipe.data} has objects without a mask, which {title} needs; take --detector retinanet")
+        self.train, self.validation = data.train.trainable(), data.validation
+
+    @property
+    def training_images(self) -> int:
+        return len(self.train)
+
+    def image_name(self, index: int) -> str:
+        return self.train.name(index)
+
+    def build_network(self) -> Detector:
+        return build_network(self.recipe, self.train)
+
+    def build_task(self, network: Detector) -> DetectionTask:
+        bad = BadImages(len(self.train) + len(self.validation), self.recipe.max_bad)
+        return DetectionTask(network, self.recipe, bad, self.validation)
+
+    def loaders(self, network: Detector, process: Process) -> Loaders:
+        recipe = self.recipe
+        training = TrainingImages(
+            self.train, network.transform, recipe.augmentation, masks=self.masks, seed=recipe.seed
+        )
+        groups = self.train.landscape if recipe.same_aspect else None
+        return (
+            self.training_loader(training, process, collate=collate, epoch_steps=recipe.epoch_steps, groups=groups),
+            self.validation_loader(EvaluationImages(self.validation), 1, process, collate=collate),
+        )
+
+    def evaluate(self, network: Detector, device: str) -> Evaluation:
+        return evaluate(network, self.validation, workers=self.recipe.workers, device=device)
+
+    def headline(self, evaluation: Evaluation) -> str:
+        box, mask = evaluation.box.scores, evaluation.mask and evaluation.mask.scores
+        masks = f", mask AP {mask['AP']:.1%} (AP50 {mask['AP50']:.1%})" if mask else ""
+        return f"box AP {box['AP']:.1%} (AP50 {box['AP50']:.1%}){masks} on {evaluation.images} held-out images"
+
+    def scores(self, evaluation: Evaluation) -> dict[str, Any]:
+        scores: dict[str, Any] = {"box": evaluation.box.scores, "validation_images": evaluation.images}
+        return scores | ({"mask": evaluation.mask.scores} if evaluation.mask else {})
+
+    def draw(
+        self, network: Detector, evaluation: Evaluation, epochs: Sequence[dict[str, float]], folder: RunFolder
+    ) -> None:
+        title = f"{self.recipe.subject}: {self.headline(evaluation)}"
+        save_sheet(network, self.validation, folder.samples, title)
+        kind = "mask" if evaluation.mask else "box"
+        score = (f"val/{kind}_AP50", f"{kind} AP50")
+        save_curves(epochs, folder.curves, title, loss="sum of the losses", score=score)
+
+
+def build_network(recipe: DetectionRecipe, train: CocoSource) -> Detector:
+    """Create the recipe's detector for these classes, with the weights to start from.
+
+    Layers of a checkpoint that were trained for other classes are initialised anew.
+    """
+    head = HeadDescription(
+        recipe.detector,
+        len(train.class_names),
+        recipe.pyramid_channels,
+        recipe.normalised_heads,
+        train.class_names,
+        train.category_ids,
+        proposals=recipe.proposals,
+        short=recipe.short,
+        long=recipe.long,
+    )
+    head = known_classes(head)  # its colours
+    settings = recipe.settings_of_backbone()
+    start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
+    other = start is not None and label_names_of(start) != train.class_names
+    network = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
+    assert isinstance(network, Detector)
+    network.sample_regions(recipe.regions)
+    return network
