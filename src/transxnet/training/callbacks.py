@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from transxnet.data.randomness import seed_for
+from transxnet.errors import CheckpointError
 from transxnet.files import replacing
 from transxnet.training.nonfinite import FiniteSteps
 from transxnet.training.timing import StepTimes
@@ -48,6 +49,7 @@ class History(Callback):
 
     Attributes:
         started: Whether training has begun, after everything was read from the checkpoint.
+        stepped: Whether a step was completed since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,11 +57,16 @@ class History(Callback):
         self._rows: dict[int, dict[str, float]] = {}
         self._before = 0.0
         self._started = time.monotonic()
-        self.started = False
+        self.started = self.stepped = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
         self.started = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.stepped = True
 
     @property
     def seconds(self) -> float:
@@ -75,8 +82,11 @@ class History(Callback):
         return {"rows": self._rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._rows = dict(state_dict["rows"])
-        self._before = state_dict["seconds"]
+        self._rows = {int(epoch): dict(row) for epoch, row in state_dict["rows"].items()}
+        for row in self._rows.values():
+            if not all(isinstance(name, str) and isinstance(value, int | float) for name, value in row.items()):
+                raise CheckpointError("its metrics are not names and numbers")
+        self._before = float(state_dict["seconds"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {

@@ -52,7 +52,7 @@ class FiniteSteps(Callback):
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self.skipped, self._in_a_row = int(state_dict["skipped"]), int(state_dict["in_a_row"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches == 0:

@@ -17,7 +17,7 @@ from torch import nn
 from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
-from transxnet.errors import CheckpointError, ConfigError
+from transxnet.errors import CheckpointError, ConfigError, TransXNetError
 from transxnet.files import read_json, reading, reason
 from transxnet.model import Block, Stage
 from transxnet.training.checkpointing import step_of
@@ -202,16 +202,17 @@ def _parameters(network: nn.Module) -> int:
 
 @contextmanager
 def _resume_explained(resume: Path | None, monitors: Monitors) -> Iterator[None]:
-    """Report in one line what Lightning raises before the first step when a checkpoint does not fit.
+    """Report in one line what Lightning or PyTorch raises up to the end of the first step if a checkpoint does not fit.
 
     Raises:
-        CheckpointError: In place of any error raised while the checkpoint is read.
+        CheckpointError: In place of any such error.
     """
     try:
         yield
     except (Stopped, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if resume is None or monitors.history.started:
+        history = monitors.history
+        if resume is None or history.stepped or (history.started and isinstance(error, TransXNetError)):
             raise
         raise CheckpointError(f"training cannot be resumed from {resume}: {reason(error)}") from error

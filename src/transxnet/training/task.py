@@ -105,8 +105,10 @@ class Task(LightningModule):
                 f"results: use {before}, or start a new run"
             )
         _put_state(self.train_loss, progress["train_loss"][self.global_rank])
-        self.bad.reasons.update(progress["bad"])
-        computed = list(progress.get("kernels") or self.kernels)
+        bad, computed = dict(progress["bad"]), list(progress.get("kernels") or self.kernels)
+        if not all(isinstance(text, str) for text in (*bad, *bad.values(), *computed)):
+            raise CheckpointError("its bad images or kernels are not text")
+        self.bad.reasons.update(bad)
         if computed[-1:] != self.kernels:
             self.report(
                 f"{computed[-1]} kernels computed this run so far, {self.kernels[0]} kernels compute the rest: the "
