@@ -127,7 +127,7 @@ def test_resuming_from_checkpoints_with_other_values(stopped: Path, tmp_path: Pa
         path = folder / "checkpoints" / newest.name
         part = str(generator.choice(sorted(content)))  # as often within a small part as within the weights
         torch.save(content | altered({part: content[part]}, generator), path)
-        ended = limited("train", "--resume", path, seconds=120)
+        ended = limited("train", "--resume", path, seconds=600)
         if ended.status:
             assert path.name in ended.refusal, ended
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
 
 import torch
@@ -98,6 +98,8 @@ class Task(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check_network(checkpoint)
+        if not all(count >= 0 for count in _counts(checkpoint["loops"])):
+            raise CheckpointError("it counts epochs or steps below 0")
         progress = checkpoint[PROGRESS_KEY]
         if (before := len(progress["train_loss"])) != self.trainer.world_size:
             raise ConfigError(
@@ -153,3 +155,12 @@ def _put_state(metric: Metric, saved: dict[str, Any]) -> None:
     for name, value in saved["state"].items():
         setattr(metric, name, value.to(metric.device))
     metric._update_count = saved["updates"]
+
+
+def _counts(progress: Any) -> Iterator[float]:
+    """All counts in the progress of Lightning's loops."""
+    if isinstance(progress, dict | list):
+        for part in progress.values() if isinstance(progress, dict) else progress:
+            yield from _counts(part)
+    else:
+        yield progress
