@@ -72,6 +72,8 @@ SIZES: Changes = {
     "encoding": (config(position_encoding="none"), "does not fit|unexpected"),
     "no such setting": (config(dephts=1), "no setting 'dephts'"),
     "a mixture": (config(token_mixer=["d_mixer"]), "token_mixer is"),
+    "another's part": (config(token_mixer="mine"), "token_mixer is .*not 'mine'; one of your own is known once"),
+    "settings of none": (config(ffn_settings={"size": HUGE}), "ffn_settings must be null, because the ffn 'ms_ffn'"),
 }
 
 KINDS: dict[str, tuple[str, str]] = {

@@ -47,10 +47,10 @@ class Folding:
     idconv: IDConvForm
     dynamic_size: bool
     channels_last: bool
-    left: list[str] = field(default_factory=list)
-    _stage: int = -1
-    _path: list[str] = field(default_factory=list)
-    _scale: LayerScale | None = None
+    left: list[str] = field(default_factory=list, init=False)
+    _stage: int = field(default=-1, init=False)
+    _path: list[str] = field(default_factory=list, init=False)
+    _scale: LayerScale | None = field(default=None, init=False)
 
     def inside(self, module: nn.Module) -> None:
         """Replace all of a module's descendants that fold."""
