@@ -15,6 +15,7 @@ from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.detection_transform import DetectionTransform
 from transxnet.dense.export_form import ExportForm, PixelScores
 from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.dense.pyramid import PyramidBackbone, head_norm
 from transxnet.dense.registry import Task
 from transxnet.dense.segmentation_transform import SegmentationTransform
@@ -184,6 +185,15 @@ class Segmenter(DenseNetwork):
 
     def prepared(self, image: Tensor) -> Tensor:
         return self.transform_for(self.head_description)(image)[None]
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the pixels' classes; a network with other outputs in training overrides it.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            labels: (B, H, W), class indices, 255 where there is none.
+        """
+        return segmentation_loss(self(images).float(), labels)
 
 
 def _rows(tensor: Tensor | None) -> int:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from transxnet.data.loader import BadImages
 from transxnet.dense.network import Segmenter
-from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.segmentation.batches import SegmentationBatch
 from transxnet.segmentation.evaluate import agreement, confusion, segmented
 from transxnet.segmentation.recipe import SegmentationRecipe
@@ -33,7 +32,7 @@ class SegmentationTask(DenseTask):
 
     def loss(self, batch: SegmentationBatch) -> Tensor:
         """Cross entropy over the labelled pixels, in the mean over all."""
-        return segmentation_loss(self.model(batch.images).float(), batch.labels)
+        return self.model.loss(batch.images, batch.labels)
 
     def on_validation_epoch_start(self) -> None:
         self.table.reset()
