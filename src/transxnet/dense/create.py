@@ -126,8 +126,10 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
             f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
         )
     with describing(read.source):
-        head = HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights)
-        check_head(head, weights, read.source)
+        head = (
+            HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights, read.source)
+        )
+    check_head(head, weights, read.source)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
     if not variant:

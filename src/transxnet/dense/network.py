@@ -92,8 +92,12 @@ class DenseNetwork(nn.Module, ABC):
         return rows
 
     @classmethod
-    def describe_weights(cls, weights: Mapping[str, Tensor]) -> HeadDescription:
+    def describe_weights(cls, weights: Mapping[str, Tensor], source: str = "the state dict") -> HeadDescription:
         """The head that weights under our names have, by their shapes: a released file has no description.
+
+        Args:
+            weights: The weights.
+            source: Where they were read from, for messages.
 
         Raises:
             CheckpointError: If the network cannot have such weights.
@@ -101,7 +105,7 @@ class DenseNetwork(nn.Module, ABC):
         rows, channels = (_rows(weights.get(name)) for name in (cls.class_weight, f"{_INNER}0.weight"))
         classes = cls.classes_of(rows)
         if classes < 1 or channels < 1:
-            raise CheckpointError(f"these are no weights of a {cls.kind}")
+            raise CheckpointError(f"{source} does not hold the weights of a {cls.kind}")
         return cls.default_head(classes, channels, f"{_INNER}1.weight" in weights)
 
     @classmethod

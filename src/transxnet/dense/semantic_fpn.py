@@ -90,8 +90,8 @@ class SemanticFPN(Segmenter):
         self.head = SemanticHead(backbone.out_channels, backbone.strides, num_classes)
 
     @classmethod
-    def describe_weights(cls, weights: Mapping[str, Tensor]) -> HeadDescription:
-        head = super().describe_weights(weights)
+    def describe_weights(cls, weights: Mapping[str, Tensor], source: str = "the state dict") -> HeadDescription:
+        head = super().describe_weights(weights, source)
         return dataclasses.replace(head, reduce_zero_label=head.num_classes == _ADE20K_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
