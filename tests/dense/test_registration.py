@@ -114,7 +114,7 @@ def test_mistakes_of_registration() -> None:
         pass
 
     for name, network, message in (
-        ("mask_rcnn", Finest, "mask_rcnn is registered already, for transxnet.dense.mask_rcnn.network.MaskRCNN"),
+        ("mask_rcnn", Finest, "mask_rcnn is registered already, for transxnet.dense.mask_rcnn.detector.MaskRCNN"),
         ("my head", Finest, "letters, digits and underscores, not 'my head'"),
         ("nothing", Nothing, "Nothing lacks class_weight, export_form, build"),
     ):

@@ -18,7 +18,7 @@ from transxnet.data.coco import open_coco
 from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import open_segmentation
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Detector, Segmenter
+from transxnet.dense.protocol import Detector, Segmenter
 from transxnet.detection.evaluate import SCORES, Precision, as_results
 from transxnet.detection.evaluate import evaluate as evaluate_detector
 from transxnet.detection.predict import predict as detect

@@ -14,7 +14,7 @@ from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.cli.streams import SafeConsole
 from transxnet.dense.create import holds_dense, load_dense
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import FORMATS

@@ -16,7 +16,7 @@ from transxnet.checkpoints.tensors import check_values
 from transxnet.checkpoints.values import describing
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.head_description import HeadDescription, check_head, describe_weights
-from transxnet.dense.network import DenseNetwork, Detector, Segmenter
+from transxnet.dense.protocol import DenseNetwork, Detector, Segmenter
 from transxnet.dense.registry import NOUNS, Task, kind_of, network_class
 from transxnet.errors import CheckpointError
 from transxnet.zoo import NETWORKS, full_name

@@ -14,7 +14,7 @@ from transxnet.dense.registry import Task, kind_of, kinds, network_class
 from transxnet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from transxnet.dense.network import DenseNetwork
+    from transxnet.dense.protocol import DenseNetwork
 
 _MAX_CHANNELS = 16_384
 _MAX_PROPOSALS = 10_000

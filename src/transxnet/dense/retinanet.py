@@ -19,7 +19,7 @@ from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.detection_transform import DetectionTransform, Target
 from transxnet.dense.export_form import ExportedFiles, InputSize, PyramidForm, Shape
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.registry import register_dense_network
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from transxnet.checkpoints.released_dense import ReleasedNames
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Segmenter
 from transxnet.dense.pixel_classes import resize
+from transxnet.dense.protocol import Segmenter
 from transxnet.dense.pyramid import PyramidBackbone
 from transxnet.dense.registry import register_dense_network
 from transxnet.layers.norm import BatchNorm2d

@@ -18,7 +18,7 @@ from transxnet.checkpoints.writing import description as description_of
 from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.export_form import ExportForm, PartFile
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.dense.registry import part_names
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet

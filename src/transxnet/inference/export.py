@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.bounds import ImageCount, checked
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.files import user_path
 from transxnet.inference import export_checks as checking

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from transxnet.data.images import BadImageError, read_image
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.sample_sheet import classes_in
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from transxnet.data.loader import BadImages
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.batches import SegmentationBatch
 from transxnet.segmentation.evaluate import agreement, confusion, segmented
 from transxnet.segmentation.recipe import SegmentationRecipe

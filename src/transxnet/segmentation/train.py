@@ -13,7 +13,7 @@ from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
 from transxnet.segmentation.batches import EvaluationImages, TrainingImages, collate
