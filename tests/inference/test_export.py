@@ -67,7 +67,7 @@ def test_any_batch_and_size_gives_the_networks_outputs(small: Path, small_onnx: 
     compare()
 
 
-def test_a_file_says_what_it_holds(small_onnx: Path) -> None:
+def test_a_file_has_its_metadata(small_onnx: Path) -> None:
     metadata = transxnet.load_exported(small_onnx).description
     assert (metadata.task, metadata.architecture, metadata.outputs) == ("classification", "transxnet_nano", ("scores",))
     assert (metadata.precision, metadata.opset, metadata.num_classes) == ("float32", formats.DEFAULT_OPSET, 10)
@@ -145,7 +145,7 @@ def test_features_of_a_backbone(small: Path, tmp_path: Path) -> None:
     assert run("predict", small.parent, "--checkpoint", out) == 2
 
 
-def test_a_file_predicts_and_is_judged_as_the_network(
+def test_a_file_predicts_and_is_evaluated_as_the_network(
     small: Path, small_onnx: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -161,7 +161,7 @@ def test_a_file_predicts_and_is_judged_as_the_network(
     assert scores[0] == pytest.approx(scores[1], abs=0.003) == pytest.approx(scores[2], abs=0.003)
 
 
-def test_eight_bits_are_calibrated_and_judged_on_the_users_images(
+def test_eight_bits_are_calibrated_and_evaluated_on_the_users_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = classifier(1)
@@ -220,7 +220,7 @@ def test_bench_times_a_runtime(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert all(row["images_per_second"]["median"] > 0 for row in rows)
 
 
-def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
+def test_mistakes_of_the_api_are_one_line(tmp_path: Path) -> None:
     model = classifier(1)
     for wrong, message in (
         (classifier(1).train(), "training mode; call .eval()"),
