@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from transxnet.checkpoints.released_dense import ReleasedNames
@@ -42,6 +43,8 @@ class DenseNetwork(nn.Module, ABC):
         out_indices: Stages of the backbone whose outputs it takes.
         predicts_masks: Whether a detector learns from and returns masks too.
         sides: Bounds of an image's shorter and longer side in pixels, by default.
+        mean: Mean of each channel that images are normalised with, of values from 0 to 1.
+        std: Standard deviation of each channel, likewise.
         export_form: How it is exported.
         released_names: How the entries of its released files are renamed, if there are any.
         head_description: Description of the head, written to checkpoints.
@@ -56,6 +59,8 @@ class DenseNetwork(nn.Module, ABC):
     out_indices: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     predicts_masks: ClassVar[bool] = False
     sides: ClassVar[tuple[int, int]]
+    mean: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_MEAN
+    std: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_STD
     export_form: ClassVar[ExportForm]
     released_names: ClassVar[ReleasedNames | None] = None
 
@@ -151,7 +156,7 @@ class Detector(DenseNetwork):
 
     @classmethod
     def transform_for(cls, head: HeadDescription) -> DetectionTransform:
-        return DetectionTransform(head.short, head.long)
+        return DetectionTransform(head.short, head.long, cls.mean, cls.std)
 
     def prepared(self, image: Tensor) -> Tensor:
         batch: Tensor = self.transform([image])[0].tensors
@@ -185,7 +190,7 @@ class Segmenter(DenseNetwork):
 
     @classmethod
     def transform_for(cls, head: HeadDescription) -> SegmentationTransform:
-        return SegmentationTransform(head.short, head.long)
+        return SegmentationTransform(head.short, head.long, cls.mean, cls.std)
 
     def prepared(self, image: Tensor) -> Tensor:
         return self.transform_for(self.head_description)(image)[None]

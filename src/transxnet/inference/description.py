@@ -162,7 +162,7 @@ def _describe_dense(model: DenseNetwork, plain: Description) -> Description:
         outputs=tuple(form.shapes(head, strides)),
         num_classes=head.num_classes,
         class_names=head.label_names,
-        preprocessing={"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)},
+        preprocessing={"mean": list(model.mean), "std": list(model.std)},
         head=dataclasses.asdict(head),
         strides=strides,
         parts=tuple(form.parts),

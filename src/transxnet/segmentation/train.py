@@ -80,8 +80,9 @@ def _loaders(
         "batches_per_step": recipe.accumulate,
         "epoch_steps": recipe.epoch_steps,
     }
-    images = TrainingImages(train, recipe.augmentation, seed=recipe.seed)
-    judged = EvaluationImages(validation, model.head_description.transform)
+    transform = model.head_description.transform
+    images = TrainingImages(train, recipe.augmentation, transform, seed=recipe.seed)
+    judged = EvaluationImages(validation, transform)
     return (
         make_loader(images, recipe.batch_size, collate=collate, **settings, **run.place),
         make_loader(judged, 1, collate=collate, **run.place),
