@@ -26,6 +26,7 @@ class Finest(transxnet.Segmenter):
     """Scores of the classes from the finest level alone."""
 
     class_weight = "scores.weight"
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
     def __init__(self, backbone: PyramidBackbone, num_classes: int) -> None:
         super().__init__(backbone, num_classes)
@@ -89,7 +90,10 @@ def test_a_segmenter_is_exported_without_further_code(tmp_path: Path) -> None:
     exported = transxnet.export(model, tmp_path / "finest.pt2")
     file = ExportedNetwork(transxnet.load_exported(exported.path, "torch"))
     assert file.head_description == head and file.head_description.task == "segmentation"
-    ready = head.transform(torch.full((3, 40, 50), 90, dtype=torch.uint8))[None]
+    assert exported.description.preprocessing == {"mean": [0.5] * 3, "std": [0.25] * 3}
+    ready = model.prepared(torch.full((3, 40, 50), 255, dtype=torch.uint8))
+    assert torch.equal(ready, torch.full((1, 3, 512, 640), 2.0))
+    ready = ready[:, :, :64, :96]
     with torch.inference_mode():
         torch.testing.assert_close(file(ready), model(ready), atol=1e-4, rtol=1e-4)
 
@@ -114,7 +118,7 @@ def test_mistakes_of_registration() -> None:
         pass
 
     for name, network, message in (
-        ("mask_rcnn", Finest, "mask_rcnn is registered already, for transxnet.dense.mask_rcnn.network.MaskRCNN"),
+        ("mask_rcnn", Finest, "mask_rcnn is registered already, for transxnet.dense.mask_rcnn.detector.MaskRCNN"),
         ("my head", Finest, "letters, digits and underscores, not 'my head'"),
         ("nothing", Nothing, "Nothing lacks class_weight, export_form, build"),
     ):

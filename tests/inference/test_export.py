@@ -1,4 +1,4 @@
-"""Exported files: that they compute what the network does, say what they are, and run in its place."""
+"""Exported files: they compute what the network computes, have its metadata, and run instead of it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NAMES = [f"digit {number}" for number in range(10)]
 
 def classifier(stages: int) -> transxnet.TransXNet:
     model = nano(**first_stages(stages))
-    said = {"label_names": NAMES, "mean": (0.5, 0.4, 0.3), "input_size": (3, 64, 64)}
-    vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **said}
+    cfg = {"label_names": NAMES, "mean": (0.5, 0.4, 0.3), "input_size": (3, 64, 64)}
+    vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **cfg}
     return model
 
 
@@ -67,13 +67,13 @@ def test_any_batch_and_size_gives_the_networks_outputs(small: Path, small_onnx: 
     compare()
 
 
-def test_a_file_says_what_it_holds(small_onnx: Path) -> None:
-    said = transxnet.load_exported(small_onnx).description
-    assert (said.task, said.architecture, said.outputs) == ("classification", "transxnet_nano", ("scores",))
-    assert (said.precision, said.opset, said.num_classes) == ("float32", formats.DEFAULT_OPSET, 10)
-    assert said.class_names == tuple(NAMES)
-    assert said.version == transxnet.__version__
-    assert said.preprocessing["mean"] == [0.5, 0.4, 0.3] and said.preprocessing["input_size"] == [3, 64, 64]
+def test_a_file_has_its_metadata(small_onnx: Path) -> None:
+    metadata = transxnet.load_exported(small_onnx).description
+    assert (metadata.task, metadata.architecture, metadata.outputs) == ("classification", "transxnet_nano", ("scores",))
+    assert (metadata.precision, metadata.opset, metadata.num_classes) == ("float32", formats.DEFAULT_OPSET, 10)
+    assert metadata.class_names == tuple(NAMES)
+    assert metadata.version == transxnet.__version__
+    assert metadata.preprocessing["mean"] == [0.5, 0.4, 0.3] and metadata.preprocessing["input_size"] == [3, 64, 64]
     onnx = importlib.import_module("onnx")
     model = onnx.load(str(small_onnx))
     onnx.checker.check_model(model, full_check=True)
@@ -97,8 +97,8 @@ def test_every_format_passes_its_check(form: Any, precision: Any, tmp_path: Path
     path = (tmp_path / "small").with_suffix(SUFFIXES[form])
     exported = transxnet.export(classifier(1), path, format=form, precision=precision)
     assert exported.passed and sorted(tmp_path.iterdir()) == sorted(exported.files)
-    said = transxnet.load_exported(path, form).description
-    assert (said.format, said.precision, said.class_names) == (form, precision, tuple(NAMES))
+    metadata = transxnet.load_exported(path, form).description
+    assert (metadata.format, metadata.precision, metadata.class_names) == (form, precision, tuple(NAMES))
     assert exported.agreement is None if precision == "float32" else exported.agreement is not None
     if form == "aot":
         with pytest.raises(ConfigError, match="compiled code: if you trust"):
@@ -145,7 +145,7 @@ def test_features_of_a_backbone(small: Path, tmp_path: Path) -> None:
     assert run("predict", small.parent, "--checkpoint", out) == 2
 
 
-def test_a_file_predicts_and_is_judged_as_the_network(
+def test_a_file_predicts_and_is_evaluated_as_the_network(
     small: Path, small_onnx: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -161,7 +161,7 @@ def test_a_file_predicts_and_is_judged_as_the_network(
     assert scores[0] == pytest.approx(scores[1], abs=0.003) == pytest.approx(scores[2], abs=0.003)
 
 
-def test_eight_bits_are_calibrated_and_judged_on_the_users_images(
+def test_eight_bits_are_calibrated_and_evaluated_on_the_users_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = classifier(1)
@@ -177,16 +177,16 @@ def test_eight_bits_are_calibrated_and_judged_on_the_users_images(
         Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     assert run("predict", folder, "--checkpoint", weights, "--json") == 0
     for row in json.loads(capsys.readouterr().out):  # its own answers are the labels
-        place = folder / row["answers"][0]["class"]
-        place.mkdir(exist_ok=True)
-        Path(row["image"]).rename(place / Path(row["image"]).name)
+        target = folder / row["answers"][0]["class"]
+        target.mkdir(exist_ok=True)
+        Path(row["image"]).rename(target / Path(row["image"]).name)
     out = tmp_path / "small8.onnx"
     command = ("export", weights, "--format", "onnx", "--precision", "int8", "--out", out)
     assert run(*command, "--calibration", tmp_path / "photos", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["accuracy"] == {"before": 1.0, "after": 1.0}
-    assert told["agreement"] == 1.0
-    stored = importlib.import_module("onnx").load(told["file"]).graph.initializer
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["accuracy"] == {"before": 1.0, "after": 1.0}
+    assert printed["agreement"] == 1.0
+    stored = importlib.import_module("onnx").load(printed["file"]).graph.initializer
     assert sum(tensor.data_type == importlib.import_module("onnx").TensorProto.INT8 for tensor in stored) > 10
 
 
@@ -202,8 +202,8 @@ def test_a_file_that_differs_is_kept_under_another_name(
     monkeypatch.setattr(formats, "write_torch", wrong)
     assert run("export", small, "--format", "torch", "--out", tmp_path / "wrong.pt2") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.unchecked.pt2"]
-    told = capsys.readouterr()
-    assert told.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in told.err
+    printed = capsys.readouterr()
+    assert printed.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in printed.err
 
 
 def test_bench_times_a_runtime(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,17 +220,17 @@ def test_bench_times_a_runtime(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert all(row["images_per_second"]["median"] > 0 for row in rows)
 
 
-def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
+def test_mistakes_of_the_api_are_one_line(tmp_path: Path) -> None:
     model = classifier(1)
-    for wrong, said in (
+    for wrong, message in (
         (classifier(1).train(), "training mode; call .eval()"),
         (transxnet.fuse(model), "fused already"),
         (torch.nn.Linear(2, 2).eval(), "not Linear"),
         ("transxnet_nano", "export takes a network, not str"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             transxnet.export(wrong, tmp_path / "a.onnx")  # type: ignore[arg-type]
-    for choices, said in (
+    for choices, message in (
         ({"format": "tflite"}, "format is one of onnx, openvino, torch, aot"),
         ({"precision": "float64"}, "precision is one of"),
         ({"precision": "bfloat16"}, "onnx files hold float32, float16, int8, not bfloat16"),
@@ -238,7 +238,7 @@ def test_mistakes_of_the_api_are_said_in_a_line(tmp_path: Path) -> None:
         ({"opset": 7}, "opset must be a whole number from 18 to 23, not 7"),
         ({"precision": "int8"}, "needs images to calibrate with"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             transxnet.export(model, tmp_path / "a.onnx", **choices)
     with pytest.raises(ConfigError, match="format of .* is not clear"):
         transxnet.export(model, tmp_path / "a.bin")

@@ -39,7 +39,7 @@ def dense(kind: str, **values: Any) -> str:
     return changed(head=head, **given)
 
 
-DESCRIPTIONS: dict[str, tuple[str | None, str]] = {
+METADATA: dict[str, tuple[str | None, str]] = {
     "none": (None, "was not written by `transxnet export`"),
     "a list": ("[]", "it is not a JSON object"),
     "a number": ("7", "it is not a JSON object, but 7"),
@@ -102,21 +102,21 @@ DESCRIPTIONS: dict[str, tuple[str | None, str]] = {
 }  # fmt: skip
 
 
-def test_descriptions_are_compared_with_the_file(tmp_path: Path) -> None:
+def test_metadata_is_compared_with_the_file(tmp_path: Path) -> None:
     onnx = importlib.import_module("onnx")
-    models = {name: (program(said), message) for name, (said, message) in DESCRIPTIONS.items()}
-    said = description().to_json()
+    models = {name: (program(metadata), message) for name, (metadata, message) in METADATA.items()}
+    metadata = description().to_json()
     models |= {
-        "input": (program(said, name="pictures"), r"gives images in float32 among its inputs, not 'pictures'"),
-        "output": (program(said, {"logits": ("batch", CLASSES)}), "gives scores in float32 among its outputs, not"),
-        "more outputs": (program(said, {"scores": ("batch", 10), "more": ("batch", 10)}), "has 2 outputs, but"),
-        "grey": (program(said, channels=1), r"images is \(any, 3, any, any\), but in the file it is \(any, 1"),
+        "input": (program(metadata, name="pictures"), r"gives images in float32 among its inputs, not 'pictures'"),
+        "output": (program(metadata, {"logits": ("batch", CLASSES)}), "gives scores in float32 among its outputs, not"),
+        "more outputs": (program(metadata, {"scores": ("batch", 10), "more": ("batch", 10)}), "has 2 outputs, but"),
+        "grey": (program(metadata, channels=1), r"images is \(any, 3, any, any\), but in the file it is \(any, 1"),
     }
     files = [tmp_path / f"{name}.onnx" for name in models]
     for path, (model, _) in zip(files, models.values(), strict=True):
         onnx.save(model, str(path))
     good = tmp_path / "good.onnx"
-    onnx.save(program(said), str(good))
+    onnx.save(program(metadata), str(good))
     *lines, last = outcomes([("load_exported", {"path": str(path)}) for path in (*files, good)])
     assert last == ""
     for path, (_, message), line in zip(files, models.values(), lines, strict=True):
@@ -126,8 +126,8 @@ def test_descriptions_are_compared_with_the_file(tmp_path: Path) -> None:
 
 def test_onnx_of_other_programs_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     onnx = importlib.import_module("onnx")
-    helper, said = onnx.helper, description().to_json()
-    models = {name: program(said) for name in ("huge", "short", "missing", "outside", "operator")}
+    helper, metadata = onnx.helper, description().to_json()
+    models = {name: program(metadata) for name in ("huge", "short", "missing", "outside", "operator")}
     for name, location in (("missing", "weights.bin"), ("outside", "../../../etc/passwd")):
         weight = models[name].graph.initializer[0]
         onnx.external_data_helper.set_external_data(weight, location)
@@ -155,12 +155,12 @@ def test_onnx_of_other_programs_is_one_line(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_comes_out_is_compared_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_outputs_are_compared_with_the_metadata(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     onnx = importlib.import_module("onnx")
     path = tmp_path / "free.onnx"
     images = np.zeros((2, 3, 40, 50), np.float32)
     every = onnx.numpy_helper.from_array(np.ones(CLASSES, bool), "every")
-    for outputs, said, message in (
+    for outputs, metadata, message in (
         ({"scores": ("a", "b")}, changed(num_classes=12, class_names=[]), r"gave \(2, 10\) for \(2, 3, 40, 50\), but"),
         (
             {"scores": ("a", "b", "c", "d")},
@@ -168,7 +168,7 @@ def test_what_comes_out_is_compared_too(tmp_path: Path, capfd: pytest.CaptureFix
             r"scores is \(any, 10, any, any\), but in the file it is \(any, 3",
         ),
     ):
-        model = program(said, outputs)
+        model = program(metadata, outputs)
         if len(outputs["scores"]) == 4:
             del model.graph.node[1]
             model.graph.node[1].CopyFrom(onnx.helper.make_node("Identity", ["images"], ["scores"]))
@@ -201,13 +201,13 @@ def test_a_file_without_a_size_is_run_at_the_usual_one(tmp_path: Path) -> None:
     assert network.pretrained_cfg["input_size"] == (3, 224, 224)
 
 
-def test_openvino_files_that_lie(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_openvino_files_that_contradict_themselves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.xml"
     onnx = importlib.import_module("onnx")
     onnx.save(program(None), str(tmp_path / "plain.onnx"))
 
-    def write(said: Description) -> None:
-        formats.write_openvino(tmp_path / "plain.onnx", path, said)
+    def write(metadata: Description) -> None:
+        formats.write_openvino(tmp_path / "plain.onnx", path, metadata)
 
     write(description("openvino"))
     xml, weights = path.read_text(), path.with_suffix(".bin")

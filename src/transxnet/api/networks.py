@@ -10,7 +10,7 @@ import torch
 from transxnet.bounds import ImageSide, checked
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.dense.create import holds_dense, load_dense
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import Format

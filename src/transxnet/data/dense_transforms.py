@@ -12,9 +12,10 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.bounds import ImageSide, PositiveShare, ScaleFactor, Share, StoredSide, check_bounds
 from transxnet.dense.pixel_classes import IGNORED
-from transxnet.dense.segmentation_transform import fitted, normalised, resized
+from transxnet.dense.segmentation_transform import SegmentationTransform, fitted, resized
 from transxnet.errors import ConfigError
 
+_RELEASED = SegmentationTransform()
 _CROP_TRIES = 10
 _BRIGHTNESS = 32  # grey levels added or taken at most
 _CONTRAST = _SATURATION = (0.5, 1.5)
@@ -86,7 +87,10 @@ def augment_detection(
 
 
 def augment_segmentation(
-    image: Tensor, labels: Tensor, augmentation: SegmentationAugmentation
+    image: Tensor,
+    labels: Tensor,
+    augmentation: SegmentationAugmentation,
+    transform: SegmentationTransform = _RELEASED,
 ) -> tuple[Tensor, Tensor]:
     """A crop of a resized image, varied and normalised, and its labels.
 
@@ -96,6 +100,7 @@ def augment_segmentation(
         image: (3, H, W), uint8.
         labels: (H, W), classes, or 255 for ignored pixels.
         augmentation: How.
+        transform: The network's, whose normalisation is used; the released one if not given.
 
     Returns:
         (3, crop, crop), float, and (crop, crop), int64.
@@ -112,7 +117,7 @@ def augment_segmentation(
     if augmentation.photometric:
         image = photometric_distortion(image)
     missing = 0, augmentation.crop - labels.shape[1], 0, augmentation.crop - labels.shape[0]
-    return F.pad(normalised(image), missing), F.pad(labels, missing, value=IGNORED)
+    return F.pad(transform.normalised(image), missing), F.pad(labels, missing, value=IGNORED)
 
 
 def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ from transxnet.dense.backbone import DenseBackbone, create_backbone
 from transxnet.dense.retinanet import RetinaNet
 from transxnet.dense.mask_rcnn import MaskRCNN
 from transxnet.dense.semantic_fpn import SemanticFPN
-from transxnet.dense.network import Detector, Segmenter
+from transxnet.dense.protocol import Detector, Segmenter
 from transxnet.dense.registry import register_dense_network
 # isort: on
 

@@ -16,7 +16,7 @@ from transxnet.checkpoints.tensors import check_values
 from transxnet.checkpoints.values import reading_metadata
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.head_description import HeadDescription, check_head, describe_weights
-from transxnet.dense.network import DenseNetwork, Detector, Segmenter
+from transxnet.dense.protocol import DenseNetwork, Detector, Segmenter
 from transxnet.dense.registry import NOUNS, Task, kind_of, network_class
 from transxnet.errors import CheckpointError
 from transxnet.zoo import NETWORKS, full_name
@@ -126,8 +126,10 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
             f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
         )
     with reading_metadata(read.source):
-        head = HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights)
-        check_head(head, weights, read.source)
+        head = (
+            HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights, read.source)
+        )
+    check_head(head, weights, read.source)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
     if not variant:

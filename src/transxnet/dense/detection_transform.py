@@ -29,12 +29,22 @@ class DetectionTransform(nn.Module):
     Args:
         short: Wanted length of an image's shorter side in pixels; None leaves images as they are.
         long: Bound of the longer side.
+        mean: Mean of each channel, of values from 0 to 1.
+        std: Standard deviation of each channel.
     """
 
-    def __init__(self, short: int | None = 800, long: int = 1333) -> None:
+    def __init__(
+        self,
+        short: int | None = 800,
+        long: int = 1333,
+        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+    ) -> None:
         super().__init__()
         self.short = short
         self.long = long
+        self.mean = mean
+        self.std = std
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> tuple[ImageList, Any]:
         """Shapes: images (3, H, W), uint8 or float from 0 to 1; boxes (n, 4) in their pixels, masks (n, H, W)."""
@@ -93,10 +103,9 @@ class DetectionTransform(nn.Module):
                 found["masks"] = pasted(found["masks"][:, 0], found["boxes"], old)
         return result
 
-    @staticmethod
-    def _normalised(image: Tensor) -> Tensor:
-        mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=image.device)[:, None, None]
-        std = torch.tensor(IMAGENET_DEFAULT_STD, device=image.device)[:, None, None]
+    def _normalised(self, image: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=image.device)[:, None, None]
+        std = torch.tensor(self.std, device=image.device)[:, None, None]
         return (image / 255 - mean) / std
 
 

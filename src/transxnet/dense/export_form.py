@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+from transxnet.bounds import shown
+from transxnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from transxnet.dense.head_description import HeadDescription
@@ -67,6 +71,11 @@ class ExportForm(ABC):
         """Input pixels for each step of each map that decoding needs, to be stored in the file."""
         return ()
 
+    def check_strides(self, strides: tuple[int, ...]) -> None:
+        """Raise ConfigError if a file gives strides that :meth:`strides` does not return."""
+        if strides:
+            raise ConfigError(f"its outputs have no strides, not {shown(strides)}")
+
     @abstractmethod
     def shapes(
         self, head: HeadDescription, strides: tuple[int, ...], size: InputSize | None = None
@@ -107,6 +116,18 @@ class ExportForm(ABC):
         Only detectors need one.
         """
         raise NotImplementedError(f"{type(self).__name__} has no decoder")
+
+
+class PyramidForm(ExportForm):
+    """Outputs of a detector at all levels of its pyramid, whose strides are powers of two that double."""
+
+    def strides(self, network: Any) -> tuple[int, ...]:
+        return network.backbone.strides  # type: ignore[no-any-return]
+
+    def check_strides(self, strides: tuple[int, ...]) -> None:
+        steps = {after / before for before, after in itertools.pairwise(strides)}
+        if steps != {2} or strides[0].bit_count() != 1:
+            raise ConfigError(f"the strides of a detector are powers of two that double, not {shown(strides)}")
 
 
 class PixelScores(ExportForm):

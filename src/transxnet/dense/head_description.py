@@ -15,7 +15,7 @@ from transxnet.dense.registry import Task, kind_of, kinds, network_class
 from transxnet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from transxnet.dense.network import DenseNetwork
+    from transxnet.dense.protocol import DenseNetwork
 
 _MAX_CHANNELS = 16_384
 _MAX_PROPOSALS = 10_000
@@ -113,16 +113,20 @@ class HeadDescription:
             return cls(**{name: _frozen(value) for name, value in values.items()})
 
 
-def describe_weights(state_dict: Mapping[str, Tensor]) -> HeadDescription:
+def describe_weights(state_dict: Mapping[str, Tensor], source: str = "the state dict") -> HeadDescription:
     """The head that weights under our names have, by their names and shapes.
+
+    Args:
+        state_dict: The weights.
+        source: Where they were read from, for messages.
 
     Raises:
         CheckpointError: If they are no detector's or segmenter's.
     """
     kind = kind_of(state_dict)
     if not kind:
-        raise CheckpointError("these are no weights of a detector or segmenter")
-    return network_class(kind).describe_weights(state_dict)
+        raise CheckpointError(f"{source} does not hold the weights of a detector or segmenter")
+    return network_class(kind).describe_weights(state_dict, source)
 
 
 def check_head(head: HeadDescription, state_dict: Mapping[str, Tensor], source: str) -> None:
@@ -131,8 +135,8 @@ def check_head(head: HeadDescription, state_dict: Mapping[str, Tensor], source: 
     Raises:
         CheckpointError: If they differ.
     """
-    matches = head.network.recognises(state_dict)
-    found = head.network.describe_weights(state_dict) if matches else describe_weights(state_dict)
+    describe = head.network.describe_weights if head.network.recognises(state_dict) else describe_weights
+    found = describe(state_dict, source)
     for name in ("kind", "num_classes", "pyramid_channels", "normalised"):
         described, has = getattr(head, name), getattr(found, name)
         if described != has:

@@ -11,7 +11,7 @@ from transxnet.checkpoints.released_dense import register_released_names
 from transxnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transxnet.dense.network import DenseNetwork
+    from transxnet.dense.protocol import DenseNetwork
 
 Task = Literal["detection", "segmentation"]
 Registered = TypeVar("Registered", bound="type[DenseNetwork]")
@@ -32,7 +32,7 @@ def register_dense_network(kind: str) -> Callable[[Registered], Registered]:
 
     Raises:
         ConfigError: If the name is not an identifier or another class has it, or the class lacks
-            an attribute of :class:`~transxnet.dense.network.DenseNetwork`.
+            an attribute of :class:`~transxnet.dense.protocol.DenseNetwork`.
     """
 
     def register(network: Registered) -> Registered:

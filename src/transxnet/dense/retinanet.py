@@ -17,9 +17,9 @@ from transxnet.checkpoints.released_dense import ReleasedNames
 from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors, empty_maps
 from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.detection_transform import DetectionTransform, Target
-from transxnet.dense.export_form import ExportedFiles, ExportForm, InputSize, Shape
+from transxnet.dense.export_form import ExportedFiles, InputSize, PyramidForm, Shape
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.dense.pyramid import P6P7, PyramidBackbone, head_norm
 from transxnet.dense.registry import register_dense_network
 
@@ -54,11 +54,8 @@ def stride_anchors(strides: Sequence[int]) -> StrideAnchors:
     return StrideAnchors(strides, scales=[4 * 2 ** (octave / 3) for octave in range(3)])
 
 
-class RetinaNetForm(ExportForm):
+class RetinaNetForm(PyramidForm):
     """Scores (B, anchors, classes) and box codes (B, anchors, 4) of the anchors of all levels."""
-
-    def strides(self, network: Any) -> tuple[int, ...]:
-        return network.backbone.strides  # type: ignore[no-any-return]
 
     def shapes(
         self, head: HeadDescription, strides: tuple[int, ...], size: InputSize | None = None

@@ -18,16 +18,25 @@ class SegmentationTransform:
     Attributes:
         short: Bound of the shorter side in pixels.
         long: Bound of the longer side.
+        mean: Mean of each channel, of values from 0 to 1.
+        std: Standard deviation of each channel.
     """
 
     short: int = 512
     long: int = 2048
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
     def __call__(self, image: Tensor) -> Tensor:
         """Shapes: (3, H, W), uint8, to (3, H', W'), float."""
         image = resized(image, fitted(image.shape[1], image.shape[2], self.long, self.short))
         height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in image.shape[1:])
-        return normalised(resized(image, (height, width)))
+        return self.normalised(resized(image, (height, width)))
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """An image (3, H, W), uint8, minus the mean, divided by the standard deviation."""
+        result: Tensor = V.normalize(image / 255, list(self.mean), list(self.std))
+        return result
 
 
 def fitted(height: int, width: int, long: int, short: int) -> tuple[int, int]:
@@ -39,9 +48,3 @@ def fitted(height: int, width: int, long: int, short: int) -> tuple[int, int]:
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     """An image (3, H, W), uint8, at another size: bilinear without antialiasing, as OpenCV does it."""
     return image if image.shape[1:] == size else V.resize(image, list(size), antialias=False)
-
-
-def normalised(image: Tensor) -> Tensor:
-    """An image (3, H, W), uint8, with ImageNet's mean subtracted and divided by its standard deviation."""
-    result: Tensor = V.normalize(image / 255, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
-    return result

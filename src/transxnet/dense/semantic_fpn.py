@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from transxnet.checkpoints.released_dense import ReleasedNames
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Segmenter
 from transxnet.dense.pixel_classes import resize
+from transxnet.dense.protocol import Segmenter
 from transxnet.dense.pyramid import PyramidBackbone
 from transxnet.dense.registry import register_dense_network
 from transxnet.layers.norm import BatchNorm2d
@@ -90,8 +90,8 @@ class SemanticFPN(Segmenter):
         self.head = SemanticHead(backbone.out_channels, backbone.strides, num_classes)
 
     @classmethod
-    def describe_weights(cls, weights: Mapping[str, Tensor]) -> HeadDescription:
-        head = super().describe_weights(weights)
+    def describe_weights(cls, weights: Mapping[str, Tensor], source: str = "the state dict") -> HeadDescription:
+        head = super().describe_weights(weights, source)
         return dataclasses.replace(head, reduce_zero_label=head.num_classes == _ADE20K_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.dense.detection_transform import Target
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import EvaluationImages, collate
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

@@ -11,7 +11,7 @@ from transxnet.data.loader import BadImages
 from transxnet.data.scenes import data_folder
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.dense.registry import network_class
 from transxnet.detection.batches import EvaluationImages, TrainingImages, collate
 from transxnet.detection.evaluate import Evaluation, evaluate

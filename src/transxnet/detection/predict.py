@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as V
 from transxnet.data.images import BadImageError
 from transxnet.data.sources import ImageSource
 from transxnet.dense.detection_transform import Target
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as V
 from transxnet.data.coco import CocoSource
 from transxnet.data.images import BadImageError
 from transxnet.dense.detection_transform import Target
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.plotting.overlays import draw_objects
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.training.dense import known_classes

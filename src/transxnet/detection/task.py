@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import BadImages
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch
 from transxnet.detection.evaluate import coco_results, precision
 from transxnet.detection.recipe import DetectionRecipe

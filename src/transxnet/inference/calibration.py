@@ -18,7 +18,7 @@ from transxnet.data.images import BadImageError, find_images
 from transxnet.data.sources import DIGITS, FolderSource, ImageSource, open_data, open_evaluation
 from transxnet.data.splits import TRAIN, part_folder
 from transxnet.data.transforms import evaluation_transform
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import DataError
 from transxnet.model import TransXNet
 

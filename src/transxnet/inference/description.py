@@ -18,7 +18,7 @@ from transxnet.checkpoints.writing import description as description_of
 from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.export_form import ExportForm, PartFile
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.dense.registry import part_names
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
@@ -162,7 +162,7 @@ def _describe_dense(model: DenseNetwork, plain: Description) -> Description:
         outputs=tuple(form.shapes(head, strides)),
         num_classes=head.num_classes,
         class_names=head.label_names,
-        preprocessing={"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)},
+        preprocessing={"mean": list(model.mean), "std": list(model.std)},
         head=dataclasses.asdict(head),
         strides=strides,
         parts=tuple(form.parts),

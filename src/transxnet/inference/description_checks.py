@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -124,10 +123,8 @@ def _check_agreement(description: Description, path: Path) -> None:
                               f"{description.num_classes}")  # fmt: skip
         if description.class_names != head.label_names:
             raise ConfigError("its class_names are not those of its head")
-    steps = [after / before for before, after in itertools.pairwise(strides)]
-    if task == "detection" and (len(steps) < 1 or set(steps) != {2} or strides[0].bit_count() != 1):
-        raise ConfigError(f"the strides of a detector are powers of two that double, not {shown(strides)}")
-    if task != "detection" and len(strides) != (len(outputs) if task == "features" else 0):
+        head.network.export_form.check_strides(strides)
+    elif len(strides) != (len(outputs) if task == "features" else 0):
         raise ConfigError(f"its {len(outputs)} outputs have {len(strides)} strides")
     parts = tuple(description.form.parts) if dense else ()
     if description.parts != (() if description.part else parts):

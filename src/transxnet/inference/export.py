@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from transxnet.bounds import ImageCount, checked
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.files import user_path
 from transxnet.inference import export_checks as checking
@@ -175,7 +176,7 @@ def export(
     images = _calibration(calibration, precision, model)
     unchecked = target.with_name(f"{target.stem}.unchecked{target.suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _removed_on_failure(unchecked, description):
         if precision == "int8":
             assert images is not None
             _write_quantised(model, unchecked, description, images.images(model, calibration_images), advance)
@@ -185,11 +186,18 @@ def export(
         if check:
             advance("comparing with the network")
             exported = _checked(model, exported, images)
+    return _renamed(exported, target)
+
+
+@contextmanager
+def _removed_on_failure(path: Path, description: Description) -> Iterator[None]:
+    """Remove the files of an export to ``path`` if writing or comparing them raises."""
+    try:
+        yield
     except BaseException:
-        for file in files_of(unchecked, description):
+        for file in files_of(path, description):
             file.unlink(missing_ok=True)
         raise
-    return _renamed(exported, target)
 
 
 def check_choices(path: Path, format: Format, precision: Precision, opset: int) -> None:  # noqa: A002

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.inference.adapters import NamedOutputs
 from transxnet.inference.description import Precision
 from transxnet.inference.runtimes import Runtime

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transxnet.dense.network import DenseNetwork
+from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError
 from transxnet.inference.description import SMALLEST
 from transxnet.inference.fuse import fuse

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from transxnet.dense.mask_rcnn import MaskRCNN
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.layers import BatchNorm2d, LayerScale, PositionBias
 from transxnet.model import Block
 

@@ -20,7 +20,7 @@ from torch import nn
 from transxnet.ablation.rows import ROWS
 from transxnet.config import VARIANTS
 from transxnet.dense.create import create_detector, create_segmenter
-from transxnet.dense.network import Detector, Segmenter
+from transxnet.dense.protocol import Detector, Segmenter
 from transxnet.errors import ConfigError
 from transxnet.research.complexity import DENSE, Complexity, complexity, detector_complexity
 from transxnet.zoo import NETWORKS, create_model

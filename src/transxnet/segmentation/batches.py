@@ -37,19 +37,28 @@ class TrainingImages(AddressedImages):
     Args:
         source: The images.
         augmentation: Augmentation of the images.
+        transform: Normalises them.
         seed: With pass and index, the address of a sample's randomness.
     """
 
-    def __init__(self, source: SegmentationSource, augmentation: SegmentationAugmentation, *, seed: int) -> None:
+    def __init__(
+        self,
+        source: SegmentationSource,
+        augmentation: SegmentationAugmentation,
+        transform: SegmentationTransform,
+        *,
+        seed: int,
+    ) -> None:
         super().__init__(len(source), seed=seed, replace_bad=True)
         self.source = source
         self.augmentation = augmentation
+        self.transform = transform
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         return V.pil_to_tensor(self.source.load(index)), self.source.labels(index)
 
     def vary(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
-        return augment_segmentation(*stored, self.augmentation)
+        return augment_segmentation(*stored, self.augmentation, self.transform)
 
 
 class EvaluationImages(AddressedImages):

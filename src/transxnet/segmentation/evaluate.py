@@ -11,8 +11,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.data.segmentation import SegmentationSource
-from transxnet.dense.network import Segmenter
 from transxnet.dense.pixel_classes import IGNORED, classes_of
+from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
 

@@ -11,7 +11,7 @@ from transxnet.data.scenes import data_folder
 from transxnet.data.segmentation import SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
 from transxnet.segmentation.batches import EvaluationImages, TrainingImages, collate
@@ -51,9 +51,9 @@ class SegmentationExperiment(Experiment[SegmentationRecipe, Segmenter, Evaluatio
         return SegmentationTask(network, self.recipe, bad)
 
     def loaders(self, network: Segmenter, process: Process) -> Loaders:
-        recipe, augmentation = self.recipe, self.recipe.augmentation
-        training = TrainingImages(self.train, augmentation, seed=recipe.seed)
-        validation = EvaluationImages(self.validation, network.head_description.transform)
+        recipe, transform = self.recipe, network.head_description.transform
+        training = TrainingImages(self.train, recipe.augmentation, transform, seed=recipe.seed)
+        validation = EvaluationImages(self.validation, transform)
         return (
             self.training_loader(training, process, collate=collate, epoch_steps=recipe.epoch_steps),
             self.validation_loader(validation, 1, process, collate=collate),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transxnet.data.images import BadImageError
 from transxnet.data.sources import ImageSource
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.sample_sheet import classes_in
 
 

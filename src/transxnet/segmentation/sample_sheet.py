@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.images import BadImageError
 from transxnet.data.segmentation import SegmentationSource
-from transxnet.dense.network import Segmenter
+from transxnet.dense.protocol import Segmenter
 from transxnet.plotting.overlays import draw_classes
 from transxnet.plotting.overlays import save_sheet as sheet
 from transxnet.segmentation.evaluate import segmented

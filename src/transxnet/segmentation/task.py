@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from transxnet.data.loader import BadImages
-from transxnet.dense.network import Segmenter
-from transxnet.dense.pixel_classes import segmentation_loss
+from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.batches import SegmentationBatch
 from transxnet.segmentation.evaluate import agreement, confusion, segmented
 from transxnet.segmentation.recipe import SegmentationRecipe
@@ -33,7 +32,7 @@ class SegmentationTask(DenseTask):
 
     def loss(self, batch: SegmentationBatch) -> Tensor:
         """Mean cross entropy of all labelled pixels."""
-        return segmentation_loss(self.model(batch.images).float(), batch.labels)
+        return self.model.loss(batch.images, batch.labels)
 
     def on_validation_epoch_start(self) -> None:
         self.table.reset()

@@ -169,7 +169,7 @@ def label_names_of(read: Checkpoint) -> tuple[str, ...]:
     if read.head:
         return HeadDescription.from_dict(read.head, read.source).label_names
     names = from_released_dense(weights) if is_released_dense(weights) else weights
-    return known_classes(describe_weights(names)).label_names
+    return known_classes(describe_weights(names, read.source)).label_names
 
 
 def known_classes(head: HeadDescription) -> HeadDescription:

@@ -1,5 +1,5 @@
 """Mask R-CNN: proposals, regions, and its exported form."""
 
-from transxnet.dense.mask_rcnn.network import MaskRCNN
+from transxnet.dense.mask_rcnn.detector import MaskRCNN
 
 __all__ = ["MaskRCNN"]

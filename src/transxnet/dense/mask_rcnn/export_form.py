@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from transxnet.dense.anchors import empty_maps
 from transxnet.dense.detection_transform import Target
-from transxnet.dense.export_form import ExportedFiles, ExportForm, InputSize, PartFile, Shape
+from transxnet.dense.export_form import ExportedFiles, InputSize, PartFile, PyramidForm, Shape
 from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.mask_rcnn.proposals import ANCHORS, ProposalNetwork
 from transxnet.dense.mask_rcnn.regions import BOX_SIDE, MASK_OUTPUT_SIDE, MASK_SIDE, RegionHeads
@@ -26,7 +26,7 @@ def _mask_shapes(classes: int) -> dict[str, Shape]:
     return {"masks": (None, classes + 1, MASK_OUTPUT_SIDE, MASK_OUTPUT_SIDE)}
 
 
-class MaskRCNNForm(ExportForm):
+class MaskRCNNForm(PyramidForm):
     """The pyramid's maps that regions are pooled from, then the proposals' scores (B, anchors, 1) and codes.
 
     The maps are called p2 (of stride 2 ** 2) and so on.
@@ -34,9 +34,6 @@ class MaskRCNNForm(ExportForm):
 
     parts = {"boxes": PartFile(BOX_SIDE, _box_shapes), "masks": PartFile(MASK_SIDE, _mask_shapes)}  # noqa: RUF012
     int8 = False
-
-    def strides(self, network: Any) -> tuple[int, ...]:
-        return network.backbone.strides  # type: ignore[no-any-return]
 
     def shapes(
         self, head: HeadDescription, strides: tuple[int, ...], size: InputSize | None = None

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from transxnet.checkpoints.released_dense import ReleasedNames
@@ -15,6 +16,7 @@ from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.detection_transform import DetectionTransform
 from transxnet.dense.export_form import ExportForm, PixelScores
 from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.dense.pyramid import PyramidBackbone, head_norm
 from transxnet.dense.registry import Task
 from transxnet.dense.segmentation_transform import SegmentationTransform
@@ -41,6 +43,8 @@ class DenseNetwork(nn.Module, ABC):
         out_indices: Stages of the backbone whose outputs it takes.
         predicts_masks: Whether a detector learns from and returns masks too.
         sides: Bounds of an image's shorter and longer side in pixels, by default.
+        mean: Mean of each channel that images are normalised with, of values from 0 to 1.
+        std: Standard deviation of each channel, likewise.
         export_form: How it is exported.
         released_names: How the entries of its released files are renamed, if there are any.
         head_description: Description of the head, written to checkpoints.
@@ -55,6 +59,8 @@ class DenseNetwork(nn.Module, ABC):
     out_indices: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     predicts_masks: ClassVar[bool] = False
     sides: ClassVar[tuple[int, int]]
+    mean: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_MEAN
+    std: ClassVar[tuple[float, ...]] = IMAGENET_DEFAULT_STD
     export_form: ClassVar[ExportForm]
     released_names: ClassVar[ReleasedNames | None] = None
 
@@ -91,8 +97,12 @@ class DenseNetwork(nn.Module, ABC):
         return rows
 
     @classmethod
-    def describe_weights(cls, weights: Mapping[str, Tensor]) -> HeadDescription:
+    def describe_weights(cls, weights: Mapping[str, Tensor], source: str = "the state dict") -> HeadDescription:
         """The head that weights under our names have, by their shapes: a released file has no description.
+
+        Args:
+            weights: The weights.
+            source: Where they were read from, for messages.
 
         Raises:
             CheckpointError: If the network cannot have such weights.
@@ -100,7 +110,7 @@ class DenseNetwork(nn.Module, ABC):
         rows, channels = (_rows(weights.get(name)) for name in (cls.class_weight, f"{_INNER}0.weight"))
         classes = cls.classes_of(rows)
         if classes < 1 or channels < 1:
-            raise CheckpointError(f"these are no weights of a {cls.kind}")
+            raise CheckpointError(f"{source} does not hold the weights of a {cls.kind}")
         return cls.default_head(classes, channels, f"{_INNER}1.weight" in weights)
 
     @classmethod
@@ -146,7 +156,7 @@ class Detector(DenseNetwork):
 
     @classmethod
     def transform_for(cls, head: HeadDescription) -> DetectionTransform:
-        return DetectionTransform(head.short, head.long)
+        return DetectionTransform(head.short, head.long, cls.mean, cls.std)
 
     def prepared(self, image: Tensor) -> Tensor:
         batch: Tensor = self.transform([image])[0].tensors
@@ -180,10 +190,19 @@ class Segmenter(DenseNetwork):
 
     @classmethod
     def transform_for(cls, head: HeadDescription) -> SegmentationTransform:
-        return SegmentationTransform(head.short, head.long)
+        return SegmentationTransform(head.short, head.long, cls.mean, cls.std)
 
     def prepared(self, image: Tensor) -> Tensor:
         return self.transform_for(self.head_description)(image)[None]
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the pixels' classes; a network with other outputs in training overrides it.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            labels: (B, H, W), class indices, 255 where there is none.
+        """
+        return segmentation_loss(self(images).float(), labels)
 
 
 def _rows(tensor: Tensor | None) -> int:

@@ -17,7 +17,7 @@ from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.mask_rcnn.export_form import MaskRCNNForm
 from transxnet.dense.mask_rcnn.proposals import ProposalNetwork
 from transxnet.dense.mask_rcnn.regions import RegionHeads
-from transxnet.dense.network import Detector
+from transxnet.dense.protocol import Detector
 from transxnet.dense.pyramid import PyramidBackbone, head_norm
 from transxnet.dense.registry import register_dense_network
 
