@@ -94,8 +94,8 @@ def test_emoji_of_several_people_stay_whole() -> None:
     [
         ("missing", errno.ENOENT, "does not exist"),
         ("locked", errno.EACCES, "permission denied"),
-        ("folder", errno.EISDIR, "is a folder, where a file is meant"),
-        ("a" * 300, errno.ENAMETOOLONG, "has too long a name"),
+        ("folder", errno.EISDIR, "is a folder, not a file"),
+        ("a" * 300, errno.ENAMETOOLONG, "has a name that is too long"),
         ("full", errno.ENOSPC, "Make room"),
         ("odd", errno.ELOOP, "cannot be used: Too many levels of symbolic links"),
     ],
