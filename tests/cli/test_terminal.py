@@ -36,7 +36,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with odd names, three images in each, and a network that has learned them."""
+    """Class folders with odd names, three images in each, and a network trained on them."""
     root = tmp_path_factory.mktemp("odd")
     for name in NAMES:
         (root / "photos" / os.fsdecode(name)).mkdir(parents=True)
