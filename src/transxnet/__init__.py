@@ -11,7 +11,7 @@ from transxnet.checkpoints.writing import save_model
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
-from transxnet.errors import CheckpointError, ConfigError, DataError, TransXNetError
+from transxnet.errors import CheckpointError, ConfigError, DataError, Stopped, TransXNetError
 from transxnet.inference.export import ExportError, export
 from transxnet.inference.fuse import fuse
 from transxnet.inference.runtimes import load_exported
@@ -37,6 +37,7 @@ __all__ = [
     "ExportError",
     "Predictor",
     "Segmenter",
+    "Stopped",
     "TransXNet",
     "TransXNetConfig",
     "TransXNetError",

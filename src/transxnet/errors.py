@@ -1,5 +1,10 @@
 """Errors that a user can fix. The commands print them as one line, without a traceback."""
 
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
 
 class TransXNetError(Exception):
     """Base class; the message says what was wrong, where, and what to do."""
@@ -15,3 +20,19 @@ class CheckpointError(TransXNetError, ValueError):
 
 class DataError(TransXNetError, ValueError):
     """A data set or an image cannot be used."""
+
+
+class Stopped(Exception):  # noqa: N818 (a request, not an error)
+    """Training was stopped by a signal, and can be resumed.
+
+    Attributes:
+        signal: The signal.
+        epoch: Finished epochs.
+        step: Finished steps.
+        saved: Whether all of them are in a checkpoint; otherwise the last checkpoint is older.
+        folder: The run folder, to resume.
+    """
+
+    def __init__(self, number: signal.Signals, epoch: int, step: int, saved: bool, folder: Path) -> None:
+        super().__init__(f"stopped by {number.name}; the run in {folder} can be resumed")
+        self.signal, self.epoch, self.step, self.saved, self.folder = number, epoch, step, saved, folder

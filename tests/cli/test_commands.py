@@ -31,7 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_training_on_a_folder_learns_and_leaves_a_run_folder(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_a_folder_reaches_full_accuracy_and_leaves_a_run_folder(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = trained / "run"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["top1"] == 1.0
@@ -143,7 +145,7 @@ def test_evaluation_bounds_unreadable_images_too(
     assert run("eval", "--data", tmp_path, "--checkpoint", trained / "run") == 2
 
 
-def test_imagenet_classes_are_answered_in_words(
+def test_imagenet_classes_are_named_in_words(
     released_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (300, 260), (90, 120, 30)).save(tmp_path / "a.jpg")

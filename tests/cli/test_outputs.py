@@ -1,4 +1,4 @@
-"""Where commands write: never over an input, never over a file that is not theirs unless told to."""
+"""Where commands write: never over an input, never over a file that is not theirs without --force."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ INPUTS: dict[str, Callable[[Path], Sequence[str]]] = {
     "a hard link of a photograph": lambda here: (
         "predict", "cat.png", "--checkpoint", "segmenter.safetensors", "--out", "links",
     ),
-    "data to learn from": lambda here: ("train", "--data", "photos", "--out", "photos"),
+    "training data": lambda here: ("train", "--data", "photos", "--out", "photos"),
     "a class": lambda here: ("train", "--data", "photos", "--out", "photos/run"),
     "a folder around the data": lambda here: ("train", "--data", "photos/cat", "--out", "photos"),
     "weights to start from": lambda here: (

@@ -36,7 +36,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with odd names, three images in each, and a network that has learned them."""
+    """Class folders with odd names, three images in each, and a network trained on them."""
     root = tmp_path_factory.mktemp("odd")
     for name in NAMES:
         (root / "photos" / os.fsdecode(name)).mkdir(parents=True)
@@ -94,8 +94,8 @@ def test_emoji_of_several_people_stay_whole() -> None:
     [
         ("missing", errno.ENOENT, "does not exist"),
         ("locked", errno.EACCES, "permission denied"),
-        ("folder", errno.EISDIR, "is a folder, where a file is meant"),
-        ("a" * 300, errno.ENAMETOOLONG, "has too long a name"),
+        ("folder", errno.EISDIR, "is a folder, not a file"),
+        ("a" * 300, errno.ENAMETOOLONG, "has a name that is too long"),
         ("full", errno.ENOSPC, "Make room"),
         ("odd", errno.ELOOP, "cannot be used: Too many levels of symbolic links"),
     ],

@@ -1,4 +1,4 @@
-"""Two processes on a CPU (gloo) against one that accumulates the same batches; and what a GPU would be told."""
+"""Two processes on a CPU (gloo) against one that accumulates the same batches; and the settings for GPUs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def scores(folder: Path) -> list[str]:
         return [row["val/top1"] for row in csv.DictReader(file)]
 
 
-def test_two_processes_learn_what_one_learns_that_accumulates(photos: Path, two: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains_that_accumulates(photos: Path, two: Path, tmp_path: Path) -> None:
     assert run("train", "--data", photos, *SETTINGS, "--accumulate", 2, "--out", tmp_path / "one") == 0
     one, both = parameters(tmp_path / "one"), parameters(two)
     for name, weight in one.items():
@@ -170,7 +170,7 @@ def test_hardware_that_is_not_there(
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "semantic_fpn"])
-def test_two_processes_judge_boxes_and_pixels_as_one_does(kind: str, tmp_path: Path) -> None:
+def test_two_processes_evaluate_boxes_and_pixels_as_one_does(kind: str, tmp_path: Path) -> None:
     """Five images, which two processes cannot share evenly; the summary is one process's, of the same weights."""
     data = write_scenes(tmp_path / "objects", train=8, validation=5, size=(64, 80))
     small = ("--short", 64, "--long", 80) if kind == "retinanet" else ("--augmentation.crop", 64)

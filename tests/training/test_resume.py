@@ -156,8 +156,8 @@ def test_flipped_bytes_are_found_wherever_they_matter(checkpoint: bytes, tmp_pat
     expected = torch.load(path, weights_only=True)
     generator = torch.Generator().manual_seed(0)
     found = 0
-    for place in torch.randint(len(checkpoint), (30,), generator=generator).tolist():
-        path.write_bytes(checkpoint[:place] + bytes([checkpoint[place] ^ 0x40]) + checkpoint[place + 1 :])
+    for offset in torch.randint(len(checkpoint), (30,), generator=generator).tolist():
+        path.write_bytes(checkpoint[:offset] + bytes([checkpoint[offset] ^ 0x40]) + checkpoint[offset + 1 :])
         if damage(path) is None:  # between the parts of the archive
             assert benchmark.same(torch.load(path, weights_only=True), expected)
         else:

@@ -34,22 +34,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Poisoned(ClassificationTask):
-    """A task whose batches of some places hold values that are not numbers."""
+    """A task some of whose batches hold NaN."""
 
-    places: Sequence[int] = ()
+    poisoned: Sequence[int] = ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if batch_idx in self.places:
+        if batch_idx in self.poisoned:
             batch = batch._replace(images=batch.images * float("nan"))
         return super().training_step(batch, batch_idx)
 
 
-def fit(places: Sequence[int], finite: FiniteSteps, accumulate: int = 1) -> ClassificationTask:
+def fit(poisoned: Sequence[int], finite: FiniteSteps, accumulate: int = 1) -> ClassificationTask:
     recipe = ClassificationRecipe(lr=1e-3, warmup_epochs=0, mixup=0, cutmix=0, epochs=1, cooldown_epochs=0)
     task = Poisoned(nano(num_classes=3).train(), recipe, BadImages(1, 0))
-    task.places = places
-    places_of = torch.arange(16).split(4)
-    batches = [Batch(images(4, 3, 32, 32) + i, torch.arange(4) % 3, places_of[i], []) for i in range(4)]
+    task.poisoned = poisoned
+    indices = torch.arange(16).split(4)
+    batches = [Batch(images(4, 3, 32, 32) + i, torch.arange(4) % 3, indices[i], []) for i in range(4)]
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, callbacks=[finite], accumulate_grad_batches=accumulate, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -99,7 +99,7 @@ def test_too_many_steps_that_are_not_finite_stop_and_name_the_images(
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_a_full_memory_is_told_with_what_helps(
+def test_exhausted_memory_is_reported_with_what_helps(
     error: Exception, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: Any) -> Tensor:
@@ -131,7 +131,7 @@ def test_attention_in_mixed_precision_does_not_overflow() -> None:
     assert torch.equal(z, v.half())
 
 
-def test_the_profile_tells_each_part_and_leaves_a_trace(
+def test_the_profile_reports_each_part_and_leaves_a_trace(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("train", "--data", photos, *QUICK, "--epochs", 3, "--profile", "--out", tmp_path / "run") == 0
@@ -207,10 +207,10 @@ def test_fine_tuning_beats_training_from_scratch(tmp_path: Path) -> None:
     source, held_out = open_data("digits").train, open_data("digits").validation
     kept = {"first": range(5), "second": range(5, 10)}
     for name, digits in kept.items():
-        most = 80 if name == "first" else 12
+        limit = 80 if name == "first" else 12
         counts = dict.fromkeys(digits, 0)
         for index, target in enumerate(source.targets):
-            if target in counts and counts[target] < most:
+            if target in counts and counts[target] < limit:
                 save(source.load(index), tmp_path / name / "train" / str(target), index)
                 counts[target] += 1
         for index, target in enumerate(held_out.targets):

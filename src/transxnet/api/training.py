@@ -61,7 +61,7 @@ def train(
             resumed run's and decides its result.
         CheckpointError: If a checkpoint cannot be used.
         DataError: If the data cannot be used.
-        transxnet.training.signals.Stopped: If a signal stopped the run, which can be resumed.
+        Stopped: If a signal stopped the run, which can be resumed.
     """
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     if data is not None:

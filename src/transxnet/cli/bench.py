@@ -26,13 +26,13 @@ from transxnet.research.modes import MODES
 from transxnet.research.networks import open_networks
 
 _ABOUT = """\
-Measure the throughput, the latency and the memory of networks, of ours and of timm (figure 8 of the
-paper). All networks, modes and precisions are timed in turns, and told are medians with quartiles;
-the ratio is the speed over the first one's in the same round. Weights are random: they do not
-change the speed.
+Measure the throughput, the latency and the memory of networks, of ours and of timm (figure 8 of
+the paper). All networks, modes and precisions are timed in turns. The table shows medians and
+quartiles; the ratio is the speed relative to the first network's in the same round. Weights are
+random, which does not change the speed.
 
-Memory is that of the weights and of the tensors that a pass holds at once, as PyTorch's allocator
-counts them. bf16 is autocast: the weights stay in float32."""
+Memory is that of the weights and of the tensors that a pass holds at the same time, as counted by
+PyTorch's allocator. bf16 is autocast: the weights stay in float32."""
 _EXAMPLES = """\
   transxnet bench transxnet_tiny swin_tiny_patch4_window7_224 pvt_v2_b1
   transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32 --plot speed
@@ -101,9 +101,9 @@ def _parser() -> CommandParser:
     add_number = parser.add_number
     add_number("--batch_size", BatchSize, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
     add_number("--image_size", ImageSide, nargs="+",
-        help="sides of the square images, where they are not the networks' own")  # fmt: skip
+        help="sides of the square images, if not the networks' own")  # fmt: skip
     add_number("--rounds", Rounds, default=30, help="timings of each network")
-    add_number("--min_seconds", Seconds, default=0.1, help="least duration of a timing")
+    add_number("--min_seconds", Seconds, default=0.1, help="minimum duration of a timing")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
     add("--csv", type=str, help="also write the results to this file")

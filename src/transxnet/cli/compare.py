@@ -19,12 +19,11 @@ from transxnet.cli.command import settings_of
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.cli.streams import SafeConsole, note, table_console
 from transxnet.data.sources import DIGITS
-from transxnet.errors import ConfigError
+from transxnet.errors import ConfigError, Stopped
 from transxnet.files import user_path
 from transxnet.output_paths import output_folder
 from transxnet.plotting.style import save_figure
 from transxnet.tasks import open_recipe
-from transxnet.training.signals import Stopped
 
 _ABOUT = """\
 Train networks under one budget on one data set, each with several seeds, and report which differ

@@ -13,20 +13,20 @@ from transxnet.output_paths import output_file
 from transxnet.zoo import create_model, load_model
 
 _ABOUT = """\
-Turn a released checkpoint into a safetensors file that holds its configuration. The file is read
-without running anything in it, and every entry is accounted for."""
+Convert a released checkpoint to a safetensors file with its configuration. The file is read
+without executing anything in it, and every entry must be used."""
 _EXAMPLES = """\
   transxnet convert transx-t.pth.tar transxnet_tiny.safetensors
 """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parse, convert and say what was written."""
+    """Parse, convert and print what was written."""
     parser = CommandParser("convert", _ABOUT, _EXAMPLES)
     parser.usage = "transxnet convert CHECKPOINT OUT [options]"
     parser.add_argument("checkpoint", type=str, help="a released file, one of ours, or a URL")
     parser.add_argument("out", type=str, help="the file to write, ending in .safetensors")
-    parser.add_argument("--model", type=str, help="name of the network, where the sizes do not tell")
+    parser.add_argument("--model", type=str, help="name of the network, if it does not follow from the sizes")
     add_force(parser)
     options = parser.parse(arguments)
     out = user_path(options.out)

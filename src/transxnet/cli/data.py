@@ -30,12 +30,12 @@ usage: transxnet data shard FOLDER OUT [options]
 Data sets of many images.
 
 commands:
-  shard   write a folder of images as tar files of many, which disks and networks read faster
-  check   decode every image of a folder, of shards or of Parquet files, and name the broken ones;
-          with annotations of boxes or pixels, look through these too
+  shard   pack a folder of images into tar files, which disks and networks read faster
+  check   decode every image of a folder, of shards or of Parquet files, and list the broken ones;
+          check annotations of boxes or pixels too
   scenes  write the embedded scenes as a folder in the formats of COCO and ADE20K
 
-`transxnet data shard --help`, `check --help` and `scenes --help` tell the options.
+`transxnet data shard --help`, `check --help` and `scenes --help` list the options.
 
 examples:
   transxnet data check photos
@@ -47,9 +47,9 @@ examples:
 _ABOUT_SHARD = """\
 Write a folder of images (train/ and val/ with a folder for each class, or the class folders
 themselves) as tar files in the style of WebDataset: the images' own bytes, in a shuffled order,
-with the class index beside each. --data takes the result like the folder: the same images, in the
+with the class index beside each. --data accepts the result like the folder: the same images, in the
 same order, with the same classes. Run it again after an interruption: complete shards are kept.
-Exits with 1 if files could not be read; they are named and left out."""
+Exits with 1 if files could not be read; they are reported and left out."""
 _EXAMPLES_SHARD = """\
   transxnet data shard imagenet imagenet-shards
   transxnet data shard photos photo-shards --shard-mb 100
@@ -57,8 +57,8 @@ _EXAMPLES_SHARD = """\
 
 _ABOUT_CHECK = """\
 Decode every image of a folder of images, of tar shards or of Parquet files, and compare shards with
-their digests. In a folder with annotations in COCO's or ADE20K's layout, these are looked through
-too. Exits with 0 if all is well, with 1 if something is broken."""
+their digests. In a folder in COCO's or ADE20K's layout, annotations are checked too. Exits with 0
+if all is well, with 1 if something is broken."""
 _EXAMPLES_CHECK = """\
   transxnet data check imagenet --workers 8
   transxnet data check imagenet-shards --workers 8 --json
@@ -67,8 +67,8 @@ _EXAMPLES_CHECK = """\
 
 _ABOUT_SCENES = """\
 Write the embedded scenes: handwritten digits on photographs, all of which install with scikit-learn
-and scikit-image, as a folder in the formats of COCO and of ADE20K. --data takes it for detection and
-for segmentation; it also shows what a data set of your own should look like."""
+and scikit-image, as a folder in the formats of COCO and of ADE20K. --data accepts it for detection
+and for segmentation; it also shows the layout for a data set of your own."""
 _EXAMPLES_SCENES = """\
   transxnet data scenes scenes
   transxnet data scenes few --train 40 --val 10 --height 256 --width 320 --seed 1
@@ -92,7 +92,7 @@ def _shard(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=str, help="a folder of images")
     parser.add_argument("out", type=str, help="the folder to write to; new, or with a part of the shards")
     parser.add_number("--shard_mb", Megabytes, default=1000, help="size of a shard in MB")
-    about_seed = "decides the order, and what is held out where there is no val/"
+    about_seed = "seed of the order, and of what is held out if there is no val/"
     parser.add_number("--seed", Seed, default=0, help=about_seed)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
@@ -206,11 +206,11 @@ def _scenes(arguments: Sequence[str]) -> int:
     parser = CommandParser("data scenes", _ABOUT_SCENES, _EXAMPLES_SCENES)
     parser.usage = "transxnet data scenes OUT [options]"
     parser.add_argument("out", type=str, help="the folder to write to")
-    parser.add_number("--train", ImageCount, default=4800, help="images to learn from")
-    parser.add_number("--val", ImageCount, default=120, help="images to judge by")
-    parser.add_number("--height", SceneSide, default=128, help="of a lying image in pixels")
-    parser.add_number("--width", SceneSide, default=160, help="of a lying image in pixels")
-    parser.add_number("--seed", Seed, default=0, help="decides everything")
+    parser.add_number("--train", ImageCount, default=4800, help="number of training images")
+    parser.add_number("--val", ImageCount, default=120, help="number of validation images")
+    parser.add_number("--height", SceneSide, default=128, help="of a landscape image, in pixels")
+    parser.add_number("--width", SceneSide, default=160, help="of a landscape image, in pixels")
+    parser.add_number("--seed", Seed, default=0, help="seed of the scenes")
     options = parser.parse(arguments)
     out = output_folder(options.out)
     from transxnet.data.scenes import write_scenes  # with scikit-image
@@ -225,5 +225,5 @@ def _scenes(arguments: Sequence[str]) -> int:
             seed=options.seed,
             advance=lambda count: progress.advance(task, count),
         )
-    table_console().print(f"{out}: {options.train} images to learn from, {options.val} to judge by", markup=False)
+    table_console().print(f"{out}: {options.train} training images, {options.val} validation images", markup=False)
     return 0

@@ -33,15 +33,15 @@ from transxnet.research.networks import Network, describe_sizes, describe_weight
 from transxnet.research.receptive_field import Rule
 
 _ABOUT = """\
-Picture the effective receptive field: which input pixels the centre of a stage's map depends on,
+Draw the effective receptive field: which input pixels the centre of a stage's map depends on,
 averaged over images (figures 1 and 6 of the paper), for networks of ours and of timm side by side.
-Counted as in RepLKNet: the positive outputs at the centre are summed over channels, the positive
-part of their gradient is summed over the input's channels; colours are logarithmic. The table tells
-the side of the square around the field's middle that holds a share of the contribution, and the
+Computed as in RepLKNet: the positive outputs at the centre are summed over channels, the positive
+part of their gradient is summed over the input's channels; colours are logarithmic. The table
+shows the side of the square around the centre that contains a share of the contribution, and the
 square's share of the image.
 
-Without images, seven photographs that come with scikit-image and scikit-learn are used. A run that
-was stopped goes on when the same command is given again, to the same numbers."""
+Without images, seven photographs from scikit-image and scikit-learn are used. The same command
+resumes a run that was stopped, and gives the same numbers."""
 _EXAMPLES = """\
   transxnet erf --model transxnet_tiny resnet18 --out fields
   transxnet erf imagenet/val --checkpoint transx-t.pth.tar --stage all
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     examples = open_examples(options.images, options.max_images, options.seed)
     folders = [path for path in map(user_path, options.images) if path.is_dir()]
     files = figure_outputs(options.out, options, [*options.images, *options.checkpoint])
-    check_apart(files[0], folders)  # else it would be one of the images the next time
+    check_apart(files[0], folders)  # otherwise the next run would read it as an image
     device = choose_device(options.device)
     networks = open_compared_networks(options)
     rule: Rule = "abs" if options.absolute else "relu"
@@ -88,7 +88,7 @@ def _parser() -> CommandParser:
     add_compared_networks(parser)
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
     add("--absolute", action="store_true", help="all outputs, and the gradient's absolute value")
-    parser.add_number("--max_images", ImageCount, default=100, help="of more images, a sample of so many")
+    parser.add_number("--max_images", ImageCount, default=100, help="number of images; of more, a random sample")
     parser.add_number("--batch_size", BatchSize, default=1, help="images in a step")
     add("--out", type=str, default="erf", help=".png, .pdf or .svg; without an ending, .png and .pdf (default: erf)")
     add("--json", action="store_true", help="print JSON in place of a table")

@@ -29,8 +29,8 @@ _ABOUT = """\
 Write a network as a file for ONNX Runtime, OpenVINO or PyTorch, for any batch, height and width
 from 32 x 32. The file is compared with the network at five sizes; if it differs, the exit status
 is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it;
-.pt2 files are programs and run only if they are asked for, with --runtime torch or --runtime aot.
-Mask R-CNN becomes three files; the one named by --out stands for all.
+.pt2 files are programs and run only with --runtime torch or --runtime aot. Mask R-CNN becomes
+three files; give the one named by --out to the other commands.
 The libraries are installed with pip install 'transxnet[export]'."""
 _EXAMPLES = """\
   transxnet export transx-t.pth.tar --format onnx --out tiny.onnx
@@ -65,10 +65,10 @@ def run(arguments: Sequence[str]) -> int:
                 advance=status.update,
             )
     except ExportError as error:
-        _tell(error.exported, options.json)
+        _report(error.exported, options.json)
         note(f"transxnet export: {error}")
         return 1
-    _tell(exported, options.json)
+    _report(exported, options.json)
     return 0
 
 
@@ -84,9 +84,9 @@ def _parser() -> CommandParser:
     add("--precision", type=str, default="float32", choices=list(PRECISIONS), metavar="PRECISION",
         help=f"{', '.join(PRECISIONS)} (default: float32)")  # fmt: skip
     add("--calibration", type=str, help='for int8: a folder of your images, or "digits"; with a folder for each class '
-        "the accuracy before and after is told")  # fmt: skip
-    parser.add_number("--calibration_images", ImageCount, default=128, help="images that the ranges are found with")
-    add("--features", action="store_true", help="of a classifier: the maps of its stages in place of the scores")
+        "the accuracy before and after is printed")  # fmt: skip
+    parser.add_number("--calibration_images", ImageCount, default=128, help="number of images for calibration")
+    add("--features", action="store_true", help="of a classifier: export the maps of its stages in place of the scores")
     parser.add_number("--opset", Opset, default=DEFAULT_OPSET,
         help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]}")  # fmt: skip
     add("--no_check", action="store_true", help="do not compare the file with the network")
@@ -96,13 +96,13 @@ def _parser() -> CommandParser:
 
 
 def _open(options: Any) -> nn.Module:
-    """The network that is asked for, in evaluation mode."""
+    """The network to export, in evaluation mode."""
     name = options.model
     path = user_path(name)
     if not path.exists() and "://" not in name and not path.suffix and "/" not in name:
         full_name(name)  # raises ConfigError if there is none
         if options.features:
-            raise ConfigError("--features wants a checkpoint; a name has released weights of a classifier")
+            raise ConfigError("--features needs a checkpoint; a name has released weights of a classifier")
         return create_model(name, pretrained=True).eval()
     read = read_checkpoint(name)
     if holds_dense(read):
@@ -118,7 +118,7 @@ def _open(options: Any) -> nn.Module:
     return backbone
 
 
-def _tell(exported: Exported, as_json: bool) -> None:
+def _report(exported: Exported, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(_as_dict(exported), indent=2) + "\n")
         return
@@ -128,14 +128,14 @@ def _tell(exported: Exported, as_json: bool) -> None:
         console.print(_BAR, style="dim")
     for line in exported.lines:
         console.print(line, markup=False)
-    said = exported.description
-    beside = [part_path(exported.path, part).name for part in said.parts]
-    opset = f", opset {said.opset}" if said.opset else ""
+    about = exported.description
+    beside = [part_path(exported.path, part).name for part in about.parts]
+    opset = f", opset {about.opset}" if about.opset else ""
     megabytes = sum(file.stat().st_size for file in exported.files) / 1e6
-    name = f"{said.architecture or 'network'}, {said.task}, {said.precision}{opset}, {megabytes:.1f} MB"
+    name = f"{about.architecture or 'network'}, {about.task}, {about.precision}{opset}, {megabytes:.1f} MB"
     console.print(f"{'wrote' if exported.passed else 'kept'} {exported.path}: {name}", markup=False)
     if beside:
-        console.print(f"{' and '.join(beside)} belong to it: keep them together", markup=False)
+        console.print(f"{' and '.join(beside)} belong to it: keep the files together", markup=False)
 
 
 def _table(checks: Sequence[Check]) -> Table:
@@ -147,10 +147,10 @@ def _table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("")
     for check in checks:
-        verdict = "same" if check.passed else f"[bold red]differs[/] {check.error}"
+        result = "same" if check.passed else f"[bold red]differs[/] {check.error}"
         size = (str(side) for side in (check.batch, check.height, check.width))
         first = [check.part or "images"] if parts else []
-        table.add_row(*first, *size, f"{check.deviation:.1e}", f"{check.bound:.0e}", verdict)
+        table.add_row(*first, *size, f"{check.deviation:.1e}", f"{check.bound:.0e}", result)
     return table
 
 

@@ -33,12 +33,12 @@ from transxnet.research.gradcam import ActivationMap, activation_maps, find_clas
 from transxnet.research.networks import Network, describe_sizes, describe_weights, stage_names
 
 _ABOUT = """\
-Picture with Grad-CAM where the stages of classifiers find a class (figure 7 of the paper), for
-networks of ours and of timm side by side. By default the class is the one that each network holds
-most probable, and the layer is the last stage's output, before any final normalisation.
+Draw with Grad-CAM where the stages of classifiers find a class (figure 7 of the paper), for
+networks of ours and of timm side by side. By default the class is each network's most probable
+one, and the layer is the last stage's output, before any final normalisation.
 
-Without images, photographs that come with scikit-image and scikit-learn are used. An unreadable
-image is named and the others go on; the exit status is then 1."""
+Without images, photographs from scikit-image and scikit-learn are used. Unreadable images are
+reported and the others used; the exit status is then 1."""
 _EXAMPLES = """\
   transxnet gradcam cat.jpg --checkpoint transx-t.pth.tar --class "tabby"
   transxnet gradcam photos --model transxnet_tiny=transx-t.pth.tar resnet50=r50.pth --stage all
@@ -52,15 +52,15 @@ def run(arguments: Sequence[str]) -> int:
     examples = open_examples(options.images, options.max_images, options.seed)
     folders = [path for path in map(user_path, options.images) if path.is_dir()]
     files = figure_outputs(options.out, options, [*options.images, *options.checkpoint])
-    check_apart(files[0], folders)  # else it would be one of the images the next time
+    check_apart(files[0], folders)  # otherwise the next run would read it as an image
     device = choose_device(options.device)
     networks = open_compared_networks(options)
     plans = [(network, _layers(network, options), find_class(network, options.target)) for network in networks]
     names, rows, bad = [], [], {}
     with image_progress() as progress:
-        for example in progress.track(examples, description="looking"):
+        for example in progress.track(examples, description="computing maps"):
             try:
-                rows.append([found for plan in plans for found in _look(example, *plan, device)])
+                rows.append([found for plan in plans for found in _maps(example, *plan, device)])
                 names.append(example.name)
             except BadImageError as error:
                 bad[error.path] = error.reason
@@ -82,7 +82,7 @@ def _parser() -> CommandParser:
     add("--class", dest="target", type=str, metavar="CLASS", help="name or index (default: the most probable one)")
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
     add("--layer", type=str, help="name of a module, in place of a stage")
-    parser.add_number("--max_images", ImageCount, default=4, help="of more images, a sample of so many")
+    parser.add_number("--max_images", ImageCount, default=4, help="number of images; of more, a random sample")
     add("--out", type=str, default="gradcam", help=".png, .pdf or .svg; without an ending, .png and .pdf")
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)
@@ -97,7 +97,7 @@ def _layers(network: Network, options: Any) -> list[tuple[str, str]]:
     return [stage_layer(network, stage) for stage in stages]
 
 
-def _look(
+def _maps(
     example: Example, network: Network, layers: list[tuple[str, str]], target: int | None, device: str
 ) -> list[ActivationMap]:
     try:

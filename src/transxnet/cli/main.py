@@ -35,12 +35,12 @@ COMMANDS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST = (*_FULL, errno.EBADF, errno.EIO)
 _SYSTEM = {
-    errno.EROFS: "is on a file system that can only be read",
-    errno.EACCES: "must not be read or written by this user (permission denied)",
-    errno.EPERM: "must not be read or written by this user (operation not permitted)",
-    errno.ENAMETOOLONG: "has too long a name",
-    errno.EISDIR: "is a folder, where a file is meant",
-    errno.ENOTDIR: "lies below a file, where a folder is meant",
+    errno.EROFS: "is on a read-only file system",
+    errno.EACCES: "cannot be read or written by this user (permission denied)",
+    errno.EPERM: "cannot be read or written by this user (operation not permitted)",
+    errno.ENAMETOOLONG: "has a name that is too long",
+    errno.EISDIR: "is a folder, not a file",
+    errno.ENOTDIR: "is inside a file, not a folder",
     errno.ENOENT: "does not exist",
     errno.EMFILE: "cannot be opened: this process has too many open files (see `ulimit -n`)",
 }

@@ -19,7 +19,7 @@ from transxnet.zoo import RELEASED, create_model
 _ABOUT = """\
 List the networks: parameters, multiply-accumulate operations for one image of 224 x 224 (all of
 them, and by the paper's rule, which leaves out the products inside attention and IDConv), and the
-published ImageNet-1K and V2 accuracy of the released weights, which was not measured here."""
+published ImageNet-1K and V2 accuracy of the released weights, not measured here."""
 _EXAMPLES = """\
   transxnet models
   transxnet models --json
@@ -70,9 +70,9 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         cost = (f"{row['parameters'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}", f"{row['paper_macs'] / 1e9:.3f}")
         releases = row["released"] or [None]
-        for place, release in enumerate(releases):
+        for index, release in enumerate(releases):
             about = ("none", "", "", "") if release is None else (
                 release["name"], str(release["image_size"]), f"{release['top1']}", f"{release['top1_v2'] or '-'}"
             )  # fmt: skip
-            table.add_row(*((row["name"], *cost) if place == 0 else ("", "", "", "")), *about)
+            table.add_row(*((row["name"], *cost) if index == 0 else ("", "", "", "")), *about)
     table_console().print(table)

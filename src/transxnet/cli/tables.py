@@ -19,9 +19,8 @@ from transxnet.research.tables import LEGEND, PaperTable, paper_tables, table_nu
 
 _ABOUT = """\
 Print the paper's tables beside our own counts: parameters and multiply-accumulate operations of
-every network of ours, counted on the spot, and their difference from the printed numbers. Other
-authors' numbers and all accuracies are the paper's; none was measured here. Without a number, all
-nine tables."""
+each of our networks, and their difference from the published numbers. Other authors' numbers and
+all accuracies are the paper's; none was measured here. Without a number, all nine tables."""
 _EXAMPLES = """\
   transxnet tables
   transxnet tables 5 6
@@ -38,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.usage = "transxnet tables [NUMBER ...] [options]"
     parser.add_argument("numbers", type=str, nargs="*", metavar="NUMBER", help="1 to 9, or I to IX (default: all)")
     parser.add_argument(
-        "--format", type=str, help="terminal (default), markdown, csv or json; with --out, its suffix tells"
+        "--format", type=str, help="terminal (default), markdown, csv or json; with --out, by its suffix"
     )
     parser.add_argument("--out", type=str, help="write to a .md, .csv or .json file in place of the terminal")
     add_force(parser)
@@ -58,13 +57,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _format(name: str | None, out: str | None) -> str:
-    """The format that was asked for; raises ConfigError if there is none such."""
+    """The output format; raises ConfigError if it is unknown."""
     if name is not None and name not in ("terminal", *_FORMATS):
         raise ConfigError(f"--format is terminal, {', '.join(list(_FORMATS)[:-1])} or json, not {name!r}")
     if out is None:
         return name or "terminal"
     if name == "terminal":
-        raise ConfigError("--format terminal goes to the terminal; leave --out away, or choose markdown, csv or json")
+        raise ConfigError("--format terminal goes to the terminal; leave --out out, or choose markdown, csv or json")
     if name is None and Path(out).suffix not in _SUFFIXES:
         raise ConfigError(f"--out ends in .md, .csv or .json, not {out}; or give --format")
     return name or _SUFFIXES[Path(out).suffix]
@@ -82,17 +81,17 @@ def _print(tables: Sequence[PaperTable]) -> None:
         console.print(f"{table.name}: {table.title}", style="bold", markup=False)
         console.print(_terminal_table(table))
         for note in footnotes(table):
-            _say(console, note)
+            _print_text(console, note)
         console.print()
-    _say(console, LEGEND)
+    _print_text(console, LEGEND)
 
 
-def _say(console: Console, text: str) -> None:
+def _print_text(console: Console, text: str) -> None:
     console.print(text, markup=False, width=min(console.width, 98), style="dim")
 
 
 def _terminal_table(table: PaperTable) -> Table:
-    """Without the column of tasks where they are all the same."""
+    """The table, without the column of tasks if all are the same."""
     names, rows = headings(table), cells(table)
     one_task = len({line.task for line in table.lines}) == 1
     shown = Table(box=None, pad_edge=False, collapse_padding=True)

@@ -13,6 +13,7 @@ from transxnet.api.training import Job, find_job
 from transxnet.cli.command import CommandParser, first_options, settings_of
 from transxnet.cli.parsing import add_force
 from transxnet.cli.streams import progress_console
+from transxnet.errors import Stopped
 from transxnet.tasks import TASKS, recipe_class
 from transxnet.training.processes import is_rank_zero
 from transxnet.training.recipe import Recipe
@@ -45,8 +46,6 @@ def run(arguments: Sequence[str]) -> int:
     console = progress_console(quiet=not is_rank_zero())
     settings = settings_of(recipe_class(job.file.task), options)
     finished = job.finished
-    from transxnet.training.signals import Stopped  # imports Lightning
-
     try:
         result = job.run(settings, force=options.force, profile=options.profile, console=console)
     except Stopped as stopped:
@@ -106,7 +105,7 @@ def _report(result: TrainingResult, console: Console) -> None:
     console.print(f"next: transxnet predict IMAGE --checkpoint {shlex.quote(str(folder.path))}", markup=False)
 
 
-def _report_stop(stopped: Any, console: Console) -> int:
+def _report_stop(stopped: Stopped, console: Console) -> int:
     """Print how to resume; returns the exit status."""
     kept = "everything is saved" if stopped.saved else "what came after the last checkpoint is lost"
     console.print(

@@ -17,7 +17,7 @@ from torch import nn
 from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
-from transxnet.errors import CheckpointError, ConfigError, TransXNetError
+from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
 from transxnet.files import read_json, reading, reason
 from transxnet.model import Block, Stage
 from transxnet.training.checkpointing import step_of
@@ -27,7 +27,6 @@ from transxnet.training.monitors import Monitors
 from transxnet.training.processes import Process
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
-from transxnet.training.signals import Stopped
 from transxnet.training.task import Task
 from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memory_explained, quiet_lightning
 

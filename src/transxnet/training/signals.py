@@ -6,31 +6,15 @@ import os
 import signal
 import subprocess
 import threading
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from transxnet.errors import Stopped
 from transxnet.training.checkpointing import Checkpointer, agreed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Stopped(Exception):  # noqa: N818 (a request, not an error)
-    """Training was stopped by a signal.
-
-    Attributes:
-        signal: The signal.
-        epoch: Finished epochs.
-        step: Finished steps.
-        saved: Whether all of them are in a checkpoint; otherwise the last checkpoint is older.
-        folder: The run folder, to resume.
-    """
-
-    def __init__(self, signal_: signal.Signals, epoch: int, step: int, saved: bool, folder: Path) -> None:
-        super().__init__(f"stopped by {signal_.name}; the run in {folder} can be resumed")
-        self.signal, self.epoch, self.step, self.saved, self.folder = signal_, epoch, step, saved, folder
 
 
 class StopOnSignal(Checkpoint):
