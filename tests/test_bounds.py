@@ -304,7 +304,7 @@ def test_arguments_after_two_dashes_remain_as_they_are(parser_of: Callable[[str]
         ("train", lambda bad, out: write_scenes(out, train=bad)),
         ("size", lambda bad, out: write_scenes(out, size=(bad, 64))),
         ("shard_bytes", lambda bad, out: plan_shards(str(out), bad)),
-        ("most", lambda bad, out: open_examples([], bad)),
+        ("limit", lambda bad, out: open_examples([], bad)),
         ("image_size", lambda bad, out: open_networks(["transxnet_nano"], image_size=bad)),
         ("num_classes", lambda bad, out: transxnet.create_detector("retinanet", num_classes=bad)),
         ("pyramid_channels", lambda bad, out: transxnet.create_segmenter(pyramid_channels=bad)),

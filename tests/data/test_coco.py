@@ -1,4 +1,4 @@
-"""COCO annotations: layouts, what is learned from and judged by."""
+"""COCO annotations: layouts, training and evaluation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ LAYOUTS = {  # annotation file and image folder of each part
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(tmp_path: Path, layout: tuple[tuple[str, str], tuple[str, str]]) -> None:
     (train, train_images), (validation, validation_images) = layout
-    judged = content(4)
-    for image in judged["images"]:
+    validation_content = content(4)
+    for image in validation_content["images"]:
         image["file_name"] = f"v{image['file_name']}"
     write(tmp_path / train, content(3), tmp_path / train_images)
-    write(tmp_path / validation, judged, tmp_path / validation_images)
+    write(tmp_path / validation, validation_content, tmp_path / validation_images)
     if "instances" in train:
         write(tmp_path / "annotations/captions_train2017.json", {"images": []})
     data = open_coco(str(tmp_path))
@@ -82,7 +82,7 @@ def test_labels_take_the_order_of_a_network_s_classes(opened_coco: Callable[...,
     source = opened_coco(only_first(category_id=7), classes=["dog", "cat"])
     assert [source.instances(i).labels.tolist() for i in range(3)] == [[0], [1], [1]]
     assert [entry["category_id"] for entry in source.ground_truth()["annotations"]] == [7, 3, 3]
-    with pytest.raises(DataError, match="not the 2 classes wanted: it has dog and lacks cow"):
+    with pytest.raises(DataError, match="not the 2 expected classes: it has dog and lacks cow"):
         opened_coco(classes=["cat", "cow"])
 
 
@@ -99,7 +99,7 @@ def test_boxes_are_corners_within_the_image(opened_coco: Callable[..., CocoSourc
     source = opened_coco(only_first(bbox=[-3, 5.5, 10, 90]))
     assert torch.equal(source.instances(0).boxes, torch.tensor([[0.0, 5.5, 7.0, HEIGHT]]))
     assert source.ground_truth()["annotations"][0]["bbox"] == [0, 5.5, 7, HEIGHT - 5.5]
-    assert source.findings.counts == {"annotations whose box reaches out of the image (cut)": 1}
+    assert source.findings.counts == {"annotations whose box exceeds the image (clipped)": 1}
 
 
 def test_a_box_that_exceeds_the_image_by_rounding_is_judged_by_as_it_is(opened_coco: Callable[..., CocoSource]) -> None:
@@ -161,7 +161,7 @@ def test_what_is_too_small_is_not_learned_from(opened_coco: Callable[..., CocoSo
 
 
 def test_nothing_to_learn_from(opened_coco: Callable[..., CocoSource]) -> None:
-    with pytest.raises(DataError, match="no image to learn from"):
+    with pytest.raises(DataError, match="no usable training image"):
         opened_coco(lambda described: [entry.update(iscrowd=1) for entry in described["annotations"]]).trainable()
 
 
@@ -169,8 +169,8 @@ def test_images_without_annotations_are_judged_by(opened_coco: Callable[..., Coc
     source = opened_coco(lambda described: described["annotations"].pop(1))
     assert len(source.instances(1).labels) == 0
     assert [image.id for image in source.trainable().images] == [10, 30]
-    assert source.findings.counts == {"images without annotations (evaluated, not learned from)": 1}
-    assert source.findings.lines() == ["images without annotations (evaluated, not learned from): 1 (1.jpg)"]
+    assert source.findings.counts == {"images without annotations (evaluated, not trained on)": 1}
+    assert source.findings.lines() == ["images without annotations (evaluated, not trained on): 1 (1.jpg)"]
 
 
 def test_a_subset_keeps_each_image_s_annotations(opened_coco: Callable[..., CocoSource]) -> None:

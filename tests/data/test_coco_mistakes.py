@@ -1,4 +1,4 @@
-"""COCO annotations: every kind of bad input is left out and counted, or refused."""
+"""COCO annotations: bad input of every kind is dropped and counted, or refused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "endless number in a polygon": ({"segmentation": [[10**400, 2, 3, 4, 5, 6]]}, "not of numbers"),
     "endless id": ({"image_id": 10**30}, "without an image"),
     "segmentation of a kind": ({"segmentation": "abc"}, "neither polygons nor run lengths"),
-    "size": ({"segmentation": uncompressed(ring().T)}, "another size"),
-    "compressed size": ({"segmentation": from_mask(ring().T)}, "another size"),
+    "size": ({"segmentation": uncompressed(ring().T)}, "another image size"),
+    "compressed size": ({"segmentation": from_mask(ring().T)}, "another image size"),
     "short run lengths": ({"segmentation": {"size": GOOD_SIZE, "counts": [5, 6]}}, "do not fill"),
     "negative": ({"segmentation": {"size": GOOD_SIZE, "counts": [-5, 2005]}}, "do not fill"),
     "fractions": ({"segmentation": {"size": GOOD_SIZE, "counts": [0.5, 1999.5]}}, "do not fill"),
@@ -77,7 +77,7 @@ def test_what_is_no_object_is_left_out(opened_coco: Callable[..., CocoSource], t
 def test_polygons_of_two_points_beside_a_good_one_are_left_out(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(segmentation=[*TRIANGLE, [1, 2, 3, 4]]))
     assert source.ground_truth()["annotations"][0]["segmentation"] == TRIANGLE
-    assert list(source.findings.counts) == ["annotations with polygons of fewer than 3 points (those left out)"]
+    assert list(source.findings.counts) == ["annotations with polygons of fewer than 3 points (those dropped)"]
 
 
 @pytest.mark.parametrize("area", [0, -1, None, "5", math.nan])
@@ -107,13 +107,13 @@ def test_roboflow_s_group_is_no_class(opened_coco: Callable[..., CocoSource]) ->
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "cut short": (json.dumps(content(), indent=1)[:-20], r"no JSON, or cut short: .* in line \d+, column \d+"),
+    "cut short": (json.dumps(content(), indent=1)[:-20], r"not JSON, or truncated: .* at line \d+, column \d+"),
     "empty": ("", "line 1, column 1"),
-    "no UTF-8": ("\udcff{}", "no JSON"),
-    "thousands of digits": ("1" * 5000, "no JSON"),
-    "deep": ("[" * 100_000, "no JSON"),
-    "list": ("[]", "holds a list"),
-    "number": ("3", "holds a int"),
+    "no UTF-8": ("\udcff{}", "not JSON"),
+    "thousands of digits": ("1" * 5000, "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "list": ("[]", "has a list"),
+    "number": ("3", "has a int"),
     "no annotations": (json.dumps({"images": [], "categories": []}), "lacks the list 'annotations'"),
     "captions": (json.dumps({"annotations": []}), "'images' and 'categories'"),
     "null": (json.dumps(content() | {"images": None}), "lacks the list 'images'"),
@@ -121,9 +121,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "nothing annotated": (json.dumps(content() | {"annotations": []}), "no usable annotation"),
     "nothing usable": (
         json.dumps(content() | {"annotations": [annotation(1, 99)]}),
-        r"no usable annotation: annotations without an image \(left out\): 1 \(annotation 1\)",
+        r"no usable annotation: annotations without an image \(dropped\): 1 \(annotation 1\)",
     ),
-    "no category": (json.dumps(content() | {"categories": []}), "names no category"),
+    "no category": (json.dumps(content() | {"categories": []}), "has no categories"),
     "category without name": (json.dumps(content() | {"categories": [{"id": 3}]}), "a category needs"),
     "image id twice": (
         json.dumps(content() | {"images": content()["images"] + content()["images"][:1]}),
@@ -152,7 +152,7 @@ def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None
 def test_folders_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_coco(str(tmp_path / "none"))
-    with pytest.raises(DataError, match="holds no COCO annotations; looked for"):
+    with pytest.raises(DataError, match="has no COCO annotations; looked for"):
         open_coco(str(tmp_path))
     write(tmp_path / "b.json", content(1), tmp_path)
     with pytest.raises(DataError, match="single image"):

@@ -43,21 +43,21 @@ def ends_well(read: Callable[[], Any], *names: object) -> bool:
     return True
 
 
-def load(source: Any, place: int) -> None:
+def load(source: Any, index: int) -> None:
     """Decode an image, or have it named."""
     try:
-        source.load(place)
+        source.load(index)
     except BadImageError as error:
-        if error.path != source.name(place):
-            raise AssertionError(f"{source.name(place)} is called {error.path}") from error
+        if error.path != source.name(index):
+            raise AssertionError(f"{source.name(index)} is called {error.path}") from error
 
 
 def read_all(root: Path) -> None:
     """Open a data set and decode its images, as training does."""
     for source in open_parts(str(root)).values():
-        for place in range(len(source.targets)):
-            assert 0 <= source.targets[place] < len(source.class_names)
-            load(source, place)
+        for index in range(len(source.targets)):
+            assert 0 <= source.targets[index] < len(source.class_names)
+            load(source, index)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -187,7 +187,7 @@ def test_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-    rows = [{"image": {"bytes": encoded(place)[:400], "path": "x.png"}, "label": place % 2} for place in range(4)]
+    rows = [{"image": {"bytes": encoded(index)[:400], "path": "x.png"}, "label": index % 2} for index in range(4)]
     path = tmp_path / "hub/a.parquet"
     path.parent.mkdir()
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
@@ -212,9 +212,9 @@ def test_coco_files(tmp_path: Path) -> None:
 
     def read() -> None:
         source = open_coco_file(path)
-        for place in range(len(source)):
-            load(source, place)
-            source.instances(place).masks((5, 5)) if source.has_masks else source.instances(place)
+        for index in range(len(source)):
+            load(source, index)
+            source.instances(index).masks((5, 5)) if source.has_masks else source.instances(index)
         source.ground_truth()
 
     count = 0

@@ -25,10 +25,10 @@ def fill(tmp_path: Path) -> Fill:
     """``fill(names)`` makes images of these names, relative to a folder, and returns the folder."""
 
     def make(names: Sequence[str]) -> Path:
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             path = tmp_path / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (40, 36), (place * 7 % 256, place * 31 % 256, 99)).save(path)
+            Image.new("RGB", (40, 36), (index * 7 % 256, index * 31 % 256, 99)).save(path)
         return tmp_path / "data"
 
     return make
@@ -91,13 +91,13 @@ def test_a_folder_that_cannot_be_learned_from_is_named(fill: Fill, files: list[s
 def test_empty_class_folders(fill: Fill) -> None:
     root = fill(["train/a/1.png", "train/b/1.png", "val/a/1.png"])
     (root / "val/b").mkdir()
-    assert len(open_data(str(root)).validation.targets) == 1  # nothing to judge b by, which is no mistake
+    assert len(open_data(str(root)).validation.targets) == 1  # b has no validation images, which is allowed
     (root / "train/empty").mkdir()
     with pytest.raises(DataError, match="no images in class folder .*train/empty"):
         open_data(str(root))
     for path in root.rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match="hold no images"):
+    with pytest.raises(DataError, match="have no images"):
         open_data(str(root))
 
 
@@ -118,7 +118,7 @@ def test_imagenet_folders_are_matched_by_wordnet_id_even_in_part(fill: Fill) -> 
 def test_folders_are_matched_to_the_network_s_own_class_names(fill: Fill) -> None:
     root = fill(["cat/a.png"])
     assert list(open_evaluation(str(root), ["ant", "bee", "cat"], 3).targets) == [2]
-    with pytest.raises(DataError, match="none of the network's 2 classes: cat; its classes are ant, bee"):
+    with pytest.raises(DataError, match="not among the network's 2 classes: cat; its classes are ant, bee"):
         open_evaluation(str(root), ["ant", "bee"], 2)
 
 
@@ -147,7 +147,7 @@ def test_epochs_of_a_number_of_steps_pass_over_the_images_again_and_again() -> N
         assert len(sampler) == 6
     assert [number for number, _ in addresses] == [0] * 10 + [1] * 10 + [2] * 10
     for number in range(3):
-        assert sorted(index for place, index in addresses if place == number) == list(range(10))
+        assert sorted(index for pass_, index in addresses if pass_ == number) == list(range(10))
 
 
 def test_a_batch_has_images_of_one_group() -> None:
@@ -187,7 +187,7 @@ def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fi
 def test_too_many_bad_images_stop_with_their_names() -> None:
     bad = BadImages(total=200, share=0.01)
     bad.add([("a.jpg", "cut"), ("b.jpg", "empty")])
-    bad.add([("a.jpg", "cut")])  # met again in the next epoch
+    bad.add([("a.jpg", "cut")])  # again in the next epoch
     with pytest.raises(DataError, match=r"3 of 200 .* --max-bad 0.01 .*a.jpg \(cut\); b.jpg \(empty\); c.jpg"):
         bad.add([("c.jpg", "text")])
 

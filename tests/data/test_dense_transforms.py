@@ -184,7 +184,7 @@ def test_objects_flip_with_their_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": (2.0, 0.5)}, "scale must rise"),
+        ({"scale": (2.0, 0.5)}, "scale must be increasing"),
         ({"scale": (0.0, 0.5)}, "scale must be 2 numbers above 0"),
         ({"crop": 16}, "crop must be a whole number from 32 to"),
         ({"max_share": 0.0}, "max_share"),

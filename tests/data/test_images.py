@@ -81,7 +81,7 @@ def test_expand_takes_files_folders_and_patterns_in_natural_order_once(tmp_path:
     assert [path.name for path in paths] == ["9.png", "10.png", "1.jpg", "missing.jpg"]
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "nothing matches"), ("", "holds no image")])
+@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "nothing matches"), ("", "has no image")])
 def test_expand_says_what_is_not_there(tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         expand([str(tmp_path / pattern)])

@@ -176,7 +176,7 @@ def test_parquet_images(tmp_path: Path) -> None:
 
 
 def parquet(folder: Path, labels: list[Any], images: list[Any]) -> Ended:
-    """What the check says of a table."""
+    """The output of checking a table."""
     pytest.importorskip("datasets")
     arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
@@ -214,7 +214,7 @@ def test_coco_files(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> 
     change(described)
     path.write_text(json.dumps(described).replace('"levels"', "[" * 100_000 + "]" * 100_000))
     ended = limited("data", "check", path)
-    in_a_line(ended, *([str(path)] if ended.status == 2 else ["left out"] * ("numbered anew" not in ended.out)))
+    in_a_line(ended, *([str(path)] if ended.status == 2 else ["dropped"] * ("renumbered" not in ended.out)))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from faster_coco_eval.core import mask as coco_mask
 
 from transxnet import ConfigError
 from transxnet.data.coco import CocoSource, open_coco
-from transxnet.data.scene_painting import material
+from transxnet.data.scene_painting import scene_materials
 from transxnet.data.scenes import data_folder, polygons, scenes_folder, write_scenes
 from transxnet.data.segmentation import open_segmentation
 
@@ -42,17 +42,17 @@ def test_both_readers_read_them(folder: Path) -> None:
     assert instances.train.class_names == pixels.train.class_names[1:]
     assert pixels.train.class_names[:2] == ("background", "zero")
     assert not instances.validation.findings.counts and not pixels.validation.findings.counts
-    for place in range(VALIDATION):
-        assert instances.validation.name(place) == pixels.validation.name(place)
-        assert instances.validation.load(place) == pixels.validation.load(place)
+    for index in range(VALIDATION):
+        assert instances.validation.name(index) == pixels.validation.name(index)
+        assert instances.validation.load(index) == pixels.validation.load(index)
 
 
 def test_objects_and_pixels_agree(folder: Path) -> None:
     source = open_coco(str(folder)).train
     pixels = open_segmentation(str(folder), reduce_zero_label=True).train
     assert source is not None and pixels is not None
-    for place in range(TRAIN):
-        objects, labels = source.instances(place), pixels.labels(place)
+    for index in range(TRAIN):
+        objects, labels = source.instances(index), pixels.labels(index)
         masks = objects.masks()
         assert 1 <= len(masks) <= 7
         assert masks.sum(dim=0).max() == 1  # what is hidden is in nobody's mask
@@ -89,11 +89,11 @@ def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
 
 
 def test_no_photograph_and_no_digit_is_in_both_parts() -> None:
-    learned, judged = material()
-    for first, second in ((learned.photographs, judged.photographs), (learned.digits, judged.digits)):
+    training, validation = scene_materials()
+    for first, second in ((training.photographs, validation.photographs), (training.digits, validation.digits)):
         contents = [{np.ascontiguousarray(each).tobytes() for each in part} for part in (first, second)]
         assert not contents[0] & contents[1]
-    assert (len(learned.digits), len(judged.digits)) == (1437, 360)
+    assert (len(training.digits), len(validation.digits)) == (1437, 360)
 
 
 def test_an_interrupted_folder_is_written_again(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_interrupted_folder_is_written_again(tmp_path: Path) -> None:
 def test_a_cache_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "transxnet").write_text("mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"^.* cannot be written into .*: Not a directory\. Set XDG_CACHE_HOME .*$"):
+    with pytest.raises(ConfigError, match=r"^.* cannot be written to .*: Not a directory\. Set XDG_CACHE_HOME .*$"):
         data_folder("scenes")
 
 
@@ -142,8 +142,8 @@ def test_polygons_are_the_mask_again() -> None:
 def found(source: CocoSource) -> list[dict[str, object]]:
     """The objects themselves, as a detector would report them."""
     results: list[dict[str, object]] = []
-    for place, image in enumerate(source.images):
-        objects = source.instances(place)
+    for index, image in enumerate(source.images):
+        objects = source.instances(index)
         for box, label, mask in zip(objects.boxes.tolist(), objects.labels, objects.masks(), strict=True):
             left, top, right, bottom = box
             results.append(
@@ -162,8 +162,8 @@ def found(source: CocoSource) -> list[dict[str, object]]:
 def test_what_is_true_is_judged_perfect(folder: Path, kind: str) -> None:
     source = open_coco(str(folder)).validation
     truth = COCO(source.ground_truth())
-    judge = COCOeval_faster(truth, truth.loadRes(found(source)), kind, print_function=lambda *_: None)
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    assert judge.stats[0] == pytest.approx(1)
+    evaluation = COCOeval_faster(truth, truth.loadRes(found(source)), kind, print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)

@@ -100,7 +100,7 @@ def test_labels_take_the_order_of_a_network_s_classes(make: Make) -> None:
     source = opened(root, classes=["wall", "road", "sky", "tree"]).validation
     assert source.labels(0).tolist() == [[2, 3, 1, 0], [0, 1, 255, 3], [3, 3, 3, 3]]
     assert source.class_names[3] == "tree" and source.colors[3].tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match="not the 2 wanted: it has tree, road, wall and lacks sea"):
+    with pytest.raises(DataError, match="not the 2 expected: it has tree, road, wall and lacks sea"):
         opened(root, classes=["sky", "sea"])
 
 
@@ -137,7 +137,7 @@ def test_what_has_no_counterpart_is_left_out_and_counted(make: Make) -> None:
     (root / "annotations/val/b.png").unlink()
     source = opened(root).validation
     assert [Path(source.name(i)).stem for i in range(len(source))] == ["c"]
-    assert source.findings.counts == {"images without labels (left out)": 1, "labels without an image (left out)": 1}
+    assert source.findings.counts == {"images without labels (dropped)": 1, "labels without an image (dropped)": 1}
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_what_else_is_refused(make: Make) -> None:
     with pytest.raises(DataError, match="has 0 classes"):
         opened(make(["a", "b"], Image.new("L", (4, 3))), reduce_zero_label=True)
     Image.new("RGB", (4, 3)).save(root / "images/a.png")
-    with pytest.raises(DataError, match=r"a.* and .*a.* differ in their ending alone"):
+    with pytest.raises(DataError, match=r"a.* and .*a.* differ only in their suffix"):
         opened(root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no class"), ("a\nb\na\n", "'a' is there twice"), ("a\nb\n", "2 classes, not the 4 wanted")],
+    [("", "no classes"), ("a\nb\na\n", "'a' is listed twice"), ("a\nb\n", "2 classes, not the 4 expected")],
 )
 def test_classes_that_are_refused(make: Make, text: str, message: str) -> None:
     root = make(["val/a"])
@@ -190,9 +190,9 @@ BAD_LABELS: dict[str, tuple[Image.Image | bytes | None, str]] = {
     "empty": (b"", "empty file"),
     "text": (b"hello", "not an image"),
     "size": (Image.new("L", (5, 3)), "5 x 3"),
-    "colours": (Image.new("RGB", (4, 3)), "labels are grey or have a palette, but this is RGB"),
+    "colours": (Image.new("RGB", (4, 3)), "labels must be grey or have a palette, not RGB"),
     "no class": (Image.new("L", (4, 3), 4), "label 4, but the 4 labels are 0 to 3"),
-    "deep": (deep(300), "labels are 0 to 255, but this has 300"),
+    "deep": (deep(300), "labels must be 0 to 255, not 300"),
 }
 
 
