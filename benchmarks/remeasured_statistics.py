@@ -23,7 +23,7 @@ from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.loader import LabelledImages, make_loader
 from transxnet.data.sources import open_data
 from transxnet.data.transforms import evaluation_transform
-from transxnet.research.compare import Comparison, Contender, as_markdown, chance
+from transxnet.research.compare import Comparison, Contender, as_markdown, welch_p_value
 
 
 def judged_again(name: str, weights: Path, data: Any) -> float:
@@ -46,7 +46,7 @@ def main() -> None:
             scores = tuple(judged_again(name, file, data) for file in files)
             contenders.append(Contender(name, scores, network["parameters"], tuple(network["seconds"])))
         first, *others = contenders
-        others = [replace(one, p_value=chance(one.scores, first.scores)) for one in others]
+        others = [replace(one, p_value=welch_p_value(one.scores, first.scores)) for one in others]
         images = (told["training_images"], told["validation_images"])
         print(as_markdown(Comparison(ClassificationRecipe(), tuple(seeds), images, (first, *others))), flush=True)
 

@@ -30,7 +30,7 @@ def test_a_field_is_the_gradient_of_the_centre() -> None:
     model, batch = nano(), images(2, 3, 64, 64)
 
     def centre(image: Tensor) -> Tensor:
-        return stage_maps(model, image, [2])[0][0, :, 4, 4]  # 8 x 8 places
+        return stage_maps(model, image, [2])[0][0, :, 4, 4]  # 8 x 8 positions
 
     expected = torch.zeros(64, 64)
     for image in batch.split(1):
@@ -63,7 +63,7 @@ def test_squares_lie_around_the_field_where_strides_move_it() -> None:
     for parameter in convs.parameters():
         nn.init.ones_(parameter)
     (field,) = contribution(lambda given: [convs(given)], images(1, 3, 40, 40), "abs")
-    assert middle(field.numpy()) == (16, 16)  # place 2 of 5
+    assert middle(field.numpy()) == (16, 16)  # index 2 of 5
     assert square_side(field.numpy(), 1) == 15
 
 
@@ -117,9 +117,9 @@ def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_
 def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("erf", photos, "--model", "transxnet_nano", "test_resnet", "--image-size", 32, "--out", tmp_path / "f")
     assert run(*command, "--stage", "1", "last", "--json") == 1  # a torn image
-    said = capsys.readouterr()
-    result = json.loads(said.out)
-    assert "1.png: not an image" in said.err and list(result["bad_images"]) == [str(photos / "1.png")]
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert "1.png: not an image" in printed.err and list(result["bad_images"]) == [str(photos / "1.png")]
     assert [(f["network"], f["trained"], f["images"]) for f in result["fields"]] == [
         ("transxnet_nano", False, 4), ("transxnet_nano", False, 4), ("test_resnet", False, 4), ("test_resnet", False, 4)
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys
 
 
 class _Small(nn.Module):
-    """A classifier whose layer gives out its map in one of three orders."""
+    """A classifier whose layer returns its map in one of three orders."""
 
     def __init__(self, order: str) -> None:
         super().__init__()
@@ -173,9 +173,9 @@ def test_gradcam_goes_on_past_an_unreadable_image_and_exits_with_1(
     networks = ("transxnet_nano", "test_vit", "test_convnext")
     command = ("gradcam", photos, "--model", *networks, "--image-size", 64, "--out", tmp_path / "cam.png")
     assert run(*command, "--class", "Egyptian cat", "--json", "--max-images", 5) == 1
-    said = capsys.readouterr()
-    assert "1.png: not an image" in said.err
-    maps = json.loads(said.out)["maps"]
+    printed = capsys.readouterr()
+    assert "1.png: not an image" in printed.err
+    maps = json.loads(printed.out)["maps"]
     assert len(maps) == 4 * 3 and {map_["class_index"] for map_ in maps} == {285}
     assert [map_["layer"] for map_ in maps[:3]] == ["stage 4", "stage 6", "stage 4"]
     with Image.open(tmp_path / "cam.png") as picture:
@@ -187,8 +187,8 @@ def test_gradcam_shows_the_most_probable_class_of_embedded_images(
 ) -> None:
     command = ("gradcam", "digits", "--model", "transxnet_nano", "--image-size", 64, "--max-images", 2)
     assert run(*command, "--stage", "all", "--out", tmp_path / "cam.svg") == 0
-    said = capsys.readouterr().out
-    assert said.count("digit ") == 8 and "stage 1" in said and "stage 4" in said
+    printed = capsys.readouterr().out
+    assert printed.count("digit ") == 8 and "stage 1" in printed and "stage 4" in printed
     assert all(min(read_image(path).size) > 200 for path in photographs())
 
 
@@ -208,7 +208,7 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
     [
         (["erf", "--model", "transxnet_tini"], "did you mean transxnet_tiny?"),
         (["erf", "--model", "transxnet_nano", "--stage", "5"], "has stages 1 to 4"),
-        (["erf", "--out", "field.jpg"], "ends in .pdf, .png, .svg"),
+        (["erf", "--out", "field.jpg"], "needs the suffix .pdf, .png, .svg"),
         (["erf", "--max-images", "0"], "--max-images must be a whole number from 1 to 1,000,000, not 0"),
         (
             ["erf", "--model", "transxnet_nano", "--batch-size", "0"],
@@ -227,7 +227,7 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
         (["gradcam", "--model", "transxnet_nano", "--layer", "stages.9"], "there is no layer 'stages.9'"),
         (
             ["gradcam", "--model", "transxnet_nano", "--layer", "head"],
-            "layer 'head' gives out (1, 1000), which is no map",
+            "layer 'head' returns (1, 1000), which is not a map",
         ),
         (["bench", "--mode", "fast"], "fast"),
         (["bench", "--precision", "fp8"], "fp8"),

@@ -1,4 +1,4 @@
-"""Speed and memory of networks, as measured and as told."""
+"""Speed and memory of networks, measured and reported."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_speeds_of_several_settings_as_a_person_reads_them(tmp_path: Path, capsy
     command = ("bench", "transxnet_nano", "test_resnet", "--mode", "eager", "channels_last", "--precision", "bf16")
     sizes = ("--batch-size", 1, 2, "--image-size", 32, 48, "--rounds", 2, "--min-seconds", 0)
     assert run(*command, *sizes, "--plot", tmp_path / "speed.pdf") == 0
-    said = capsys.readouterr().out
-    assert said.count("test_resnet") == 8 and said.count("channels_last") == 8
-    assert "batch 2, 48 x 48" in said and "PyTorch" in said
-    assert max(map(len, map(str.rstrip, said.splitlines()))) <= 100
+    printed = capsys.readouterr().out
+    assert printed.count("test_resnet") == 8 and printed.count("channels_last") == 8
+    assert "batch 2, 48 x 48" in printed and "PyTorch" in printed
+    assert max(map(len, map(str.rstrip, printed.splitlines()))) <= 100
 
 
 @pytest.mark.slow

@@ -112,22 +112,22 @@ def test_shipped_data_are_whole() -> None:
 
 def test_tables_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tables", "VI", "2") == 0
-    said = capsys.readouterr().out
-    assert said.index("Table II:") < said.index("Table VI:")
-    dyconv = next(line for line in said.splitlines() if line.startswith("DyConv"))
+    printed = capsys.readouterr().out
+    assert printed.index("Table II:") < printed.index("Table VI:")
+    dyconv = next(line for line in printed.splitlines() if line.startswith("DyConv"))
     assert dyconv.split() == ["DyConv", "ImageNet-1K", "1.8", "1.752", "-0.048", "1.797", "12.3*", "12.697", "+0.397",
                               "80.7"]  # fmt: skip
-    words = " ".join(said.split())
+    words = " ".join(printed.split())
     assert "* DyConv: The paper prints 12.3 M" in words and "none was measured here" in words
-    assert max(map(len, said.splitlines())) <= 100
+    assert max(map(len, printed.splitlines())) <= 100
 
 
 def test_table_1_tells_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tables", 1, "--format", "markdown") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     base = VARIANTS["transxnet_base"]
-    assert f"E {'-'.join(map(str, base.expansions))}" in said
-    assert "| TransXNet-B | ImageNet-1K | 8.3 | 8.264 | -0.036 | 8.353 | 48.0 | 48.009 | +0.009 |" in said
+    assert f"E {'-'.join(map(str, base.expansions))}" in printed
+    assert "| TransXNet-B | ImageNet-1K | 8.3 | 8.264 | -0.036 | 8.353 | 48.0 | 48.009 | +0.009 |" in printed
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.csv", ()), ("a.txt", ("--format", "csv"))])

@@ -17,7 +17,7 @@ from transxnet.data.loader import BadImages, LabelledImages, ResumableLoader, ma
 from transxnet.data.sources import ImageSource, LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
 from transxnet.model import TransXNet
-from transxnet.plotting.run_figures import Verdict, save_curves, save_samples
+from transxnet.plotting.run_figures import Prediction, save_curves, save_samples
 from transxnet.training.callbacks import History
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.running import Plan, Run
@@ -112,7 +112,7 @@ def _save_pictures(
     count = min(_SHEET - len(shown_wrong), len(right))
     spread = torch.linspace(0, len(right) - 1, count).long().tolist() if right else []
     verdicts = [
-        Verdict(
+        Prediction(
             source.load(int(outputs.places[row])),
             names[int(outputs.targets[row])],
             names[int(best.indices[row])],

@@ -21,14 +21,14 @@ _ZOOM = 0.25
 
 
 def draw_fields(rows: Sequence[Sequence[ReceptiveField]], title: str) -> Figure:
-    """Heat maps of fields, and the middle of each network's last one enlarged.
+    """Draw heat maps of fields, and the enlarged middle of each network's last one.
 
-    Colours are logarithmic, over four decades below the map's brightest pixel; white squares hold half
+    Colours are logarithmic, over four decades below the map's largest value; white squares contain half
     of the contribution.
 
     Args:
-        rows: For each network its fields, of the same stages.
-        title: Over all.
+        rows: The fields of each network, for the same stages.
+        title: Title of the figure.
     """
     cells = [[*((stage, False) for stage in row), (row[-1], True)] for row in rows]
     if len(rows[0]) == 1 and len(rows) > 1:  # one stage: networks side by side, as in figure 6
@@ -44,7 +44,7 @@ def draw_fields(rows: Sequence[Sequence[ReceptiveField]], title: str) -> Figure:
             picture = _draw(axes, found, zoomed)
         bar = figure.colorbar(picture, ax=grid, location="bottom", aspect=40, pad=0.02, shrink=0.9)
         bar.set_ticks(decades := [10.0**-power for power in range(_DECADES + 1)], labels=[f"{v:g}" for v in decades])
-        bar.set_label("contribution, relative to the largest; the white square holds half of it")
+        bar.set_label("contribution, relative to the largest; the white square contains half of it")
     return figure
 
 
@@ -79,5 +79,5 @@ def _sides(found: ReceptiveField) -> str:
     return f"{shares} % in\n{' / '.join(str(side) for _, side, _ in squares)} px"
 
 
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str, limit: int = 26) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
