@@ -84,7 +84,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
     "longer": lambda entry: entry.write_bytes(entry.read_bytes() + b"x"),
     "empty": lambda entry: entry.write_bytes(b""),
     "text": lambda entry: entry.write_text("no library"),
-    "too large": lambda entry: os.truncate(entry, loading.LARGEST + 1),
+    "too large": lambda entry: os.truncate(entry, loading.MAX_BYTES + 1),
     "no record": lambda entry: record(entry).unlink(),
     "empty record": lambda entry: record(entry).write_bytes(b""),
     "odd record": lambda entry: record(entry).write_text("all is well\n"),
@@ -103,7 +103,7 @@ def test_a_doubtful_entry_is_replaced(
     assert kernel.answer() == 42
 
 
-@pytest.mark.filterwarnings("ignore:compiled kernels are not kept")  # if the folder, too, is another user's
+@pytest.mark.filterwarnings("ignore:compiled kernels cannot be cached")  # if the folder, too, is another user's
 @pytest.mark.parametrize("part", ["entry", "record", "folder"])
 def test_nothing_of_another_user_is_loaded(
     part: str, kernel: Kernel, planted: bytes, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +130,7 @@ def test_a_doubtful_folder_is_not_used(doubt: str, kernel: Kernel, planted: byte
     kernel.plant(planted)
     FOLDERS[doubt](kernel)
     before = {path: path.read_bytes() for path in kernel.folder.iterdir()}
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
     assert not kernel.marker.exists()
     assert {path: path.read_bytes() for path in kernel.folder.iterdir()} == before
@@ -141,7 +141,7 @@ def test_a_file_for_a_folder(file: str, kernel: Kernel) -> None:
     path = kernel.root / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
     assert path.read_text() == "mine"
 
@@ -156,7 +156,7 @@ def test_without_a_home(home: str | None, kernel: Kernel, monkeypatch: pytest.Mo
         monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     else:
         monkeypatch.setenv("HOME", home)
-    with pytest.warns(UserWarning, match="are not kept.*no home folder.*set XDG_CACHE_HOME"):
+    with pytest.warns(UserWarning, match="cannot be cached.*no home folder.*set XDG_CACHE_HOME"):
         assert kernel.answer() == 42
     assert not (kernel.root / "relative").exists()
 
@@ -165,7 +165,7 @@ def test_without_a_home(home: str | None, kernel: Kernel, monkeypatch: pytest.Mo
 def test_a_home_that_cannot_be_written(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/proc")
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
 
 
@@ -185,7 +185,7 @@ def test_a_full_disk(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.warns(UserWarning, match="not kept.*No space left on device"):
+    with pytest.warns(UserWarning, match="cannot be cached.*No space left on device"):
         assert kernel.answer() == 42
     assert list(kernel.folder.iterdir()) == []
     monkeypatch.setattr(tempfile, "mkdtemp", full)
@@ -269,7 +269,7 @@ def test_the_packages_kernels_come_from_the_cache(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build, "compiled", None)
     again = build._library.__wrapped__
     assert again(False).block_room
-    with pytest.raises(ConfigError, match="has no float64: use another type"):
+    with pytest.raises(ConfigError, match="does not support float64: use another type"):
         numbers.function("blocks_float64", torch.float32)
     for module, name, value in ((build, "_SYMBOLS", ["not_there"]), (layouts, "SHARED", [Bias])):
         with monkeypatch.context() as patch:

@@ -203,7 +203,8 @@ def conclusion(comparison: Comparison) -> str:
     step = 100 / comparison.images[1]
     text = (
         f"{len(tested) - len(different)} of {len(tested)} networks differ from {first.name} by no more than the "
-        f"noise of {len(comparison.seeds)} seeds (Welch's t-test, p >= {_SIGNIFICANCE}); one image is {step:.2f} points."
+        f"noise of {len(comparison.seeds)} seeds (Welch's t-test, p >= {_SIGNIFICANCE}); one image is {step:.2f} "
+        "points."
     )
     if different:
         named = ", ".join(f"{one.name} ({100 * (one.mean - first.mean):+.2f})" for one in different)
