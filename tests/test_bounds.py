@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import transxnet
-from helpers.commands import told_of_mistake
+from helpers.commands import error_line
 from transxnet.bounds import Bound, Share, checked, kinds_of
 from transxnet.cli.command import CommandParser, take_options
 from transxnet.cli.main import COMMANDS
@@ -231,12 +231,12 @@ def test_what_is_no_regular_file_is_no_recipe(tmp_path: Path, capsys: pytest.Cap
             parse_recipe(["--recipe", str(tmp_path / name)])
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "it is a pipe" in told_of_mistake(["train", "--recipe", str(tmp_path / "pipe")], empty, capsys)
+    assert "it is a pipe" in error_line(["train", "--recipe", str(tmp_path / "pipe")], empty, capsys)
     compared = ["compare", "transxnet_nano", "--out", "x", "--recipe"]
-    assert "it is a pipe" in told_of_mistake([*compared, str(tmp_path / "pipe")], empty, capsys)
-    assert "is a recipe for detection" in told_of_mistake([*compared, "scenes/retinanet"], empty, capsys)
+    assert "it is a pipe" in error_line([*compared, str(tmp_path / "pipe")], empty, capsys)
+    assert "is a recipe for detection" in error_line([*compared, "scenes/retinanet"], empty, capsys)
     (tmp_path / "config.yaml").write_text("task: classification\nlr: [1]")  # as of a run folder
-    assert "config.yaml: lr must be" in told_of_mistake(["train", "--resume", str(tmp_path)], empty, capsys)
+    assert "config.yaml: lr must be" in error_line(["train", "--resume", str(tmp_path)], empty, capsys)
 
 
 def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
 def test_mistakes_in_options_are_a_line(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = told_of_mistake(arguments, tmp_path, capsys)
+    said = error_line(arguments, tmp_path, capsys)
     assert message in said and len(said) < 600
 
 

@@ -1,4 +1,4 @@
-"""Folders of small images, and the same in shards."""
+"""Folders of small images, and shards of them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
-from helpers.commands import run, told_of_mistake
+from helpers.commands import error_line, run
 from helpers.networks import images, nano
 from transxnet.data.examples import open_examples, photographs
 from transxnet.data.images import read_image
@@ -239,4 +239,4 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
 def test_a_mistake_in_an_analysis_is_one_line_and_status_2(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in told_of_mistake(arguments, tmp_path, capsys)
+    assert message in error_line(arguments, tmp_path, capsys)

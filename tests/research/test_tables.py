@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.commands import run, told_of_mistake
+from helpers.commands import error_line, run
 from transxnet.ablation import ROWS
 from transxnet.config import VARIANTS
 from transxnet.research.tables import Line, PaperTable, paper_data, paper_tables, with_counts
@@ -166,4 +166,4 @@ def test_json_names_the_misprint(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in told_of_mistake(["tables", *arguments], tmp_path, capsys)
+    assert message in error_line(["tables", *arguments], tmp_path, capsys)
