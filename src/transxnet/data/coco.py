@@ -19,6 +19,7 @@ from transxnet.data.coco_layout import annotation_files, located
 from transxnet.data.coco_records import Annotations, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import read_annotated
+from transxnet.data.names import listed
 from transxnet.data.run_lengths import decoded
 from transxnet.data.splits import held_out
 from transxnet.errors import DataError
@@ -253,13 +254,9 @@ def _ordered(path: Path, source: CocoSource, classes: list[str]) -> CocoSource:
     unknown = [name for name in given if name not in position]
     missing = [name for name in classes if name not in given]
     if unknown or missing:
-        parts = [f"has {_list(unknown)}"] * bool(unknown) + [f"lacks {_list(missing)}"] * bool(missing)
+        parts = [f"has {listed(unknown)}"] * bool(unknown) + [f"lacks {listed(missing)}"] * bool(missing)
         raise DataError(f"{path}: its categories are not the {len(classes)} expected classes: it {' and '.join(parts)}")
     labels = np.array([position[name] for name in given])
     ids = tuple(given[name] for name in classes)
     annotations = replace(source.annotations, labels=labels[source.annotations.labels])
     return replace(source, class_names=tuple(classes), category_ids=ids, annotations=annotations)
-
-
-def _list(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,10 +1,10 @@
-"""Names of files and classes: natural order, kinds of files, and checks of class names."""
+"""Names of files and classes: natural order, kinds of files, lists for messages, and checks of class names."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ def is_folder(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Whether a path is a regular file; False for invalid paths."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, and the number of others, for a message."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def entries_of(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transxnet.data.names import MAX_CLASSES, class_names_fault, natural_key
+from transxnet.data.names import MAX_CLASSES, class_names_fault, listed, natural_key
 from transxnet.errors import DataError
 
 _LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
@@ -75,9 +75,8 @@ def one_column(root: Path, kind: str, usual: Sequence[str], found: Sequence[str]
     for name in usual:
         if name in found:
             return name
-    more = f" and {len(columns) - _MAX_SHOWN} more" if len(columns) > _MAX_SHOWN else ""
-    listed = ", ".join(columns[:_MAX_SHOWN]) + more
-    raise DataError(f"{root} has no column of {kind} named {', '.join(usual)}; its columns are {listed}")
+    known = listed(columns, _MAX_SHOWN)
+    raise DataError(f"{root} has no column of {kind} named {', '.join(usual)}; its columns are {known}")
 
 
 def class_names(root: Path, parts: Sequence[Labels]) -> tuple[str, ...]:

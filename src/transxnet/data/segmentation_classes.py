@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageColor
 
-from transxnet.data.names import class_names_fault
+from transxnet.data.names import class_names_fault, listed
 from transxnet.errors import DataError
 from transxnet.files import read_text, reading
 
@@ -81,6 +81,6 @@ def class_order(root: Path, names: list[str], classes: list[str]) -> tuple[int, 
     unknown = [name for name in names if name not in classes]
     missing = [name for name in classes if name not in names]
     if unknown or missing:
-        parts = [f"has {', '.join(unknown[:5])}"] * bool(unknown) + [f"lacks {', '.join(missing[:5])}"] * bool(missing)
+        parts = [f"has {listed(unknown)}"] * bool(unknown) + [f"lacks {listed(missing)}"] * bool(missing)
         raise DataError(f"{root}: its classes are not the {len(classes)} expected: it {' and '.join(parts)}")
     return tuple(classes.index(name) for name in names)

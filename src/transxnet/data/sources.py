@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.images import EXTENSIONS, find_images, read_image
-from transxnet.data.names import entries_of, is_folder, natural_key
+from transxnet.data.names import entries_of, is_folder, listed, natural_key
 from transxnet.data.parquet import open_parquet
 from transxnet.data.shards import open_shards
 from transxnet.data.splits import HELD_OUT, TRAIN, VALIDATION, held_out, part_folder
@@ -227,7 +227,7 @@ def _folder_parts(root: Path) -> dict[str, FolderSource]:
     if train and validation:
         unknown = [name for name in _classes(validation) if name not in classes]
         if unknown:
-            raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
+            raise DataError(f"{validation} has classes that {train} lacks: {listed(unknown)}")
         parts["val"] = _read(validation, classes, skip_empty=True)
     return parts
 
@@ -263,7 +263,7 @@ def _read(
     if not paths:
         raise DataError(f"the class folders of {root} have no images ({', '.join(sorted(EXTENSIONS))})")
     if empty and not skip_empty:
-        raise DataError(f"no images in class folder {_list([str(root / name) for name in empty])}; fill or remove it")
+        raise DataError(f"no images in class folder {listed([str(root / name) for name in empty])}; fill or remove it")
     return FolderSource(tuple(names or indices), paths, targets)
 
 
@@ -274,15 +274,11 @@ def _matched(root: Path, folders: Sequence[str], names: Sequence[str], num_class
     if names == imagenet_synsets() and all(_is_number(name) and int(name) < num_classes for name in folders):
         return {name: int(name) for name in folders}  # ImageNet-V2: 10 comes after 9, not after 1
     unknown = [name for name in folders if name not in position]
-    known = f"; its classes are {_list(list(names))}" if names else ""
+    known = f"; its classes are {listed(list(names))}" if names else ""
     raise DataError(
-        f"{root} has folders that are not among the network's {num_classes} classes: {_list(unknown)}{known}"
+        f"{root} has folders that are not among the network's {num_classes} classes: {listed(unknown)}{known}"
     )
 
 
 def _is_number(name: str) -> bool:
     return name.isdecimal() and len(name) < 10
-
-
-def _list(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from transxnet.plotting.style import COLUMN, PAGE, print_style
+from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
 
 if TYPE_CHECKING:
     from transxnet.research.erf import ReceptiveField
@@ -68,7 +68,7 @@ def _draw(axes: Axes, found: ReceptiveField, zoomed: bool) -> Any:
     else:
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
-        axes.set_title(f"{_short(found.network.name)}\nstage {found.stage}", parse_math=False)
+        axes.set_title(f"{shortened(found.network.name, 26)}\nstage {found.stage}", parse_math=False)
         axes.set_xlabel(_sides(found), fontsize=6, labelpad=2)
     return picture
 
@@ -77,7 +77,3 @@ def _sides(found: ReceptiveField) -> str:
     squares = found.squares()
     shares = "/".join(f"{share:.0%}"[:-1] for share, *_ in squares)
     return f"{shares} % in\n{' / '.join(str(side) for _, side, _ in squares)} px"
-
-
-def _short(name: str, limit: int = 26) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from transxnet.plotting.style import COLUMN, PAGE, print_style
+from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
 from transxnet.text import printable
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
                 class_name = textwrap.shorten(printable(found.class_name), wrap, placeholder="…")
                 cell.set_xlabel(f"{class_name}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
         for cell, found in zip(grid[0][1:], rows[0], strict=True):
-            name = found.network.name
-            name = name if len(name) <= wrap + 4 else name[: wrap + 3] + "…"
+            name = shortened(found.network.name, wrap + 4)
             cell.set_title(f"{name}\n{found.layer}", parse_math=False)
         for axis in grid.flat:
             axis.set(xticks=[], yticks=[])

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from transxnet.files import replacing
-from transxnet.plotting.style import BLUE, ORANGE, RED
+from transxnet.plotting.style import BLUE, ORANGE, RED, shortened
 from transxnet.text import printable
 
 
@@ -60,9 +60,8 @@ def _draw(axes: Axes, prediction: Prediction) -> None:
     axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False)  # class names may contain dollar signs
 
 
-def _short(name: str, limit: int = 16) -> str:
-    name = printable(name)
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def _short(name: str) -> str:
+    return shortened(printable(name), 16)
 
 
 def save_curves(

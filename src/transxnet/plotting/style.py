@@ -72,6 +72,11 @@ def save_figure(figure: Figure, files: list[Path]) -> None:
                 figure.savefig(temporary, dpi=300)
 
 
+def shortened(name: str, limit: int) -> str:
+    """A name truncated to a number of characters."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
 def tidy(axes: Axes) -> None:
     """Remove the upper and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
