@@ -1,4 +1,4 @@
-"""Data sets: where images and classes come from, and how they become batches."""
+"""Data sets: sources of images and classes, and batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fill = Callable[[Sequence[str]], Path]
 
 @pytest.fixture
 def fill(tmp_path: Path) -> Fill:
-    """``fill(names)`` makes images of these names, relative to a folder, and returns the folder."""
+    """``fill(names)`` writes images with these names to a folder, and returns it."""
 
     def make(names: Sequence[str]) -> Path:
         for index, name in enumerate(names):
@@ -42,7 +42,7 @@ def names_of(data: LabelledData) -> tuple[list[str], list[str]]:
     return parts[0], parts[1]
 
 
-def test_the_digits_are_split_the_same_way_whatever_the_seed() -> None:
+def test_the_split_of_the_digits_is_fixed() -> None:
     first, second = open_data("digits", seed=0), open_data("digits", seed=1)
     assert (len(first.train.targets), len(first.validation.targets)) == (1437, 360)
     assert list(first.validation.targets) == list(second.validation.targets)
@@ -52,7 +52,7 @@ def test_the_digits_are_split_the_same_way_whatever_the_seed() -> None:
 
 
 @pytest.mark.parametrize("part", ["val", "validation"])
-def test_given_parts_are_used(fill: Fill, part: str) -> None:
+def test_existing_parts_are_used(fill: Fill, part: str) -> None:
     root = fill(["train/b10/1.png", "train/b9/1.png", "train/b9/2.png", f"{part}/b9/3.png"])
     data = open_data(str(root))
     assert data.train.class_names == ("b9", "b10")
@@ -61,7 +61,7 @@ def test_given_parts_are_used(fill: Fill, part: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "train/"])
-def test_without_a_validation_part_a_fifth_of_each_class_is_held_out_by_the_seed(fill: Fill, prefix: str) -> None:
+def test_a_fifth_of_each_class_is_held_out_by_the_seed(fill: Fill, prefix: str) -> None:
     root = fill([f"{prefix}{name}/{i}.png" for name in "ab" for i in range(10)] + [f"{prefix}lone/0.png"])
     splits = [names_of(open_data(str(root), seed)) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
@@ -80,7 +80,7 @@ def test_without_a_validation_part_a_fifth_of_each_class_is_held_out_by_the_seed
         (["a/1.png", "b/1.png"], "nothing can be held out"),
     ],
 )
-def test_a_folder_that_cannot_be_learned_from_is_named(fill: Fill, files: list[str], message: str) -> None:
+def test_unusable_folders_are_named(fill: Fill, files: list[str], message: str) -> None:
     root = fill(files)
     with pytest.raises(DataError, match=message) as caught:
         open_data(str(root))
@@ -101,7 +101,7 @@ def test_empty_class_folders(fill: Fill) -> None:
         open_data(str(root))
 
 
-def test_imagenet_v2_folders_are_numbers_not_text(fill: Fill) -> None:
+def test_imagenet_v2_folders_are_sorted_as_numbers(fill: Fill) -> None:
     root = fill([f"{index}/x.png" for index in range(0, 1000, 25)])
     source = open_evaluation(str(root), None, 1000)
     assert isinstance(source, FolderSource)
@@ -109,13 +109,13 @@ def test_imagenet_v2_folders_are_numbers_not_text(fill: Fill) -> None:
     assert open_evaluation(str(root), imagenet_synsets(), 1000).targets == source.targets
 
 
-def test_imagenet_folders_are_matched_by_wordnet_id_even_in_part(fill: Fill) -> None:
+def test_some_imagenet_folders_are_matched_by_wordnet_id(fill: Fill) -> None:
     root = fill(["val/n02124075/a.png", "val/n01440764/b.png"])
     source = open_evaluation(str(root), None, 1000)
     assert sorted(source.targets) == [0, 285]
 
 
-def test_folders_are_matched_to_the_network_s_own_class_names(fill: Fill) -> None:
+def test_folders_are_matched_to_the_networks_class_names(fill: Fill) -> None:
     root = fill(["cat/a.png"])
     assert list(open_evaluation(str(root), ["ant", "bee", "cat"], 3).targets) == [2]
     with pytest.raises(DataError, match="not among the network's 2 classes: cat; its classes are ant, bee"):
@@ -123,12 +123,12 @@ def test_folders_are_matched_to_the_network_s_own_class_names(fill: Fill) -> Non
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_sample_s_augmentation_depends_on_its_address_alone(workers: int) -> None:
+def test_augmentation_depends_on_the_address_alone(workers: int) -> None:
     source = open_data("digits").validation
     transform = training_transform(DESCRIBED, Augmentation())
     dataset = LabelledImages(source, transform, seed=3)
     alone = list(make_loader(dataset, 90, train=True, seed=3))
-    torch.rand(5)  # what other code draws has no influence
+    torch.rand(5)  # other random numbers have no effect
     together = list(make_loader(dataset, 90, train=True, seed=3, workers=workers))
     assert len(alone) == len(together) == 4
     for one, other in zip(alone, together, strict=True):
@@ -138,7 +138,7 @@ def test_a_sample_s_augmentation_depends_on_its_address_alone(workers: int) -> N
     assert not torch.equal(other_seed[0, 5].content[0], dataset[0, 5].content[0])
 
 
-def test_epochs_of_a_number_of_steps_pass_over_the_images_again_and_again() -> None:
+def test_epochs_of_some_steps_repeat_the_images() -> None:
     sampler = AddressSampler(10, 2, seed=3, train=True, epoch_steps=3)
     addresses = []
     for epoch in range(5):
@@ -161,7 +161,7 @@ def test_a_batch_has_images_of_one_group() -> None:
     assert batches != torch.tensor([index for _, index in sampler]).view(-1, 4).tolist()
 
 
-def test_augmentation_leaves_the_global_generators_alone() -> None:
+def test_augmentation_restores_the_global_generators() -> None:
     dataset = LabelledImages(open_data("digits").validation, training_transform(DESCRIBED, Augmentation()))
     torch.manual_seed(0)
     np.random.seed(0)
@@ -172,7 +172,7 @@ def test_augmentation_leaves_the_global_generators_alone() -> None:
     assert (torch.rand(1), np.random.rand()) == expected
 
 
-def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fill) -> None:
+def test_bad_images_are_replaced_in_training_and_skipped_in_evaluation(fill: Fill) -> None:
     root = fill([f"a/{i}.png" for i in range(10)])
     reasons = bad_images(root / "a")
     source = FolderSource(("a",), sorted((root / "a").iterdir()), [0] * 15)
@@ -184,7 +184,7 @@ def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fi
     assert [len(batch.targets) for batch in batches] == [4, 4, 4]
 
 
-def test_too_many_bad_images_stop_with_their_names() -> None:
+def test_too_many_bad_images_raise_an_error_with_their_names() -> None:
     bad = BadImages(total=200, share=0.01)
     bad.add([("a.jpg", "cut"), ("b.jpg", "empty")])
     bad.add([("a.jpg", "cut")])  # again in the next epoch

@@ -1,4 +1,4 @@
-"""Data sets in tar files and Parquet files that others wrote."""
+"""Data sets in tar and Parquet files of other programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transxnet.data.sources import open_data, open_evaluation
 
 
 @pytest.mark.parametrize("layout", ["set-train-{:02}.tar", "train/{:02}.tar"])
-def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, layout: str) -> None:
+def test_labels_of_tar_files_from_cls_members(tmp_path: Path, layout: str) -> None:
     labels = [[2, 0], [1, 10, 2]]
     for number, indices in enumerate(labels):
         members: dict[str, bytes] = {}
@@ -36,7 +36,7 @@ def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, l
     assert np.array_equal(np.asarray(data.train.load(3)), np.asarray(expected))
 
 
-def test_tar_files_of_others_are_labelled_by_their_folders(tmp_path: Path) -> None:
+def test_labels_of_tar_files_from_folders(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {"x/c10/my.photo.png": encoded(0), "x/c9/1.png": encoded(1), "x/notes.txt": b""})
     tar(tmp_path / "val.tar", {"x/c10/2.png": encoded(2)})
     data = open_data(str(tmp_path))
@@ -54,7 +54,7 @@ def test_tar_files_of_others_are_labelled_by_their_folders(tmp_path: Path) -> No
         ({"1.png": bytes(20_000), "1.cls": b"0"}, "a.tar is damaged"),
     ],
 )
-def test_tar_files_that_cannot_be_used_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+def test_unusable_tar_files_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     tar(tmp_path / "a.tar", members)
     if "damaged" in message:
         os.truncate(tmp_path / "a.tar", 9000)
@@ -91,7 +91,7 @@ def test_parquet_files_are_read_row_by_row(parquet: Path, capsys: pytest.Capture
     assert f"broken {parquet}/data/test-0.parquet:1: damaged" in printed.out and not printed.err
 
 
-def test_parquet_files_that_cannot_be_read(
+def test_unreadable_parquet_files(
     parquet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.truncate(parquet / "data/test-0.parquet", 500)

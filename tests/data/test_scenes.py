@@ -1,4 +1,4 @@
-"""The embedded scenes: read by both readers, the same for the same seed, with nothing in both parts."""
+"""The embedded scenes: read by both readers, deterministic, with disjoint parts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_objects_and_pixels_agree(folder: Path) -> None:
         objects, labels = source.instances(index), pixels.labels(index)
         masks = objects.masks()
         assert 1 <= len(masks) <= 7
-        assert masks.sum(dim=0).max() == 1  # what is hidden is in nobody's mask
+        assert masks.sum(dim=0).max() == 1  # hidden pixels are in no mask
         for mask, label, box in zip(masks, objects.labels, objects.boxes, strict=True):
             assert (labels[mask] == label + 1).float().mean() > 0.9  # a polygon's border may be a pixel off
             rows, columns = torch.nonzero(mask, as_tuple=True)
@@ -66,7 +66,7 @@ def test_objects_and_pixels_agree(folder: Path) -> None:
         assert (labels != 255).float().mean() > 0.85
 
 
-def test_coco_s_ways_of_writing_occur(folder: Path) -> None:
+def test_all_formats_of_coco_occur(folder: Path) -> None:
     content = json.loads((folder / "annotations/instances_validation.json").read_text())
     segmentations = [entry["segmentation"] for entry in content["annotations"]]
     assert any(isinstance(each, list) for each in segmentations)
@@ -78,12 +78,12 @@ def test_coco_s_ways_of_writing_occur(folder: Path) -> None:
     assert {entry["height"] > entry["width"] for entry in content["images"]} == {True, False}
 
 
-def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
+def test_scenes_are_deterministic_for_a_seed(folder: Path, tmp_path: Path) -> None:
     again = write_scenes(tmp_path / "again", train=TRAIN, validation=VALIDATION)
     assert digest(again) == digest(folder)
     more = write_scenes(tmp_path / "more", train=TRAIN + 1, validation=1)
     name = "images/training/scene_000003.jpg"
-    assert (more / name).read_bytes() == (folder / name).read_bytes()  # a scene depends on its number alone
+    assert (more / name).read_bytes() == (folder / name).read_bytes()  # a scene depends only on its number
     other = write_scenes(tmp_path / "other", train=3, validation=1, seed=1)
     assert (other / name).read_bytes() != (folder / name).read_bytes()
 
@@ -123,12 +123,12 @@ def test_a_cache_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("settings", [{"train": 0}, {"validation": 0}, {"size": (40, 200)}])
-def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, int]) -> None:
+def test_refused_settings(tmp_path: Path, settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         write_scenes(tmp_path, **settings)  # type: ignore[arg-type]
 
 
-def test_polygons_are_the_mask_again() -> None:
+def test_polygons_reproduce_the_mask() -> None:
     y, x = np.ogrid[:60, :70]
     disk = (y - 30) ** 2 + (x - 20) ** 2 < 300
     mask = disk | ((y > 5) & (y < 20) & (x > 50) & (x < 66))
@@ -159,7 +159,7 @@ def found(source: CocoSource) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_what_is_true_is_judged_perfect(folder: Path, kind: str) -> None:
+def test_ground_truth_scores_perfectly(folder: Path, kind: str) -> None:
     source = open_coco(str(folder)).validation
     truth = COCO(source.ground_truth())
     evaluation = COCOeval_faster(truth, truth.loadRes(found(source)), kind, print_function=lambda *_: None)

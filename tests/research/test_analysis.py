@@ -1,4 +1,4 @@
-"""Effective receptive fields, Grad-CAM and the paper's numbers: against their formulas, and as commands."""
+"""Effective receptive fields, Grad-CAM and the paper's numbers: formulas and commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_field_of_a_global_mean_is_flat() -> None:
     assert (square_side(field.numpy(), 0.99), square_area(field.numpy(), 20)) == (20, 1)
 
 
-def test_squares_lie_around_the_field_where_strides_move_it() -> None:
+def test_squares_are_centred_on_the_field() -> None:
     convs = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, padding=1, bias=False) for _ in range(3)))
     for parameter in convs.parameters():
         nn.init.ones_(parameter)
@@ -68,7 +68,7 @@ def test_squares_lie_around_the_field_where_strides_move_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["transxnet_nano", "test_resnet", "test_vit", "swin_tiny_patch4_window7_224"])
-def test_the_stages_of_any_network_come_channels_first(name: str) -> None:
+def test_stages_of_all_networks_are_channels_first(name: str) -> None:
     (network,) = open_networks([name], image_size=64)
     names = stage_names(network.model)
     last = len(names)
@@ -80,7 +80,7 @@ def test_the_stages_of_any_network_come_channels_first(name: str) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Five pictures, one of them torn."""
+    """Five images, one of them damaged."""
     folder = tmp_path / "photos"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_field_resumes_to_the_bit(photos: Path, tmp_path: Path) -> None:
     (network,) = open_networks(["transxnet_nano"], image_size=32)
     examples = open_examples([str(photos)], 10)
     settings = Settings((1, 4), batch_size=2, save_seconds=0)
@@ -101,7 +101,7 @@ def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_
 
     def interrupt(count: int) -> None:
         if count == 2:
-            shutil.copy(state, killed)  # what a killed process leaves behind
+            shutil.copy(state, killed)  # the state of a killed process
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -114,9 +114,9 @@ def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_
     assert state_path(tmp_path / "erf.png", network, examples[1:], settings) != state
 
 
-def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_erf_draws_networks_side_by_side(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("erf", photos, "--model", "transxnet_nano", "test_resnet", "--image-size", 32, "--out", tmp_path / "f")
-    assert run(*command, "--stage", "1", "last", "--json") == 1  # a torn image
+    assert run(*command, "--stage", "1", "last", "--json") == 1  # a damaged image
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     assert "1.png: not an image" in printed.err and list(result["bad_images"]) == [str(photos / "1.png")]
@@ -127,7 +127,7 @@ def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys
     assert (tmp_path / "f.pdf").read_bytes()[:4] == b"%PDF"
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.width > 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "photos"]  # no notes are left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "photos"]  # the state is removed
     assert run(*command[:-1], tmp_path / "g.svg") == 1
     assert "random, seed 0" in capsys.readouterr().out and "<svg" in (tmp_path / "g.svg").read_text()
 
@@ -153,7 +153,7 @@ class _Small(nn.Module):
 
 
 @pytest.mark.parametrize("order", ["nchw", "nhwc", "tokens"])
-def test_grad_cam_is_its_formula_in_every_order(order: str) -> None:
+def test_grad_cam_matches_its_formula_in_every_order(order: str) -> None:
     torch.manual_seed(0)
     model, image = _Small(order).eval(), images(1, 3, 19, 27)  # a map of 5 x 7
     maps = model.conv(image).detach().requires_grad_()
@@ -167,7 +167,7 @@ def test_grad_cam_is_its_formula_in_every_order(order: str) -> None:
     np.testing.assert_allclose(found, resized / resized.max(), atol=1e-4)
 
 
-def test_gradcam_goes_on_past_an_unreadable_image_and_exits_with_1(
+def test_gradcam_skips_an_unreadable_image_and_exits_with_1(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks = ("transxnet_nano", "test_vit", "test_convnext")

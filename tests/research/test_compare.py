@@ -1,4 +1,4 @@
-"""Networks under one budget: what is printed of differences, and the command."""
+"""Networks under one budget: significance of differences, and the command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transxnet.research.compare import Comparison, Contender, as_markdown, concl
 QUICK = ("--recipe", "digits", "--epochs", 1, "--image-size", 32, "--batch-size", 4, "--ema-decay", 0)
 
 
-def test_chance_is_small_for_runs_far_apart_and_large_for_mixed_ones() -> None:
+def test_p_values() -> None:
     apart, mixed = ((0.95, 0.96, 0.97), (0.80, 0.81, 0.82)), ((0.94, 0.95, 0.99), (0.93, 0.96, 0.98))
     assert welch_p_value(*apart) < 1e-3 and 0.5 < welch_p_value(*mixed) < 1
     assert welch_p_value(*mixed) == pytest.approx(welch_p_value(*mixed[::-1]))
@@ -23,7 +23,7 @@ def test_chance_is_small_for_runs_far_apart_and_large_for_mixed_ones() -> None:
     assert welch_p_value((0.9, 0.9), (0.8, 0.8)) == 0.0
 
 
-def test_a_difference_within_the_noise_is_called_so() -> None:
+def test_the_conclusion_names_significant_differences() -> None:
     contenders = (
         Contender("first", (0.95, 0.96, 0.97), 1_000_000, (1.0, 1.0, 1.0)),
         Contender("alike", (0.94, 0.96, 0.98), 1_000_000, (1.0, 1.0, 1.0), 1.0),
@@ -37,7 +37,7 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
     assert row in as_markdown(comparison)
 
 
-def test_the_command_trains_goes_on_and_refuses_another_budget(
+def test_the_command_trains_resumes_and_refuses_another_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint(tmp_path / "photos", 10)
@@ -51,7 +51,7 @@ def test_the_command_trains_goes_on_and_refuses_another_budget(
         assert picture.width > 600
     weights = tmp_path / "out/transxnet_nano/seed0/weights.safetensors"
     before = weights.stat().st_mtime_ns
-    assert run(*arguments) == 0  # nothing is trained again
+    assert run(*arguments) == 0  # runs are not repeated
     assert weights.stat().st_mtime_ns == before
     assert "seeds" in capsys.readouterr().out
     assert run(*arguments, "--lr", 0.1) == 2

@@ -1,4 +1,4 @@
-"""The paper's tables beside our counts, as computed and as the command prints them."""
+"""The paper's tables with our counts, computed and printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transxnet.ablation import ROWS
 from transxnet.config import VARIANTS
 from transxnet.research.tables import Line, PaperTable, paper_data, paper_tables, with_counts
 
-DENSE = {  # of the three variants: G by the paper's rule and M parameters, on each task
+DENSE = {  # G by the paper's rule and M parameters of the three variants, on each task
     "ImageNet-1K": (("1.762", "12.835"), ("4.537", "26.864"), ("8.264", "48.009")),
     "RetinaNet": (("186.562", "22.440"), ("242.425", "36.602"), ("317.387", "58.007")),
     "Mask R-CNN": (("204.940", "32.501"), ("261.028", "46.520"), ("336.093", "67.559")),
@@ -90,14 +90,14 @@ def test_all_but_two_numbers_round_to_the_printed_ones(counted: list[PaperTable]
     ]
 
 
-def test_true_macs_hold_what_the_papers_rule_leaves_out(counted: list[PaperTable]) -> None:
+def test_all_macs_exceed_the_papers_rule(counted: list[PaperTable]) -> None:
     for name, macs in zip("TSB", (1.807, 4.607, 8.353), strict=True):
         assert {line.all_macs for line in lines_of(counted, label=f"TransXNet-{name}", task="ImageNet-1K")} == {macs}
     for line in lines_of(counted, task="RetinaNet"):
         assert line.all_macs is None or line.all_macs > float(line.macs.ours or 0) * 1.1  # attention at 800 x 1280
 
 
-def test_shipped_data_are_whole() -> None:
+def test_shipped_data_are_complete() -> None:
     assert [len(paper_data(number)) for number in (2, 3, 4)] == [49, 49, 25]
     table2 = {row["model"]: row for row in paper_data(2)}
     assert list(table2["Swin-T"].values()) == ["Swin-T", "Transformer", "224", "29.0", "4.5", "81.3", "69.7"]
@@ -122,7 +122,7 @@ def test_tables_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, printed.splitlines())) <= 100
 
 
-def test_table_1_tells_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_1_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tables", 1, "--format", "markdown") == 0
     printed = capsys.readouterr().out
     base = VARIANTS["transxnet_base"]
@@ -131,7 +131,7 @@ def test_table_1_tells_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.csv", ()), ("a.txt", ("--format", "csv"))])
-def test_csv_has_one_number_a_line(
+def test_csv_has_one_number_per_line(
     name: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("tables", 9, 4, "--out", tmp_path / name, *options) == 0
