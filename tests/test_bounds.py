@@ -183,7 +183,7 @@ MISTAKES: list[tuple[str | bytes, str]] = [
     ("augmentation: 3", "augmentation must be a mapping of names to values, not 3"),
     ("augmentation: {hflip: 2}", "augmentation.hflip must be a number from 0 to 1, not 2"),
     ("augmentation: {crop_scale: [1]}", "augmentation.crop_scale must be 2 numbers above 0 and up to 1, not 1 val"),
-    ("augmentation: {auto_augment: rand-n1000000}", "auto_augment may hold numbers up to 1,000"),
+    ("augmentation: {auto_augment: rand-n1000000}", "auto_augment allows numbers up to 1,000"),
     ("augmentation: {class_path: os.system}", "there is no setting 'augmentation.class_path'"),
     ("epoch: 3", "there is no setting 'epoch'; did you mean epochs"),
     ("out: here", "there is no setting 'out'"),
