@@ -1,6 +1,6 @@
 """Peak memory and time of detectors and the segmenter at the paper's sizes: a prediction, and a training step.
 
-Each case runs in a process of its own. Times are of one run and say only whether the sizes are practical.
+Each case runs in a separate process. Times are of one run, and only show whether the sizes are practical.
 
     python benchmarks/dense_high_resolution.py
 """

@@ -1,14 +1,14 @@
-"""Time and memory of the backbone from 224 to 2048 pixels, with several ways to give attention its position bias.
+"""Time and memory of the backbone from 224 to 2048 pixels, with several forms of the position bias.
 
     python benchmarks/high_resolution.py --sizes 224 512 800x1280 1024 2048 --train
 
 - literal: the released arithmetic, the bias resized and attention written out in every block.
-- whole: the bias resized once a stage and given to attention.
-- ours: as the package does; large biases stay in factors.
+- whole: the whole bias, resized once per stage.
+- ours: the package's network, which keeps large biases in factors.
 - native: fused, with the package's kernels (not in training).
 
-Each is measured in a process of its own, so that memory is its own; a form that needs more than `--limit`
-is stopped by the system and reported so. Resident memory is its peak less what it was before the first pass.
+Each form is measured in a separate process; one that needs more memory than `--limit` is stopped by the system
+and reported. Resident memory is its peak minus its value before the first pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMS = ("literal", "whole", "ours", "native")
 
 
 def resident_mb(kind: str) -> float:
-    """Of this process: "VmRSS" now, "VmHWM" at most since the last reset (Linux)."""
+    """Resident memory of this process: "VmRSS" now, "VmHWM" the peak since the last reset (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
 

@@ -1,10 +1,10 @@
-"""How much faster the network runs than its literal form, and how it compares with others of its size.
+"""Speed of the network relative to its literal form, and to other networks of similar size.
 
     python benchmarks/inference_speed.py --task classify --batch 1 8
     python benchmarks/inference_speed.py --task dense --size 800x1280 --forms literal eager fused --peers
 
-All forms are in one process and take turns, pass by pass; the figures are medians. Ratios are to the literal
-form (benchmarks/literal.py), which computes what the released code computes, operation by operation.
+All forms run in one process and take turns, pass by pass; the figures are medians. Ratios are to the literal
+form (benchmarks/literal.py), which computes the released arithmetic operation by operation.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def main() -> None:
     size = options.size or ((800, 1280) if options.task == "dense" else (224, 224))
     print(
         f"transxnet {transxnet.__version__}, torch {torch.__version__}, timm {timm.__version__}; "
-        f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, float32 unless said otherwise; "
+        f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, float32 unless noted; "
         f"{options.rounds} passes of each form in turns"
     )
     with torch.inference_mode():

@@ -1,10 +1,10 @@
-"""Kills a training run at moments drawn by seed, resumes it, and compares with the run that was not killed.
+"""Kill a training run at seeded random moments, resume it, and compare it with an uninterrupted run.
 
     python benchmarks/kill_and_resume.py --kills 20 --workers 0 1 2
 
-Every run is killed with SIGKILL once, each fourth while a checkpoint is being written, and taken up
-with `--resume auto`. Weights, metrics and pictures must be the same bytes, the moving average and the
-optimizer's state the same bits.
+Every run is killed once with SIGKILL, every fourth during the write of a checkpoint, and resumed with
+`--resume auto`. Weights, metrics and images must be identical byte for byte, the moving average and the
+optimizer's state bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS = ("--epochs", "2", "--batch-size", "96", "--mixup", "0.2", "--drop-pat
             "--augmentation.erase", "0.2", "--checkpoint-minutes", "0.01", "--keep-checkpoints", "2")  # fmt: skip
 
 FILES = ("weights.safetensors", "metrics.csv", "samples.png", "curves.png")
-"""What equal runs leave equal, byte for byte."""
+"""Files that are identical byte for byte in equal runs."""
 
 
 def start(folder: Path, workers: int, *more: str) -> subprocess.Popen[str]:
@@ -35,10 +35,10 @@ def start(folder: Path, workers: int, *more: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode != 0:
-        sys.exit(f"a run failed:\n{said}")
-    return said
+        sys.exit(f"a run failed:\n{output}")
+    return output
 
 
 def writing(folder: Path) -> bool:
@@ -52,7 +52,7 @@ def reached(folder: Path) -> int:
 
 
 def kill(folder: Path, workers: int, step: int, after: float, while_writing: bool) -> str:
-    """Start a run, kill it so many seconds after a checkpoint of that step or a later one, and say where that was."""
+    """Start a run, kill it some seconds after a checkpoint of a step or later, and describe the moment."""
     process = start(folder, workers)
     while not (folder / "config.yaml").exists() and process.poll() is None:
         time.sleep(0.01)
@@ -71,7 +71,7 @@ def kill(folder: Path, workers: int, step: int, after: float, while_writing: boo
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Everything that a run leaves which does not tell the time."""
+    """Everything in a run's folder that does not depend on time."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     return {
         **{name: (folder / name).read_bytes() for name in FILES},
@@ -96,11 +96,11 @@ def trial(root: Path, workers: int, number: int, step: int, after: float, refere
     folder = root / f"killed-{workers}-{number}"
     while_writing = number % 4 == 0
     where = kill(folder, workers, step, after, while_writing)
-    said = finish(start(folder, workers, "--resume", "auto"))
+    output = finish(start(folder, workers, "--resume", "auto"))
     result = contents(folder)
     differing = [name for name, value in reference.items() if not same(value, result[name])]
-    source = next((line.split(", ")[-1] for line in said.splitlines() if "resuming from" in line), "from the start")
-    source = "finished" if "is finished" in said else source
+    source = next((line.split(", ")[-1] for line in output.splitlines() if "resuming from" in line), "from the start")
+    source = "finished" if "is finished" in output else source
     verdict = "identical" if not differing else "DIFFERS in " + ", ".join(differing)
     print(f"{workers} workers, kill {number + 1:2d} ({where}); {source}: {verdict}", flush=True)
     shutil.rmtree(folder)

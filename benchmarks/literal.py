@@ -1,8 +1,8 @@
-"""The network computed operation by operation as the released code computes it: what speed is measured against.
+"""The network computed operation by operation like the released code: the reference for speed.
 
-Batch normalisations, scales and identities are operations of their own, the position bias is resized in
-every block, attention is written out, and IDConv's attention head is called twice. The modules are copies
-of a network's own, so that the weights are the same; the order of operations here is what differs.
+Batch normalisations, scales and identities are separate operations, the position bias is resized in every
+block, attention is written out, and IDConv's attention head is called twice. The modules are copies of a
+network's modules with the same weights; only the operations differ.
 """
 
 from __future__ import annotations

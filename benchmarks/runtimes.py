@@ -1,4 +1,4 @@
-"""Exported files against the network that they were made from, in turns in one process.
+"""Speed of exported files relative to the original network, taking turns in one process.
 
     python benchmarks/runtimes.py --batch 1 8
     python benchmarks/runtimes.py --model transxnet_nano --checkpoint runs/demo --size 32 --batch 1 32 \

@@ -1,9 +1,9 @@
-"""What the trainer adds to a bare training loop, and whether the input pipeline keeps up.
+"""Overhead of the trainer over a bare training loop, and throughput of the input pipeline.
 
     python benchmarks/training_speed.py
 
-In one process, the trainer's steps and those of a bare loop (forward, backward, optimizer) take turns on the
-same batches; the figure is the ratio of the medians. Then the input pipeline alone, without worker processes.
+The trainer's steps and those of a bare loop (forward, backward, optimizer) take turns in one process on the
+same batches; the figure is the ratio of the medians. Then the input pipeline is timed alone, without workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A training step as the package does it, against the released arithmetic.
+"""Speed of the package's training step relative to the released arithmetic.
 
     python benchmarks/training_step.py                        # the classifier, 224 x 224, batch 8
     python benchmarks/training_step.py --task dense           # the backbone, 512 x 512, batch 2
@@ -8,8 +8,8 @@ and AdamW's step. The forms:
 
 - literal: the released arithmetic operation by operation, contiguous memory, float32.
 - plain: the package's network in contiguous memory.
-- ours: the package's network with the channels last, as `transxnet train` does it.
-- native: ours, by the package's kernels where there are (`--native-kernels true`).
+- ours: the package's network with channels last, as in `transxnet train`.
+- native: ours, with the package's kernels (`--native-kernels true`).
 - autocast: ours under bfloat16 mixed precision (`--precision bf16-mixed`).
 """
 

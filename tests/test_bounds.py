@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import transxnet
-from helpers.commands import told_of_mistake
+from helpers.commands import error_line
 from transxnet.bounds import Bound, Share, checked, kinds_of
 from transxnet.cli.command import CommandParser, first_options
 from transxnet.cli.main import COMMANDS
@@ -183,7 +183,7 @@ MISTAKES: list[tuple[str | bytes, str]] = [
     ("augmentation: 3", "augmentation must be a mapping of names to values, not 3"),
     ("augmentation: {hflip: 2}", "augmentation.hflip must be a number from 0 to 1, not 2"),
     ("augmentation: {crop_scale: [1]}", "augmentation.crop_scale must be 2 numbers above 0 and up to 1, not 1 val"),
-    ("augmentation: {auto_augment: rand-n1000000}", "auto_augment may hold numbers up to 1,000"),
+    ("augmentation: {auto_augment: rand-n1000000}", "auto_augment allows numbers up to 1,000"),
     ("augmentation: {class_path: os.system}", "there is no setting 'augmentation.class_path'"),
     ("epoch: 3", "there is no setting 'epoch'; did you mean epochs"),
     ("out: here", "there is no setting 'out'"),
@@ -231,12 +231,12 @@ def test_what_is_no_regular_file_is_no_recipe(tmp_path: Path, capsys: pytest.Cap
             parse_recipe(["--recipe", str(tmp_path / name)])
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "it is a pipe" in told_of_mistake(["train", "--recipe", str(tmp_path / "pipe")], empty, capsys)
+    assert "it is a pipe" in error_line(["train", "--recipe", str(tmp_path / "pipe")], empty, capsys)
     compared = ["compare", "transxnet_nano", "--out", "x", "--recipe"]
-    assert "it is a pipe" in told_of_mistake([*compared, str(tmp_path / "pipe")], empty, capsys)
-    assert "is a recipe for detection" in told_of_mistake([*compared, "scenes/retinanet"], empty, capsys)
+    assert "it is a pipe" in error_line([*compared, str(tmp_path / "pipe")], empty, capsys)
+    assert "is a recipe for detection" in error_line([*compared, "scenes/retinanet"], empty, capsys)
     (tmp_path / "config.yaml").write_text("task: classification\nlr: [1]")  # as of a run folder
-    assert "config.yaml: lr must be" in told_of_mistake(["train", "--resume", str(tmp_path)], empty, capsys)
+    assert "config.yaml: lr must be" in error_line(["train", "--resume", str(tmp_path)], empty, capsys)
 
 
 def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
 def test_mistakes_in_options_are_a_line(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = told_of_mistake(arguments, tmp_path, capsys)
+    said = error_line(arguments, tmp_path, capsys)
     assert message in said and len(said) < 600
 
 
@@ -304,7 +304,7 @@ def test_arguments_after_two_dashes_remain_as_they_are(parser_of: Callable[[str]
         ("train", lambda bad, out: write_scenes(out, train=bad)),
         ("size", lambda bad, out: write_scenes(out, size=(bad, 64))),
         ("shard_bytes", lambda bad, out: plan_shards(str(out), bad)),
-        ("most", lambda bad, out: open_examples([], bad)),
+        ("limit", lambda bad, out: open_examples([], bad)),
         ("image_size", lambda bad, out: open_networks(["transxnet_nano"], image_size=bad)),
         ("num_classes", lambda bad, out: transxnet.create_detector("retinanet", num_classes=bad)),
         ("pyramid_channels", lambda bad, out: transxnet.create_segmenter(pyramid_channels=bad)),

@@ -15,8 +15,10 @@ from transxnet.errors import ConfigError, TransXNetError
 from transxnet.text import printable
 
 _TEMPORARY = ".transxnet-"
-_MAX_NAME = 255  # bytes, of every common file system
 _MAX_REASON = 160
+
+MAX_NAME_BYTES = 255
+"""Maximum length of a file name in bytes, on all common file systems."""
 
 MAX_TEXT_BYTES = 16 * 2**20
 """Maximum size of a small text file (a manifest, a summary, class names)."""
@@ -157,7 +159,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file is removed and ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = path.suffix if len(os.fsencode(path.suffix)) < _MAX_NAME // 2 else ""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) < MAX_NAME_BYTES // 2 else ""
     descriptor, name = tempfile.mkstemp(f".tmp{suffix}", _TEMPORARY, path.parent)
     temporary = Path(name)
     try:

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from transxnet.errors import ConfigError
-from transxnet.files import user_path
-
-_MAX_NAME = 255  # bytes, of every common file system
+from transxnet.files import MAX_NAME_BYTES, user_path
 
 
 def output_file(path: str | os.PathLike[str], *, inputs: Iterable[str | Path] = (), force: bool = False) -> Path:
@@ -43,8 +41,8 @@ def output_file(path: str | os.PathLike[str], *, inputs: Iterable[str | Path] = 
             raise ConfigError(f"{given} is {kind}: give the name of a file")
         if not force:
             raise ConfigError(f"{given} exists: give another name, or --force to replace it")
-    if len(os.fsencode(target.name)) > _MAX_NAME:
-        raise ConfigError(f"{given}: the name is too long (at most {_MAX_NAME} bytes)")
+    if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
+        raise ConfigError(f"{given}: the name is too long (at most {MAX_NAME_BYTES} bytes)")
     _check_writable(given, target.parent)
     return target
 
@@ -125,8 +123,8 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 def _check_writable(given: Path, folder: Path) -> None:
     """Try to create a file in the nearest existing folder, so that hours of work do not end in an error."""
     while not os.path.lexists(folder) and folder != folder.parent:
-        if len(os.fsencode(folder.name)) > _MAX_NAME:
-            raise ConfigError(f"{given}: the name is too long (at most {_MAX_NAME} bytes)")
+        if len(os.fsencode(folder.name)) > MAX_NAME_BYTES:
+            raise ConfigError(f"{given}: the name is too long (at most {MAX_NAME_BYTES} bytes)")
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):

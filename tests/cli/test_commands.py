@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import transxnet
-from helpers.commands import paint, run, told_of_mistake
+from helpers.commands import error_line, paint, run
 from helpers.image_files import bad_images
 from transxnet.cli.main import COMMANDS
 from transxnet.data.sources import imagenet_synsets
@@ -218,7 +218,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
 def test_a_mistake_is_one_line_and_status_2(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in told_of_mistake(arguments, tmp_path, capsys)
+    assert message in error_line(arguments, tmp_path, capsys)
 
 
 def test_a_run_is_never_overwritten(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""COCO annotations: layouts, what is learned from and judged by."""
+"""COCO annotations: layouts, training and evaluation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ LAYOUTS = {  # annotation file and image folder of each part
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(tmp_path: Path, layout: tuple[tuple[str, str], tuple[str, str]]) -> None:
     (train, train_images), (validation, validation_images) = layout
-    judged = content(4)
-    for image in judged["images"]:
+    validation_content = content(4)
+    for image in validation_content["images"]:
         image["file_name"] = f"v{image['file_name']}"
     write(tmp_path / train, content(3), tmp_path / train_images)
-    write(tmp_path / validation, judged, tmp_path / validation_images)
+    write(tmp_path / validation, validation_content, tmp_path / validation_images)
     if "instances" in train:
         write(tmp_path / "annotations/captions_train2017.json", {"images": []})
     data = open_coco(str(tmp_path))
@@ -64,25 +64,25 @@ def test_a_fifth_of_a_single_file_is_held_out_by_the_seed(tmp_path: Path) -> Non
     assert sorted(splits[0][0] + splits[0][1]) == [10 * (i + 1) for i in range(20)]
 
 
-def test_a_validation_file_alone_is_judged_by(tmp_path: Path) -> None:
+def test_a_single_validation_file(tmp_path: Path) -> None:
     write(tmp_path / "annotations/instances_val2017.json", content(3), tmp_path / "val2017")
     for data in (tmp_path, tmp_path / "annotations/instances_val2017.json"):
         parts = open_coco(str(data))
         assert parts.train is None and len(parts.validation) == 3
 
 
-def test_labels_count_categories_in_ascending_order_of_id(opened_coco: Callable[..., CocoSource]) -> None:
+def test_labels_follow_ascending_category_ids(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(category_id=7))
     assert (source.class_names, source.category_ids) == (("cat", "dog"), (3, 7))
     assert [source.instances(i).labels.tolist() for i in range(3)] == [[1], [0], [0]]
     assert [entry["category_id"] for entry in source.ground_truth()["annotations"]] == [7, 3, 3]
 
 
-def test_labels_take_the_order_of_a_network_s_classes(opened_coco: Callable[..., CocoSource]) -> None:
+def test_labels_follow_a_networks_classes(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(category_id=7), classes=["dog", "cat"])
     assert [source.instances(i).labels.tolist() for i in range(3)] == [[0], [1], [1]]
     assert [entry["category_id"] for entry in source.ground_truth()["annotations"]] == [7, 3, 3]
-    with pytest.raises(DataError, match="not the 2 classes wanted: it has dog and lacks cow"):
+    with pytest.raises(DataError, match="not the 2 expected classes: it has dog and lacks cow"):
         opened_coco(classes=["cat", "cow"])
 
 
@@ -99,10 +99,10 @@ def test_boxes_are_corners_within_the_image(opened_coco: Callable[..., CocoSourc
     source = opened_coco(only_first(bbox=[-3, 5.5, 10, 90]))
     assert torch.equal(source.instances(0).boxes, torch.tensor([[0.0, 5.5, 7.0, HEIGHT]]))
     assert source.ground_truth()["annotations"][0]["bbox"] == [0, 5.5, 7, HEIGHT - 5.5]
-    assert source.findings.counts == {"annotations whose box reaches out of the image (cut)": 1}
+    assert source.findings.counts == {"annotations whose box exceeds the image (clipped)": 1}
 
 
-def test_a_box_that_exceeds_the_image_by_rounding_is_judged_by_as_it_is(opened_coco: Callable[..., CocoSource]) -> None:
+def test_rounding_of_boxes_is_kept_for_evaluation(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(bbox=[29.5, 5, 20.51, 26]))
     assert source.instances(0).boxes[0, 2] == WIDTH
     assert source.ground_truth()["annotations"][0]["bbox"] == [29.5, 5, 20.51, 26]
@@ -128,7 +128,7 @@ SEGMENTATIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("segmentation", SEGMENTATIONS.values(), ids=SEGMENTATIONS)
-def test_masks_are_pycocotools(opened_coco: Callable[..., CocoSource], segmentation: Any) -> None:
+def test_masks_match_pycocotools(opened_coco: Callable[..., CocoSource], segmentation: Any) -> None:
     if isinstance(segmentation, list):
         expected = reference.decode(reference.merge(reference.frPyObjects(segmentation, HEIGHT, WIDTH)))
     elif isinstance(segmentation["counts"], list):
@@ -141,7 +141,7 @@ def test_masks_are_pycocotools(opened_coco: Callable[..., CocoSource], segmentat
     assert not source.findings.counts
 
 
-def test_crowds_are_judged_by_and_not_learned_from(opened_coco: Callable[..., CocoSource]) -> None:
+def test_crowds_are_evaluated_but_not_trained_on(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(iscrowd=1, segmentation=uncompressed(ring())))
     assert len(source.instances(0).labels) == 0
     assert source.instances(0).boxes.shape == (0, 4)
@@ -150,7 +150,7 @@ def test_crowds_are_judged_by_and_not_learned_from(opened_coco: Callable[..., Co
     assert len(source) == 3 and [image.id for image in source.trainable().images] == [20, 30]
 
 
-def test_what_is_too_small_is_not_learned_from(opened_coco: Callable[..., CocoSource]) -> None:
+def test_small_objects_are_not_trained_on(opened_coco: Callable[..., CocoSource]) -> None:
     def change(described: dict[str, Any]) -> None:
         described["annotations"][0]["bbox"] = [3, 3, 0.9, 20]
         described["images"][1]["height"] = 31
@@ -160,20 +160,20 @@ def test_what_is_too_small_is_not_learned_from(opened_coco: Callable[..., CocoSo
     assert len(source.ground_truth()["annotations"]) == 3
 
 
-def test_nothing_to_learn_from(opened_coco: Callable[..., CocoSource]) -> None:
-    with pytest.raises(DataError, match="no image to learn from"):
+def test_no_training_images(opened_coco: Callable[..., CocoSource]) -> None:
+    with pytest.raises(DataError, match="no usable training image"):
         opened_coco(lambda described: [entry.update(iscrowd=1) for entry in described["annotations"]]).trainable()
 
 
-def test_images_without_annotations_are_judged_by(opened_coco: Callable[..., CocoSource]) -> None:
+def test_images_without_annotations_are_evaluated(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(lambda described: described["annotations"].pop(1))
     assert len(source.instances(1).labels) == 0
     assert [image.id for image in source.trainable().images] == [10, 30]
-    assert source.findings.counts == {"images without annotations (evaluated, not learned from)": 1}
-    assert source.findings.lines() == ["images without annotations (evaluated, not learned from): 1 (1.jpg)"]
+    assert source.findings.counts == {"images without annotations (evaluated, not trained on)": 1}
+    assert source.findings.lines() == ["images without annotations (evaluated, not trained on): 1 (1.jpg)"]
 
 
-def test_a_subset_keeps_each_image_s_annotations(opened_coco: Callable[..., CocoSource]) -> None:
+def test_a_subset_keeps_annotations(opened_coco: Callable[..., CocoSource]) -> None:
     def change(described: dict[str, Any]) -> None:
         described["annotations"].reverse()  # files are in any order
         described["annotations"].append(annotation(9, 30, bbox=[1, 2, 3, 4], segmentation=from_mask(ring())))

@@ -1,4 +1,4 @@
-"""COCO annotations: every kind of bad input is left out and counted, or refused."""
+"""COCO annotations: bad input of every kind is dropped and counted, or refused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "endless number in a polygon": ({"segmentation": [[10**400, 2, 3, 4, 5, 6]]}, "not of numbers"),
     "endless id": ({"image_id": 10**30}, "without an image"),
     "segmentation of a kind": ({"segmentation": "abc"}, "neither polygons nor run lengths"),
-    "size": ({"segmentation": uncompressed(ring().T)}, "another size"),
-    "compressed size": ({"segmentation": from_mask(ring().T)}, "another size"),
+    "size": ({"segmentation": uncompressed(ring().T)}, "another image size"),
+    "compressed size": ({"segmentation": from_mask(ring().T)}, "another image size"),
     "short run lengths": ({"segmentation": {"size": GOOD_SIZE, "counts": [5, 6]}}, "do not fill"),
     "negative": ({"segmentation": {"size": GOOD_SIZE, "counts": [-5, 2005]}}, "do not fill"),
     "fractions": ({"segmentation": {"size": GOOD_SIZE, "counts": [0.5, 1999.5]}}, "do not fill"),
@@ -53,7 +53,7 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "kind"), LEFT_OUT.values(), ids=LEFT_OUT)
-def test_bad_annotations_are_left_out_and_counted(
+def test_bad_annotations_are_dropped_and_counted(
     opened_coco: Callable[..., CocoSource], changes: dict[str, Any], kind: str
 ) -> None:
     source = opened_coco(only_first(**changes))
@@ -64,7 +64,7 @@ def test_bad_annotations_are_left_out_and_counted(
     assert [entry["id"] for entry in source.ground_truth()["annotations"]] == [2, 3]
 
 
-def test_what_is_no_object_is_left_out(opened_coco: Callable[..., CocoSource], tmp_path: Path) -> None:
+def test_entries_that_are_not_objects_are_dropped(opened_coco: Callable[..., CocoSource], tmp_path: Path) -> None:
     opened_coco()
     described = content()
     described["annotations"].append("x")
@@ -74,14 +74,14 @@ def test_what_is_no_object_is_left_out(opened_coco: Callable[..., CocoSource], t
     assert list(source.findings.counts.values()) == [3, 1]
 
 
-def test_polygons_of_two_points_beside_a_good_one_are_left_out(opened_coco: Callable[..., CocoSource]) -> None:
+def test_invalid_polygons_are_dropped(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(only_first(segmentation=[*TRIANGLE, [1, 2, 3, 4]]))
     assert source.ground_truth()["annotations"][0]["segmentation"] == TRIANGLE
-    assert list(source.findings.counts) == ["annotations with polygons of fewer than 3 points (those left out)"]
+    assert list(source.findings.counts) == ["annotations with polygons of fewer than 3 points (those dropped)"]
 
 
 @pytest.mark.parametrize("area", [0, -1, None, "5", math.nan])
-def test_a_missing_area_is_the_mask_s(opened_coco: Callable[..., CocoSource], area: Any) -> None:
+def test_a_missing_area_is_computed(opened_coco: Callable[..., CocoSource], area: Any) -> None:
     source = opened_coco(only_first(area=area))
     assert source.ground_truth()["annotations"][0]["area"] == source.instances(0).masks().sum()
     assert sum(source.findings.counts.values()) == 1
@@ -89,14 +89,14 @@ def test_a_missing_area_is_the_mask_s(opened_coco: Callable[..., CocoSource], ar
 
 
 @pytest.mark.parametrize("number", [2, 10**30, 0, None, "x", -4])
-def test_annotation_ids_are_made_positive_and_different(opened_coco: Callable[..., CocoSource], number: Any) -> None:
+def test_annotation_ids_become_positive_and_unique(opened_coco: Callable[..., CocoSource], number: Any) -> None:
     source = opened_coco(only_first(id=number))
     numbers = [entry["id"] for entry in source.ground_truth()["annotations"]]
     assert len(set(numbers)) == 3 and min(numbers) > 0 and 3 in numbers
-    assert sum(source.findings.counts.values()) == (number != 0)  # counting from 0 is no mistake
+    assert sum(source.findings.counts.values()) == (number != 0)  # ids may start at 0
 
 
-def test_roboflow_s_group_is_no_class(opened_coco: Callable[..., CocoSource]) -> None:
+def test_roboflows_group_is_not_a_class(opened_coco: Callable[..., CocoSource]) -> None:
     def change(described: dict[str, Any]) -> None:
         described["categories"] = [
             {"id": 0, "name": "cat", "supercategory": "none"},
@@ -107,13 +107,13 @@ def test_roboflow_s_group_is_no_class(opened_coco: Callable[..., CocoSource]) ->
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "cut short": (json.dumps(content(), indent=1)[:-20], r"no JSON, or cut short: .* in line \d+, column \d+"),
+    "cut short": (json.dumps(content(), indent=1)[:-20], r"not JSON, or truncated: .* at line \d+, column \d+"),
     "empty": ("", "line 1, column 1"),
-    "no UTF-8": ("\udcff{}", "no JSON"),
-    "thousands of digits": ("1" * 5000, "no JSON"),
-    "deep": ("[" * 100_000, "no JSON"),
-    "list": ("[]", "holds a list"),
-    "number": ("3", "holds a int"),
+    "no UTF-8": ("\udcff{}", "not JSON"),
+    "thousands of digits": ("1" * 5000, "not JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
+    "list": ("[]", "has a list"),
+    "number": ("3", "has a int"),
     "no annotations": (json.dumps({"images": [], "categories": []}), "lacks the list 'annotations'"),
     "captions": (json.dumps({"annotations": []}), "'images' and 'categories'"),
     "null": (json.dumps(content() | {"images": None}), "lacks the list 'images'"),
@@ -121,9 +121,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "nothing annotated": (json.dumps(content() | {"annotations": []}), "no usable annotation"),
     "nothing usable": (
         json.dumps(content() | {"annotations": [annotation(1, 99)]}),
-        r"no usable annotation: annotations without an image \(left out\): 1 \(annotation 1\)",
+        r"no usable annotation: annotations without an image \(dropped\): 1 \(annotation 1\)",
     ),
-    "no category": (json.dumps(content() | {"categories": []}), "names no category"),
+    "no category": (json.dumps(content() | {"categories": []}), "has no categories"),
     "category without name": (json.dumps(content() | {"categories": [{"id": 3}]}), "a category needs"),
     "image id twice": (
         json.dumps(content() | {"images": content()["images"] + content()["images"][:1]}),
@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
-def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_refused_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match=message) as caught:
@@ -149,10 +149,10 @@ def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None
     assert str(path) in str(caught.value)
 
 
-def test_folders_that_are_refused(tmp_path: Path) -> None:
+def test_refused_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_coco(str(tmp_path / "none"))
-    with pytest.raises(DataError, match="holds no COCO annotations; looked for"):
+    with pytest.raises(DataError, match="has no COCO annotations; looked for"):
         open_coco(str(tmp_path))
     write(tmp_path / "b.json", content(1), tmp_path)
     with pytest.raises(DataError, match="single image"):
@@ -174,14 +174,14 @@ def test_missing_images(opened_coco: Callable[..., CocoSource], tmp_path: Path) 
         open_coco_file(tmp_path / "a.json")
 
 
-def test_an_image_of_another_size_than_annotated_is_bad(opened_coco: Callable[..., CocoSource]) -> None:
+def test_an_image_of_the_wrong_size_is_bad(opened_coco: Callable[..., CocoSource]) -> None:
     source = opened_coco(lambda described: described["images"][0].update(width=60))
     with pytest.raises(BadImageError, match="50 x 40 pixels, but its annotations are for 60 x 40"):
         source.load(0)
 
 
 @pytest.mark.parametrize(("orientation", "annotated"), [(6, "stored"), (6, "seen"), (3, "stored")])
-def test_the_camera_s_rotation_is_left_unless_annotated(
+def test_the_cameras_orientation_is_ignored_unless_annotated(
     opened_coco: Callable[..., CocoSource], tmp_path: Path, orientation: int, annotated: str
 ) -> None:
     turned = annotated == "seen"
@@ -193,5 +193,5 @@ def test_the_camera_s_rotation_is_left_unless_annotated(
     picture.save(tmp_path / "images/0.jpg", exif=exif)
     loaded = source.load(0)
     assert loaded.size == ((40, 50) if turned else (50, 40))
-    white = (35, 25) if turned else (25, 5)  # turned clockwise, what was above is at the right
+    white = (35, 25) if turned else (25, 5)  # rotated clockwise, the top is at the right
     assert loaded.getpixel(white) == (255, 255, 255)

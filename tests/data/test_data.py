@@ -1,4 +1,4 @@
-"""Data sets: where images and classes come from, and how they become batches."""
+"""Data sets: sources of images and classes, and batches."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Fill = Callable[[Sequence[str]], Path]
 
 @pytest.fixture
 def fill(tmp_path: Path) -> Fill:
-    """``fill(names)`` makes images of these names, relative to a folder, and returns the folder."""
+    """``fill(names)`` writes images with these names to a folder, and returns it."""
 
     def make(names: Sequence[str]) -> Path:
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             path = tmp_path / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (40, 36), (place * 7 % 256, place * 31 % 256, 99)).save(path)
+            Image.new("RGB", (40, 36), (index * 7 % 256, index * 31 % 256, 99)).save(path)
         return tmp_path / "data"
 
     return make
@@ -42,7 +42,7 @@ def names_of(data: LabelledData) -> tuple[list[str], list[str]]:
     return parts[0], parts[1]
 
 
-def test_the_digits_are_split_the_same_way_whatever_the_seed() -> None:
+def test_the_split_of_the_digits_is_fixed() -> None:
     first, second = open_data("digits", seed=0), open_data("digits", seed=1)
     assert (len(first.train.targets), len(first.validation.targets)) == (1437, 360)
     assert list(first.validation.targets) == list(second.validation.targets)
@@ -52,7 +52,7 @@ def test_the_digits_are_split_the_same_way_whatever_the_seed() -> None:
 
 
 @pytest.mark.parametrize("part", ["val", "validation"])
-def test_given_parts_are_used(fill: Fill, part: str) -> None:
+def test_existing_parts_are_used(fill: Fill, part: str) -> None:
     root = fill(["train/b10/1.png", "train/b9/1.png", "train/b9/2.png", f"{part}/b9/3.png"])
     data = open_data(str(root))
     assert data.train.class_names == ("b9", "b10")
@@ -61,7 +61,7 @@ def test_given_parts_are_used(fill: Fill, part: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "train/"])
-def test_without_a_validation_part_a_fifth_of_each_class_is_held_out_by_the_seed(fill: Fill, prefix: str) -> None:
+def test_a_fifth_of_each_class_is_held_out_by_the_seed(fill: Fill, prefix: str) -> None:
     root = fill([f"{prefix}{name}/{i}.png" for name in "ab" for i in range(10)] + [f"{prefix}lone/0.png"])
     splits = [names_of(open_data(str(root), seed)) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
@@ -80,7 +80,7 @@ def test_without_a_validation_part_a_fifth_of_each_class_is_held_out_by_the_seed
         (["a/1.png", "b/1.png"], "nothing can be held out"),
     ],
 )
-def test_a_folder_that_cannot_be_learned_from_is_named(fill: Fill, files: list[str], message: str) -> None:
+def test_unusable_folders_are_named(fill: Fill, files: list[str], message: str) -> None:
     root = fill(files)
     with pytest.raises(DataError, match=message) as caught:
         open_data(str(root))
@@ -91,17 +91,17 @@ def test_a_folder_that_cannot_be_learned_from_is_named(fill: Fill, files: list[s
 def test_empty_class_folders(fill: Fill) -> None:
     root = fill(["train/a/1.png", "train/b/1.png", "val/a/1.png"])
     (root / "val/b").mkdir()
-    assert len(open_data(str(root)).validation.targets) == 1  # nothing to judge b by, which is no mistake
+    assert len(open_data(str(root)).validation.targets) == 1  # b has no validation images, which is allowed
     (root / "train/empty").mkdir()
     with pytest.raises(DataError, match="no images in class folder .*train/empty"):
         open_data(str(root))
     for path in root.rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match="hold no images"):
+    with pytest.raises(DataError, match="have no images"):
         open_data(str(root))
 
 
-def test_imagenet_v2_folders_are_numbers_not_text(fill: Fill) -> None:
+def test_imagenet_v2_folders_are_sorted_as_numbers(fill: Fill) -> None:
     root = fill([f"{index}/x.png" for index in range(0, 1000, 25)])
     source = open_evaluation(str(root), None, 1000)
     assert isinstance(source, FolderSource)
@@ -109,26 +109,26 @@ def test_imagenet_v2_folders_are_numbers_not_text(fill: Fill) -> None:
     assert open_evaluation(str(root), imagenet_synsets(), 1000).targets == source.targets
 
 
-def test_imagenet_folders_are_matched_by_wordnet_id_even_in_part(fill: Fill) -> None:
+def test_some_imagenet_folders_are_matched_by_wordnet_id(fill: Fill) -> None:
     root = fill(["val/n02124075/a.png", "val/n01440764/b.png"])
     source = open_evaluation(str(root), None, 1000)
     assert sorted(source.targets) == [0, 285]
 
 
-def test_folders_are_matched_to_the_network_s_own_class_names(fill: Fill) -> None:
+def test_folders_are_matched_to_the_networks_class_names(fill: Fill) -> None:
     root = fill(["cat/a.png"])
     assert list(open_evaluation(str(root), ["ant", "bee", "cat"], 3).targets) == [2]
-    with pytest.raises(DataError, match="none of the network's 2 classes: cat; its classes are ant, bee"):
+    with pytest.raises(DataError, match="not among the network's 2 classes: cat; its classes are ant, bee"):
         open_evaluation(str(root), ["ant", "bee"], 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_sample_s_augmentation_depends_on_its_address_alone(workers: int) -> None:
+def test_augmentation_depends_on_the_address_alone(workers: int) -> None:
     source = open_data("digits").validation
     transform = training_transform(DESCRIBED, Augmentation())
     dataset = LabelledImages(source, transform, seed=3)
     alone = list(make_loader(dataset, 90, train=True, seed=3))
-    torch.rand(5)  # what other code draws has no influence
+    torch.rand(5)  # other random numbers have no effect
     together = list(make_loader(dataset, 90, train=True, seed=3, workers=workers))
     assert len(alone) == len(together) == 4
     for one, other in zip(alone, together, strict=True):
@@ -138,7 +138,7 @@ def test_a_sample_s_augmentation_depends_on_its_address_alone(workers: int) -> N
     assert not torch.equal(other_seed[0, 5].content[0], dataset[0, 5].content[0])
 
 
-def test_epochs_of_a_number_of_steps_pass_over_the_images_again_and_again() -> None:
+def test_epochs_of_some_steps_repeat_the_images() -> None:
     sampler = AddressSampler(10, 2, seed=3, train=True, epoch_steps=3)
     addresses = []
     for epoch in range(5):
@@ -147,7 +147,7 @@ def test_epochs_of_a_number_of_steps_pass_over_the_images_again_and_again() -> N
         assert len(sampler) == 6
     assert [number for number, _ in addresses] == [0] * 10 + [1] * 10 + [2] * 10
     for number in range(3):
-        assert sorted(index for place, index in addresses if place == number) == list(range(10))
+        assert sorted(index for pass_, index in addresses if pass_ == number) == list(range(10))
 
 
 def test_a_batch_has_images_of_one_group() -> None:
@@ -161,7 +161,7 @@ def test_a_batch_has_images_of_one_group() -> None:
     assert batches != torch.tensor([index for _, index in sampler]).view(-1, 4).tolist()
 
 
-def test_augmentation_leaves_the_global_generators_alone() -> None:
+def test_augmentation_restores_the_global_generators() -> None:
     dataset = LabelledImages(open_data("digits").validation, training_transform(DESCRIBED, Augmentation()))
     torch.manual_seed(0)
     np.random.seed(0)
@@ -172,7 +172,7 @@ def test_augmentation_leaves_the_global_generators_alone() -> None:
     assert (torch.rand(1), np.random.rand()) == expected
 
 
-def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fill) -> None:
+def test_bad_images_are_replaced_in_training_and_skipped_in_evaluation(fill: Fill) -> None:
     root = fill([f"a/{i}.png" for i in range(10)])
     reasons = bad_images(root / "a")
     source = FolderSource(("a",), sorted((root / "a").iterdir()), [0] * 15)
@@ -184,10 +184,10 @@ def test_bad_images_are_replaced_in_training_and_left_out_in_evaluation(fill: Fi
     assert [len(batch.targets) for batch in batches] == [4, 4, 4]
 
 
-def test_too_many_bad_images_stop_with_their_names() -> None:
+def test_too_many_bad_images_raise_an_error_with_their_names() -> None:
     bad = BadImages(total=200, share=0.01)
     bad.add([("a.jpg", "cut"), ("b.jpg", "empty")])
-    bad.add([("a.jpg", "cut")])  # met again in the next epoch
+    bad.add([("a.jpg", "cut")])  # again in the next epoch
     with pytest.raises(DataError, match=r"3 of 200 .* --max-bad 0.01 .*a.jpg \(cut\); b.jpg \(empty\); c.jpg"):
         bad.add([("c.jpg", "text")])
 

@@ -1,4 +1,4 @@
-"""Varying images with their boxes, masks and labels."""
+"""Augmentation of images with their boxes, masks and labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def levels(image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(61, 83), (200, 257), (47, 33), (90, 121)])
-def test_resizing_is_opencv_s(size: tuple[int, int]) -> None:
+def test_resizing_matches_opencv(size: tuple[int, int]) -> None:
     image = picture(90, 120)
     expected = cv2.resize(image.permute(1, 2, 0).numpy(), size[::-1], interpolation=cv2.INTER_LINEAR)
     difference = resized(image, size).permute(1, 2, 0).numpy().astype(int) - expected
@@ -79,12 +79,12 @@ def test_a_crop_and_its_labels_stay_together() -> None:
         assert crop.shape == (3, 96, 96) and kept.shape == (96, 96) and kept.dtype == torch.int64
         inside = kept != 255
         same = (levels(crop)[0].round() / 100).round() == kept
-        assert same[inside].float().mean() > 0.9  # but for the borders between classes
+        assert same[inside].float().mean() > 0.9  # except at borders between classes
         seen.add(round(float(inside.float().mean()), 3))
-    assert 1.0 in seen and len(seen) > 2  # smaller than the crop at times, to different degrees
+    assert 1.0 in seen and len(seen) > 2  # sometimes smaller than the crop, by different amounts
 
 
-def test_what_is_missing_is_mean_colour_and_ignored() -> None:
+def test_padding_is_mean_colour_and_ignored() -> None:
     crop, labels = augment_segmentation(
         picture(20, 40), torch.ones(20, 40, dtype=torch.long),
         SegmentationAugmentation(scale=(1, 1), crop=64, long=80, short=20, **STILL),  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_what_is_missing_is_mean_colour_and_ignored() -> None:
 def test_crops_of_almost_one_class_are_avoided() -> None:
     labels = torch.zeros(64, 128, dtype=torch.long)
     labels[:, 64:] = 1
-    labels[32:] = 255  # counts for nobody
+    labels[32:] = 255  # ignored
     uneven = {}
     for share in (1.0, 0.75):
         settings = SegmentationAugmentation(
@@ -112,7 +112,7 @@ def test_crops_of_almost_one_class_are_avoided() -> None:
     assert uneven[1.0] > 10 and uneven[0.75] == 0
 
 
-def test_flips_are_as_often_as_said() -> None:
+def test_probability_of_flips() -> None:
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     image[:, :, :16] = 255
     labels = (image[0] > 0).long()
@@ -125,7 +125,7 @@ def test_flips_are_as_often_as_said() -> None:
         assert all(torch.equal(crop[0] > 0, label > 0) for crop, label in kept)
 
 
-def test_light_changes_are_opencv_s_in_hsv(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_light_changes_match_opencv_in_hsv(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(40, 50)
     draws = iter([0.9, 0.1, 0.9, 0.1, 0.1])  # no brightness; contrast first, but none; saturation; hue
     monkeypatch.setattr("random.random", lambda: next(draws))
@@ -152,7 +152,7 @@ def test_light_changes_stay_within_their_bounds() -> None:
     assert min(values) < 60 and max(values) > 150
 
 
-def test_the_address_decides_everything() -> None:
+def test_augmentation_is_deterministic_for_an_address() -> None:
     image, labels = picture(64, 64), torch.from_numpy(np.random.default_rng(0).integers(0, 5, (64, 64)))
     settings = SegmentationAugmentation(crop=48, long=128, short=64)
     crops = []
@@ -182,7 +182,7 @@ def test_objects_flip_with_their_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": (2.0, 0.5)}, "scale must rise"),
+        ({"scale": (2.0, 0.5)}, "scale must be increasing"),
         ({"scale": (0.0, 0.5)}, "scale must be 2 numbers above 0"),
         ({"crop": 16}, "crop must be a whole number from 32 to"),
         ({"max_share": 0.0}, "max_share"),
@@ -190,7 +190,7 @@ def test_objects_flip_with_their_image() -> None:
         ({"short": 600, "long": 500}, "short must be at most long"),
     ],
 )
-def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_refused_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SegmentationAugmentation(**settings)
     if "hflip" in settings:

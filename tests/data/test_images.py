@@ -1,4 +1,4 @@
-"""Reading image files: as a person sees them, or with a reason."""
+"""Reading image files in viewing orientation, or with a reason for failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transxnet import DataError
 from transxnet.data.images import BadImageError, expand, find_images, read_image
 
 
-def test_cmyk_looks_as_it_did_in_rgb(tmp_path: Path) -> None:
+def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
     picture().convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     seen = np.asarray(read_image(tmp_path / "a.jpg"), int)
     assert np.abs(seen[:, 5] - (255, 0, 0)).max() < 30
@@ -33,7 +33,7 @@ def test_dark_16_bit_grey_stays_dark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_lies_on_white(tmp_path: Path, mode: str) -> None:
+def test_transparency_is_blended_with_white(tmp_path: Path, mode: str) -> None:
     image = picture().convert("RGBA")
     image.putalpha(Image.fromarray(np.repeat([[255, 0]], 20, axis=1).repeat(30, axis=0).astype(np.uint8)))
     if mode == "P":
@@ -51,9 +51,9 @@ def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.gif")).max() > 200
 
 
-def test_the_camera_s_rotation_is_applied(tmp_path: Path) -> None:
+def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     picture().save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").size == (30, 40)
 
@@ -70,7 +70,7 @@ def test_an_unreadable_file_is_named_with_the_reason(tmp_path: Path) -> None:
         assert caught.value.path == str(tmp_path / name)
 
 
-def test_expand_takes_files_folders_and_patterns_in_natural_order_once(tmp_path: Path) -> None:
+def test_expand_lists_files_folders_and_patterns_once_in_natural_order(tmp_path: Path) -> None:
     for name in ("10.png", "9.png", "deep/1.jpg", ".hidden.png", "__MACOSX/2.png", "notes.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def test_expand_takes_files_folders_and_patterns_in_natural_order_once(tmp_path:
     assert [path.name for path in paths] == ["9.png", "10.png", "1.jpg", "missing.jpg"]
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "nothing matches"), ("", "holds no image")])
-def test_expand_says_what_is_not_there(tmp_path: Path, pattern: str, message: str) -> None:
+@pytest.mark.parametrize(("pattern", "message"), [("*.jpg", "nothing matches"), ("", "has no image")])
+def test_expand_reports_missing_images(tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         expand([str(tmp_path / pattern)])

@@ -1,4 +1,4 @@
-"""Data sets in tar files and Parquet files that others wrote."""
+"""Data sets in tar and Parquet files of other programs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from transxnet.data.sources import open_data, open_evaluation
 
 
 @pytest.mark.parametrize("layout", ["set-train-{:02}.tar", "train/{:02}.tar"])
-def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, layout: str) -> None:
+def test_labels_of_tar_files_from_cls_members(tmp_path: Path, layout: str) -> None:
     labels = [[2, 0], [1, 10, 2]]
     for number, indices in enumerate(labels):
         members: dict[str, bytes] = {}
-        for place, label in enumerate(indices):
-            members |= {f"s{place}.cls": f"{label}\n".encode(), f"s{place}.png": encoded(10 * number + place)}
-            members |= {f"s{place}.depth.png": b"", f"s{place}.json": b"{}"}
+        for index, label in enumerate(indices):
+            members |= {f"s{index}.cls": f"{label}\n".encode(), f"s{index}.png": encoded(10 * number + index)}
+            members |= {f"s{index}.depth.png": b"", f"s{index}.json": b"{}"}
         tar(tmp_path / layout.format(number), members)
     tar(tmp_path / layout.replace("train", "validation").format(0), {"v.cls": b"1", "v.png": encoded(5)})
     data = open_data(str(tmp_path))
@@ -36,7 +36,7 @@ def test_tar_files_of_others_are_labelled_by_their_cls_members(tmp_path: Path, l
     assert np.array_equal(np.asarray(data.train.load(3)), np.asarray(expected))
 
 
-def test_tar_files_of_others_are_labelled_by_their_folders(tmp_path: Path) -> None:
+def test_labels_of_tar_files_from_folders(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {"x/c10/my.photo.png": encoded(0), "x/c9/1.png": encoded(1), "x/notes.txt": b""})
     tar(tmp_path / "val.tar", {"x/c10/2.png": encoded(2)})
     data = open_data(str(tmp_path))
@@ -49,12 +49,12 @@ def test_tar_files_of_others_are_labelled_by_their_folders(tmp_path: Path) -> No
     [
         ({"1.png": b""}, "a.tar: 1.png has no class"),
         ({"1.png": b"", "2.png": b"", "2.cls": b"0"}, "a.tar: 1.png has no .cls beside it"),
-        ({"1.png": b"", "1.cls": b"cat"}, "1.cls holds b'cat'"),
-        ({"1.txt": b""}, "hold no images"),
+        ({"1.png": b"", "1.cls": b"cat"}, "1.cls contains b'cat'"),
+        ({"1.txt": b""}, "have no images"),
         ({"1.png": bytes(20_000), "1.cls": b"0"}, "a.tar is damaged"),
     ],
 )
-def test_tar_files_that_cannot_be_used_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+def test_unusable_tar_files_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     tar(tmp_path / "a.tar", members)
     if "damaged" in message:
         os.truncate(tmp_path / "a.tar", 9000)
@@ -64,13 +64,13 @@ def test_tar_files_that_cannot_be_used_are_named(tmp_path: Path, members: dict[s
 
 @pytest.fixture
 def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a data set of the Hugging Face Hub: two files to learn from, one to judge by."""
+    """A copy of a data set of the Hugging Face Hub: two training files, one for validation."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-    for name, places in (("train-00000-of-00002", (0, 1, 2)), ("train-00001-of-00002", (3, 4)), ("test-0", (5, 6))):
-        rows = [{"image": {"bytes": encoded(place), "path": None}, "label": place % 2} for place in places]
-        rows[-1]["image"] = {"bytes": encoded(4)[:900] if name == "test-0" else encoded(places[-1]), "path": "x.png"}
+    for name, indices in (("train-00000-of-00002", (0, 1, 2)), ("train-00001-of-00002", (3, 4)), ("test-0", (5, 6))):
+        rows = [{"image": {"bytes": encoded(index), "path": None}, "label": index % 2} for index in indices]
+        rows[-1]["image"] = {"bytes": encoded(4)[:900] if name == "test-0" else encoded(indices[-1]), "path": "x.png"}
         (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
         datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"hub/data/{name}.parquet")
     (tmp_path / "hub/README.md").touch()
@@ -87,11 +87,11 @@ def test_parquet_files_are_read_row_by_row(parquet: Path, capsys: pytest.Capture
     assert_same(data.train, pickle.loads(pickle.dumps(data.train)))
     capsys.readouterr()
     assert run("data", "check", parquet) == 1
-    said = capsys.readouterr()
-    assert f"broken {parquet}/data/test-0.parquet:1: damaged" in said.out and not said.err
+    printed = capsys.readouterr()
+    assert f"broken {parquet}/data/test-0.parquet:1: damaged" in printed.out and not printed.err
 
 
-def test_parquet_files_that_cannot_be_read(
+def test_unreadable_parquet_files(
     parquet: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.truncate(parquet / "data/test-0.parquet", 500)

@@ -1,4 +1,4 @@
-"""The embedded scenes: read by both readers, the same for the same seed, with nothing in both parts."""
+"""The embedded scenes: read by both readers, deterministic, with disjoint parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from faster_coco_eval.core import mask as coco_mask
 
 from transxnet import ConfigError
 from transxnet.data.coco import CocoSource, open_coco
-from transxnet.data.scene_painting import material
+from transxnet.data.scene_painting import scene_materials
 from transxnet.data.scenes import data_folder, polygons, scenes_folder, write_scenes
 from transxnet.data.segmentation import open_segmentation
 
@@ -42,20 +42,20 @@ def test_both_readers_read_them(folder: Path) -> None:
     assert instances.train.class_names == pixels.train.class_names[1:]
     assert pixels.train.class_names[:2] == ("background", "zero")
     assert not instances.validation.findings.counts and not pixels.validation.findings.counts
-    for place in range(VALIDATION):
-        assert instances.validation.name(place) == pixels.validation.name(place)
-        assert instances.validation.load(place) == pixels.validation.load(place)
+    for index in range(VALIDATION):
+        assert instances.validation.name(index) == pixels.validation.name(index)
+        assert instances.validation.load(index) == pixels.validation.load(index)
 
 
 def test_objects_and_pixels_agree(folder: Path) -> None:
     source = open_coco(str(folder)).train
     pixels = open_segmentation(str(folder), reduce_zero_label=True).train
     assert source is not None and pixels is not None
-    for place in range(TRAIN):
-        objects, labels = source.instances(place), pixels.labels(place)
+    for index in range(TRAIN):
+        objects, labels = source.instances(index), pixels.labels(index)
         masks = objects.masks()
         assert 1 <= len(masks) <= 7
-        assert masks.sum(dim=0).max() == 1  # what is hidden is in nobody's mask
+        assert masks.sum(dim=0).max() == 1  # hidden pixels are in no mask
         for mask, label, box in zip(masks, objects.labels, objects.boxes, strict=True):
             assert (labels[mask] == label + 1).float().mean() > 0.9  # a polygon's border may be a pixel off
             rows, columns = torch.nonzero(mask, as_tuple=True)
@@ -66,7 +66,7 @@ def test_objects_and_pixels_agree(folder: Path) -> None:
         assert (labels != 255).float().mean() > 0.85
 
 
-def test_coco_s_ways_of_writing_occur(folder: Path) -> None:
+def test_all_formats_of_coco_occur(folder: Path) -> None:
     content = json.loads((folder / "annotations/instances_validation.json").read_text())
     segmentations = [entry["segmentation"] for entry in content["annotations"]]
     assert any(isinstance(each, list) for each in segmentations)
@@ -78,22 +78,22 @@ def test_coco_s_ways_of_writing_occur(folder: Path) -> None:
     assert {entry["height"] > entry["width"] for entry in content["images"]} == {True, False}
 
 
-def test_the_seed_decides_every_byte(folder: Path, tmp_path: Path) -> None:
+def test_scenes_are_deterministic_for_a_seed(folder: Path, tmp_path: Path) -> None:
     again = write_scenes(tmp_path / "again", train=TRAIN, validation=VALIDATION)
     assert digest(again) == digest(folder)
     more = write_scenes(tmp_path / "more", train=TRAIN + 1, validation=1)
     name = "images/training/scene_000003.jpg"
-    assert (more / name).read_bytes() == (folder / name).read_bytes()  # a scene depends on its number alone
+    assert (more / name).read_bytes() == (folder / name).read_bytes()  # a scene depends only on its number
     other = write_scenes(tmp_path / "other", train=3, validation=1, seed=1)
     assert (other / name).read_bytes() != (folder / name).read_bytes()
 
 
 def test_no_photograph_and_no_digit_is_in_both_parts() -> None:
-    learned, judged = material()
-    for first, second in ((learned.photographs, judged.photographs), (learned.digits, judged.digits)):
+    training, validation = scene_materials()
+    for first, second in ((training.photographs, validation.photographs), (training.digits, validation.digits)):
         contents = [{np.ascontiguousarray(each).tobytes() for each in part} for part in (first, second)]
         assert not contents[0] & contents[1]
-    assert (len(learned.digits), len(judged.digits)) == (1437, 360)
+    assert (len(training.digits), len(validation.digits)) == (1437, 360)
 
 
 def test_an_interrupted_folder_is_written_again(tmp_path: Path) -> None:
@@ -118,17 +118,17 @@ def test_an_interrupted_folder_is_written_again(tmp_path: Path) -> None:
 def test_a_cache_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "transxnet").write_text("mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"^.* cannot be written into .*: Not a directory\. Set XDG_CACHE_HOME .*$"):
+    with pytest.raises(ConfigError, match=r"^.* cannot be written to .*: Not a directory\. Set XDG_CACHE_HOME .*$"):
         data_folder("scenes")
 
 
 @pytest.mark.parametrize("settings", [{"train": 0}, {"validation": 0}, {"size": (40, 200)}])
-def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, int]) -> None:
+def test_refused_settings(tmp_path: Path, settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         write_scenes(tmp_path, **settings)  # type: ignore[arg-type]
 
 
-def test_polygons_are_the_mask_again() -> None:
+def test_polygons_reproduce_the_mask() -> None:
     y, x = np.ogrid[:60, :70]
     disk = (y - 30) ** 2 + (x - 20) ** 2 < 300
     mask = disk | ((y > 5) & (y < 20) & (x > 50) & (x < 66))
@@ -142,8 +142,8 @@ def test_polygons_are_the_mask_again() -> None:
 def found(source: CocoSource) -> list[dict[str, object]]:
     """The objects themselves, as a detector would report them."""
     results: list[dict[str, object]] = []
-    for place, image in enumerate(source.images):
-        objects = source.instances(place)
+    for index, image in enumerate(source.images):
+        objects = source.instances(index)
         for box, label, mask in zip(objects.boxes.tolist(), objects.labels, objects.masks(), strict=True):
             left, top, right, bottom = box
             results.append(
@@ -159,11 +159,11 @@ def found(source: CocoSource) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_what_is_true_is_judged_perfect(folder: Path, kind: str) -> None:
+def test_ground_truth_scores_perfectly(folder: Path, kind: str) -> None:
     source = open_coco(str(folder)).validation
     truth = COCO(source.ground_truth())
-    judge = COCOeval_faster(truth, truth.loadRes(found(source)), kind, print_function=lambda *_: None)
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    assert judge.stats[0] == pytest.approx(1)
+    evaluation = COCOeval_faster(truth, truth.loadRes(found(source)), kind, print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)

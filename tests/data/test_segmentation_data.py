@@ -22,7 +22,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """``make(names)`` writes images of these names and their labels, and returns the folder."""
+    """``make(names)`` writes images with these names and their labels, and returns the folder."""
 
     def write(names: list[str], labels: Image.Image | None = None) -> Path:
         for name in names:
@@ -51,12 +51,12 @@ def test_parts(make: Make, train: str, validation: str) -> None:
     assert data.validation.load(0).size == (4, 3)
 
 
-def test_a_validation_part_alone_is_judged_by(make: Make) -> None:
+def test_a_single_validation_part(make: Make) -> None:
     data = opened(make(["validation/1"]))
     assert data.train is None and len(data.validation) == 1
 
 
-def test_without_parts_a_fifth_is_held_out_by_the_seed(make: Make) -> None:
+def test_a_fifth_is_held_out_by_the_seed(make: Make) -> None:
     root = make([str(i) for i in range(20)])
     splits = []
     for seed in (0, 0, 1):
@@ -67,7 +67,7 @@ def test_without_parts_a_fifth_is_held_out_by_the_seed(make: Make) -> None:
     assert len(splits[0][1]) == 4 and len({*splits[0][0], *splits[0][1]}) == 20
 
 
-def test_labels_are_as_in_the_file_or_without_zero(make: Make) -> None:
+def test_labels_with_and_without_zero(make: Make) -> None:
     root = make(["val/a"])
     assert torch.equal(opened(root).validation.labels(0), torch.from_numpy(LABELS).long())
     reduced = opened(root, reduce_zero_label=True).validation
@@ -94,22 +94,22 @@ def test_classes_file(make: Make) -> None:
     assert source.colors.shape == (4, 3) and source.colors[1].tolist() == [16, 255, 32]
 
 
-def test_labels_take_the_order_of_a_network_s_classes(make: Make) -> None:
+def test_labels_follow_a_networks_classes(make: Make) -> None:
     root = make(["val/a"])
     (root / "classes.txt").write_text("sky\ntree #010203\nroad\nwall\n")
     source = opened(root, classes=["wall", "road", "sky", "tree"]).validation
     assert source.labels(0).tolist() == [[2, 3, 1, 0], [0, 1, 255, 3], [3, 3, 3, 3]]
     assert source.class_names[3] == "tree" and source.colors[3].tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match="not the 2 wanted: it has tree, road, wall and lacks sea"):
+    with pytest.raises(DataError, match="not the 2 expected: it has tree, road, wall and lacks sea"):
         opened(root, classes=["sky", "sea"])
 
 
-def test_without_names_a_network_s_classes_are_taken(make: Make) -> None:
+def test_a_networks_classes_are_the_default(make: Make) -> None:
     names = ["a", "b", "c", "d"]
     assert opened(make(["val/a"]), classes=names, num_classes=4).validation.class_names == tuple(names)
 
 
-def test_ade20k_is_known_by_its_file_names(make: Make) -> None:
+def test_ade20k_is_recognised_by_its_file_names(make: Make) -> None:
     root = make(["training/ADE_train_1", "validation/ADE_val_1"])
     source = opened(root, reduce_zero_label=True).validation
     names, colors = ade20k_classes()
@@ -118,7 +118,7 @@ def test_ade20k_is_known_by_its_file_names(make: Make) -> None:
     assert colors[0].tolist() == [120, 120, 120]
 
 
-def test_ade20k_is_meant_by_150_classes(make: Make) -> None:
+def test_ade20k_is_recognised_by_150_classes(make: Make) -> None:
     source = opened(make(["val/a"]), reduce_zero_label=True, num_classes=150).validation
     assert source.class_names[0] == "wall"
 
@@ -131,13 +131,13 @@ def test_colours_differ() -> None:
     assert few.min() > 60
 
 
-def test_what_has_no_counterpart_is_left_out_and_counted(make: Make) -> None:
+def test_files_without_counterpart_are_dropped_and_counted(make: Make) -> None:
     root = make(["val/a", "val/b", "val/c"])
     (root / "images/val/a.jpg").unlink()
     (root / "annotations/val/b.png").unlink()
     source = opened(root).validation
     assert [Path(source.name(i)).stem for i in range(len(source))] == ["c"]
-    assert source.findings.counts == {"images without labels (left out)": 1, "labels without an image (left out)": 1}
+    assert source.findings.counts == {"images without labels (dropped)": 1, "labels without an image (dropped)": 1}
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_what_has_no_counterpart_is_left_out_and_counted(make: Make) -> None:
         ("images/val/a.jpg", "no image of .*images/val has labels of the same name in"),
     ],
 )
-def test_folders_that_are_refused(make: Make, remove: str, message: str) -> None:
+def test_refused_folders(make: Make, remove: str, message: str) -> None:
     root = make(["train/a", "val/a"])
     (root / remove).rename(root / "removed")
     with pytest.raises(DataError, match=message):
         opened(root)
 
 
-def test_what_else_is_refused(make: Make) -> None:
+def test_other_refused_data(make: Make) -> None:
     with pytest.raises(DataError, match="does not exist"):
         opened(Path("nowhere"))
     root = make(["a"])
@@ -166,15 +166,15 @@ def test_what_else_is_refused(make: Make) -> None:
     with pytest.raises(DataError, match="has 0 classes"):
         opened(make(["a", "b"], Image.new("L", (4, 3))), reduce_zero_label=True)
     Image.new("RGB", (4, 3)).save(root / "images/a.png")
-    with pytest.raises(DataError, match=r"a.* and .*a.* differ in their ending alone"):
+    with pytest.raises(DataError, match=r"a.* and .*a.* differ only in their suffix"):
         opened(root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no class"), ("a\nb\na\n", "'a' is there twice"), ("a\nb\n", "2 classes, not the 4 wanted")],
+    [("", "no classes"), ("a\nb\na\n", "'a' is listed twice"), ("a\nb\n", "2 classes, not the 4 expected")],
 )
-def test_classes_that_are_refused(make: Make, text: str, message: str) -> None:
+def test_refused_classes(make: Make, text: str, message: str) -> None:
     root = make(["val/a"])
     (root / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -190,9 +190,9 @@ BAD_LABELS: dict[str, tuple[Image.Image | bytes | None, str]] = {
     "empty": (b"", "empty file"),
     "text": (b"hello", "not an image"),
     "size": (Image.new("L", (5, 3)), "5 x 3"),
-    "colours": (Image.new("RGB", (4, 3)), "labels are grey or have a palette, but this is RGB"),
+    "colours": (Image.new("RGB", (4, 3)), "labels must be grey or have a palette, not RGB"),
     "no class": (Image.new("L", (4, 3), 4), "label 4, but the 4 labels are 0 to 3"),
-    "deep": (deep(300), "labels are 0 to 255, but this has 300"),
+    "deep": (deep(300), "labels must be 0 to 255, not 300"),
 }
 
 
@@ -224,7 +224,7 @@ def test_damaged_labels_are_named(make: Make) -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_camera_s_rotation_is_left_unless_labelled(make: Make, turned: bool) -> None:
+def test_the_cameras_orientation_is_ignored_unless_labelled(make: Make, turned: bool) -> None:
     root = make(["val/a"], Image.fromarray(LABELS.T.copy()) if turned else None)
     exif = Image.Exif()
     exif[0x0112] = 6

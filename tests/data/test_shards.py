@@ -1,4 +1,4 @@
-"""Data sets in shards of our own, and the check of all data sets."""
+"""Data sets in our shards, and the check of data sets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    """Training and validation images, the latter of fewer classes."""
+    """Training and validation images, the latter with fewer classes."""
     return fill(tmp_path / "given", [*(f"train/{i % 3}x/{i}.png" for i in range(20)), "val/2x/a.png", "val/0x/b.png"])
 
 
@@ -50,9 +50,7 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("layout", ["photos", "given"])
 @pytest.mark.parametrize("seed", [0, 3])
-def test_shards_are_the_folder_image_for_image(
-    layout: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_shards_match_the_folder(layout: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(layout)
     out = sharded(folder, tmp_path / "out")
     assert len(list(out.glob("train-*.tar"))) > 2
@@ -62,31 +60,31 @@ def test_shards_are_the_folder_image_for_image(
     assert_same(expected.validation, found.validation)
 
 
-def test_evaluation_matches_the_shards_classes_as_it_matches_folders(given: Path, tmp_path: Path) -> None:
+def test_evaluation_matches_classes_as_for_folders(given: Path, tmp_path: Path) -> None:
     out = sharded(given, tmp_path / "out")
     names = ["2x", "other", "0x"]
     source = open_evaluation(str(out), names, 3)
     assert_same(open_evaluation(str(given), names, 3), source)
     assert list(source.targets) == [2, 0]
-    with pytest.raises(DataError, match="none of the network's 2 classes: 2x"):
+    with pytest.raises(DataError, match="not among the network's 2 classes: 2x"):
         open_evaluation(str(out), ["0x", "1x"], 2)
 
 
 @pytest.mark.parametrize("names", [["val/a/1.png", "val/b/2.png", "val/b/10.png"], ["a/1.png", "b/2.png"]])
-def test_images_to_judge_by_alone(tmp_path: Path, names: list[str]) -> None:
+def test_validation_images_alone(tmp_path: Path, names: list[str]) -> None:
     folder = fill(tmp_path / "folder", names)
     out = sharded(folder, tmp_path / "out")
     assert_same(open_evaluation(str(folder), None, 2), open_evaluation(str(out), None, 2))
     messages = []
     for path in (folder, out):
-        with pytest.raises(DataError, match="none to learn from|nothing can be held out") as caught:
+        with pytest.raises(DataError, match="no training images|nothing can be held out") as caught:
             open_data(str(path))
         messages.append(str(caught.value).replace(str(path), ""))
     assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_of_shards_are_the_folder_s(photos: Path, tmp_path: Path, workers: int) -> None:
+def test_batches_match_the_folder(photos: Path, tmp_path: Path, workers: int) -> None:
     sources = open_data(str(photos)).train, open_data(str(sharded(photos, tmp_path / "out"))).train
     transform = training_transform(DESCRIBED, Augmentation())
     one, other = (LabelledImages(source, transform, seed=1) for source in sources)
@@ -98,7 +96,7 @@ def test_batches_of_shards_are_the_folder_s(photos: Path, tmp_path: Path, worker
         assert torch.equal(expected.images, found.images) and torch.equal(expected.targets, found.targets)
 
 
-def test_other_readers_find_the_held_out_images_apart_and_a_class_beside_each(photos: Path, tmp_path: Path) -> None:
+def test_other_readers_find_held_out_images_and_classes(photos: Path, tmp_path: Path) -> None:
     out = sharded(photos, tmp_path / "out", seed=2)
     data = open_data(str(photos), 2)
     for part, source in (("train", data.train), ("val", data.validation)):
@@ -126,7 +124,7 @@ def stop(count: int) -> None:
 
 @pytest.mark.parametrize("end", [kill, stop])
 @pytest.mark.parametrize("after", [1, 20])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_byte_for_byte(
     photos: Path, tmp_path: Path, end: Callable[[int], None], after: int
 ) -> None:
     expected = contents(sharded(photos, tmp_path / "whole"))
@@ -143,7 +141,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert list(out.glob(".transxnet-*.tmp.tar"))  # what was being written has no final name
+        assert list(out.glob(".transxnet-*.tmp.tar"))  # unfinished files have no final name
     else:
         with pytest.raises(KeyboardInterrupt):
             write_shards(plan, out, advance)
@@ -165,14 +163,14 @@ def test_a_second_run_changes_nothing(photos: Path, tmp_path: Path, capsys: pyte
     assert run(*command) == 0
     before = identities(out)
     assert run(*command, "--json") == 0
-    said = capsys.readouterr().out
-    result = json.loads(said[said.index("{") :])
+    printed = capsys.readouterr().out
+    result = json.loads(printed[printed.index("{") :])
     assert result["kept"] == sum(part["shards"] for part in result["parts"].values()) == len(list(out.glob("*.tar")))
     assert (result["parts"]["train"]["images"], result["parts"]["val"]["images"]) == (26, 5)
     assert identities(out) == before
     assert run("data", "check", out, "--json") == 0
     parts = json.loads(capsys.readouterr().out)["parts"]
-    assert sum(counts["images"] for counts in parts["val"].values()) == 5  # as the files are named
+    assert sum(counts["images"] for counts in parts["val"].values()) == 5  # parts by file names
 
 
 def test_a_damaged_shard_is_written_again(photos: Path, tmp_path: Path) -> None:
@@ -189,7 +187,7 @@ def test_a_damaged_shard_is_written_again(photos: Path, tmp_path: Path) -> None:
     [
         (lambda folder, out: (folder / "c9/new.png").write_bytes(b"1"), "images have changed"),
         (lambda folder, out: (folder / "c9/1.png").write_bytes(b"1"), "images have changed"),
-        (lambda folder, out: (out / "manifest.json").write_text("{}"), "holds something else"),
+        (lambda folder, out: (out / "manifest.json").write_text("{}"), "contains other files"),
         (lambda folder, out: (out / "manifest.json").write_text("{"), "manifest.json cannot be read"),
     ],
 )
@@ -201,12 +199,12 @@ def test_shards_of_other_images_are_not_mixed(
     change(photos, out)
     before = contents(out)
     assert run("data", "shard", photos, out, "--shard-mb", SMALL / 1e6) == 2
-    said = capsys.readouterr().err
-    assert message in said and len(said.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert message in printed and len(printed.splitlines()) == 1
     assert contents(out) == before
 
 
-def test_other_settings_and_a_place_inside_the_folder_are_refused(
+def test_other_settings_and_an_output_inside_the_folder_are_refused(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = sharded(photos, tmp_path / "out")
@@ -218,7 +216,7 @@ def test_other_settings_and_a_place_inside_the_folder_are_refused(
     assert "packed already" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -227,12 +225,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
         assert run("data", "shard", photos, tmp_path / "out") == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    said = capsys.readouterr().err
-    assert "cannot be written (File too large)" in said and len(said.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "cannot be written (File too large)" in printed and len(printed.splitlines()) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
-def test_a_file_that_cannot_be_opened_is_named_and_the_others_keep_their_order(
+def test_a_file_that_cannot_be_opened_is_named_and_others_keep_their_order(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "c9/5.png").unlink()
@@ -245,7 +243,7 @@ def test_a_file_that_cannot_be_opened_is_named_and_the_others_keep_their_order(
     assert_same(whole, open_evaluation(str(tmp_path / "out"), None, 3))
 
 
-def test_a_source_goes_to_a_worker_without_its_open_files(photos: Path, tmp_path: Path) -> None:
+def test_a_source_is_pickled_without_open_files(photos: Path, tmp_path: Path) -> None:
     source = open_data(str(sharded(photos, tmp_path / "out"))).train
     source.load(0)
     assert_same(source, pickle.loads(pickle.dumps(source)))
@@ -268,24 +266,24 @@ def test_the_check_finds_the_same_broken_images_in_a_folder_and_in_shards(
         assert found["parts"]["val"]["2x"] == {"images": 1, "broken": 0}
 
 
-def test_the_check_as_a_person_reads_it(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_check(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = sharded(given, tmp_path / "out")
     assert run("data", "check", out) == 0
     assert "22 images, nothing broken" in capsys.readouterr().out
     shard = out / "train-000001.tar"
     content = bytearray(shard.read_bytes())
-    content[-1] ^= 1  # no image notices
+    content[-1] ^= 1  # affects no image
     shard.write_bytes(content)
     assert run("data", "check", out) == 1
-    said = capsys.readouterr().out
-    assert f"broken {shard}: the bytes of train-000001.tar are not those" in said and "1 broken" in said
+    printed = capsys.readouterr().out
+    assert f"broken {shard}: train-000001.tar was changed after writing" in printed and "1 broken" in printed
 
 
-def test_a_shard_that_was_cut_short_is_named(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_shard_is_named(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = sharded(given, tmp_path / "out")
     opened = open_data(str(out)).train
     os.truncate(out / "train-000001.tar", 1000)
-    with pytest.raises(DataError, match="out: train-000001.tar has 1,000 bytes where the manifest says"):
+    with pytest.raises(DataError, match="out: train-000001.tar has 1,000 bytes, but"):
         open_data(str(out))
     (out / "val-000000.tar").unlink()
     assert run("data", "check", out, "--json") == 1
@@ -294,8 +292,8 @@ def test_a_shard_that_was_cut_short_is_named(given: Path, tmp_path: Path, capsys
     assert "No such file" in broken[str(out / "val-000000.tar")]
     lost = [name for name in broken if "train-000001.tar:" in name]
     assert len(lost) > 2 and sum("val-000000.tar:" in name for name in broken) == 2
-    (index, *_) = (place for place in range(20) if opened.name(place) == lost[0])
-    with pytest.raises(BadImageError, match=r"train-000001.tar:.*: the shard is cut short"):
+    (index, *_) = (index for index in range(20) if opened.name(index) == lost[0])
+    with pytest.raises(BadImageError, match=r"train-000001.tar:.*: the shard ends before the image"):
         opened.load(index)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import transxnet
-from helpers.commands import run, told_of_mistake
+from helpers.commands import error_line, run
 from helpers.networks import released_dense
 from helpers.processes import start, until_saved
 from transxnet import CheckpointError
@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line(
     arguments: tuple[str, ...], message: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [str(scenes) if argument == "SCENES" else argument for argument in arguments]
-    assert message in told_of_mistake(["train", *given], tmp_path, capsys)
+    assert message in error_line(["train", *given], tmp_path, capsys)
 
 
 def test_help_lists_each_task_s_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Small COCO data sets to open, and to spoil."""
+"""Small COCO data sets, to open and to damage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def content(images: int = 3) -> dict[str, Any]:
 
 
 def write(path: Path, described: dict[str, Any], images: Path | None = None) -> Path:
-    """An annotation file, and its images."""
+    """Write an annotation file, and its images if a folder is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described))
     for image in described["images"] if images else []:

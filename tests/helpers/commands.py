@@ -1,4 +1,4 @@
-"""Command lines run in this process, and folders of pictures for them."""
+"""Running command lines in this process, and folders of images for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transxnet.cli.main import main
 
 
 def run(*arguments: object) -> int:
-    """The exit status of a command line."""
+    """Run a command line; returns its exit status."""
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as exit_:
@@ -22,18 +22,18 @@ def run(*arguments: object) -> int:
     return 0
 
 
-def told_of_mistake(arguments: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command line with a mistake is answered, in an empty folder: one line, with status 2."""
+def error_line(arguments: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The error line of an invalid command line, run in an empty folder, with exit status 2."""
     with contextlib.chdir(folder):
         assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert len(said.strip().splitlines()) == 1
-    assert not list(folder.iterdir())  # nothing half made is left
-    return said
+    printed = capsys.readouterr().err
+    assert len(printed.strip().splitlines()) == 1
+    assert not list(folder.iterdir())  # no partial output is left
+    return printed
 
 
 def paint(folder: Path, count: int) -> None:
-    """Two classes of noisy pictures that anyone can tell apart: green leaves and red roses."""
+    """Two classes of noisy images that are easy to distinguish: green leaves and red roses."""
     generator = np.random.default_rng(0)
     for name, channel in (("leaf", 1), ("rose", 0)):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Files spoilt at random, the same for the same seed."""
+"""Random damage to files, deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from helpers.limited_commands import MEMORY
 
 DAMAGES = int(os.environ.get("DAMAGES", "2000"))
-"""Random damages of each format."""
+"""Number of random damages per format."""
 
 _EXTREMES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 _KINDS: tuple[Callable[[np.random.Generator], Any], ...] = (
@@ -39,7 +39,7 @@ _KINDS: tuple[Callable[[np.random.Generator], Any], ...] = (
 
 
 def nested(levels: int) -> list[Any]:
-    """Lists in lists."""
+    """Nested lists."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]
@@ -47,7 +47,7 @@ def nested(levels: int) -> list[Any]:
 
 
 def spoilt(content: bytes, generator: np.random.Generator) -> bytes:
-    """Bytes with one to four changes: overwritten, removed, inserted, repeated or cut off."""
+    """Make one to four changes to bytes: overwrite, remove, insert, repeat or truncate."""
     changed = bytearray(content)
     for _ in range(generator.integers(1, 5)):
         at = int(generator.integers(len(changed) + 1))
@@ -75,13 +75,13 @@ def spoilt(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def altered(value: Any, generator: np.random.Generator) -> Any:
-    """What a JSON file holds with one to three of its values replaced by others, removed or repeated."""
+    """Replace, remove or repeat one to three values of a JSON value."""
     value = copy.deepcopy(value)
     for _ in range(generator.integers(1, 4)):
-        places = list(_places(value))
-        if not places:
+        slots = list(_slots(value))
+        if not slots:
             break
-        holder, key = places[generator.integers(len(places))]
+        holder, key = slots[generator.integers(len(slots))]
         change = generator.integers(8)
         if change == 0:
             del holder[key]
@@ -94,16 +94,16 @@ def altered(value: Any, generator: np.random.Generator) -> Any:
     return value
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield value, key
-            yield from _places(item)
+            yield from _slots(item)
 
 
 @contextmanager
 def bounded_memory() -> Iterator[None]:
-    """This process may take 4 GiB more than it has."""
+    """Limit this process to 4 GiB more memory than it has."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))

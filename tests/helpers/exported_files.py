@@ -1,4 +1,4 @@
-"""Small ONNX models with a description."""
+"""Small ONNX models with metadata."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NORMAL = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "input_size": [3, 64,
 
 def description(format: Any = "onnx", **values: Any) -> Description:  # noqa: A002 (the field's name)
     names = tuple(f"class {number}" for number in range(CLASSES))
-    said = Description("classification", "transxnet_nano", format, "float32", ("scores",), CLASSES, names, NORMAL)
-    return Description(**{**vars(said), **values})
+    default = Description("classification", "transxnet_nano", format, "float32", ("scores",), CLASSES, names, NORMAL)
+    return Description(**{**vars(default), **values})
 
 
 def program(
-    said: str | None, outputs: dict[str, tuple[Any, ...]] | None = None, name: str = "images", channels: int = 3
+    metadata: str | None, outputs: dict[str, tuple[Any, ...]] | None = None, name: str = "images", channels: int = 3
 ) -> Any:
-    """An ONNX model that scores ten classes by the mean colour, with a description."""
+    """An ONNX model that scores ten classes by the mean colour, with metadata."""
     onnx = importlib.import_module("onnx")
     helper, numbers = onnx.helper, onnx.numpy_helper
     nodes = [
@@ -41,6 +41,6 @@ def program(
         [numbers.from_array(np.ones((channels, CLASSES), np.float32), "weight")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    if said is not None:
-        helper.set_model_props(model, {"transxnet": said})
+    if metadata is not None:
+        helper.set_model_props(model, {"transxnet": metadata})
     return model

@@ -1,4 +1,4 @@
-"""Image files, damaged ones included."""
+"""Image files, including damaged ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bomb(path: Path) -> None:
 
 
 def bad_images(folder: Path) -> dict[str, str]:
-    """Unreadable files of every kind, and a word of the reason for each."""
+    """Unreadable files of every kind, with a word of each reason."""
     (folder / "text.jpg").write_text("hello")
     (folder / "zero.png").touch()
     picture().save(folder / "cut.jpg")

@@ -1,4 +1,4 @@
-"""A small kernel that is compiled in a moment, in place of the package's own."""
+"""A small kernel that compiles quickly, instead of the package's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLAGS = ("-shared", "-fPIC")
 
 
 class Kernel:
-    """A kernel that returns 42, with a cache and a folder for temporary files of its own."""
+    """A kernel that returns 42, with its own cache and temporary folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,11 +27,11 @@ class Kernel:
         self.header.write_text("#ifndef ANSWER\n#define ANSWER 42\n#endif\n")
 
     def load(self) -> ctypes.CDLL:
-        """From the cache or compiled."""
+        """Load the kernel from the cache, or compile it."""
         return build.built(self.source, FLAGS, lambda kernels: build.check_symbols(kernels, ["answer"]))
 
     def answer(self) -> int:
-        """What the loaded kernel returns."""
+        """The return value of the loaded kernel."""
         return int(self.load().answer())
 
     def entry(self) -> Path:
@@ -40,7 +40,7 @@ class Kernel:
         return entry
 
     def plant(self, library: bytes) -> Path:
-        """Put another library in the place of the compiled one, with a record of its size and digest."""
+        """Replace the compiled library by another one, with a record of its size and digest."""
         assert self.answer() == 42
         self.entry().write_bytes(library)
         record(self.entry()).write_text(f"{len(library)} {hashlib.sha256(library).hexdigest()}\n")

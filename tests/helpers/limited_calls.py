@@ -1,4 +1,4 @@
-"""Loading files in a process that may take neither much memory nor long."""
+"""Loading files in a process with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Call = tuple[str, dict[str, Any]]
 
 
 def outcomes(calls: Sequence[Call], seconds: float = 300) -> list[str]:
-    """What calls of the package's functions end in, in a process of 4 GiB.
+    """Call functions of the package in a process limited to 4 GiB.
 
     Args:
-        calls: Name of the function and its keyword arguments, as JSON has them.
-        seconds: Time for all.
+        calls: Name and keyword arguments of each function, as JSON values.
+        seconds: Time limit for all calls.
 
     Returns:
-        The message of the TransXNetError of each; empty for success. Any other error fails here.
+        The message of each call's TransXNetError; empty for success. Any other error fails the test.
     """
     command = [sys.executable, "-c", _PROGRAM, str(_GIBIBYTES)]
     ended = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, timeout=seconds)

@@ -1,7 +1,7 @@
-"""Command lines in processes of their own, within limits of memory and time.
+"""Command lines in separate processes, with limits on memory and time.
 
-A process that has imported the commands forks one for each command line, which then costs a fraction
-of a second instead of the seconds that the imports take.
+A server process that has imported the commands forks a process for each command line, which takes a
+fraction of a second instead of the seconds of the imports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 MEMORY = 4 * 2**30
-"""Bytes that a command may take beyond what its imports took (PyTorch's map more than that by themselves)."""
+"""Bytes that a command may allocate beyond its imports (PyTorch's imports alone map more than that)."""
 
 _COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam")
 _LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run")
@@ -30,13 +30,13 @@ _LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended.
+    """The result of a command.
 
     Attributes:
-        status: Its exit status; minus the signal that ended it.
-        out: What it printed.
-        err: What it printed on standard error.
-        peak: Bytes that were resident at most, imports included.
+        status: Exit status, or minus the signal that ended the command.
+        out: Its output.
+        err: Its output on standard error.
+        peak: Peak resident memory in bytes, imports included.
     """
 
     status: int
@@ -46,7 +46,7 @@ class Ended:
 
     @property
     def refusal(self) -> str:
-        """The single line that a mistake is answered with."""
+        """The single error line."""
         lines = self.err.strip().splitlines()
         assert self.status in (1, 2) and len(lines) == 1, self
         return lines[0]
@@ -62,11 +62,11 @@ def limited(
     """Run ``transxnet`` with arguments.
 
     Args:
-        *arguments: Of the command line.
-        seconds: Time after which it is ended by SIGALRM, whatever it waits for.
-        memory: Bytes that it may take.
-        folder: Where it runs; by default in an empty folder.
-        environment: Variables to set.
+        *arguments: Arguments of the command line.
+        seconds: Time limit, after which SIGALRM ends the command.
+        memory: Memory limit in bytes.
+        folder: Working folder; an empty one by default.
+        environment: Environment variables to set.
     """
     with tempfile.TemporaryDirectory() as outputs, tempfile.TemporaryDirectory() as empty:
         task = {
@@ -83,7 +83,7 @@ def limited(
         server.stdin.flush()
         status, peak = json.loads(server.stdout.readline())
         out, err = (Path(outputs, name).read_text(errors="replace") for name in ("out", "err"))
-    assert status != -signal.SIGALRM, f"not done after {seconds} s: {task['arguments']}; {err}"
+    assert status != -signal.SIGALRM, f"not finished after {seconds} s: {task['arguments']}; {err}"
     return Ended(status, out, err, peak)
 
 
@@ -99,7 +99,7 @@ def _server() -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """Fork a process for each line of standard input; ends with the input."""
+    """Fork a process for each line of standard input, until its end."""
     for name in (*(f"transxnet.cli.{command}" for command in _COMMANDS), "transxnet.cli.main", *_LIBRARIES):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
@@ -114,7 +114,7 @@ def serve() -> None:
 
 
 def _run(task: dict[str, Any]) -> None:
-    """Become the command."""
+    """Run the command in this forked process."""
     from transxnet.cli.main import main
 
     outputs = Path(task["outputs"])

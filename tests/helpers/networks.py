@@ -1,4 +1,4 @@
-"""What several test modules call."""
+"""Networks, weights and comparisons shared by test modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = timm.list_models("transxnet*", exclude_filters="*_table*")
 
 
 def images(*shape: int) -> Tensor:
-    """A batch (B, C, H, W) that is the same in every run."""
+    """A deterministic batch (B, C, H, W)."""
     return torch.from_numpy(fixture.image(shape))
 
 
@@ -50,7 +50,7 @@ def released_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def lively(network: Network) -> Network:
-    """The network with weights that let every part show in the output; fresh scales nearly silence the branches."""
+    """Set weights with which every part affects the output; initial layer scales nearly silence the branches."""
     aliases = {".scale1.": ".layer_scale.", ".scale2.": ".layer_scale.", "position_bias.table": "relative_pos_enc"}
     state = {}
     for name, tensor in network.state_dict().items():
@@ -66,14 +66,14 @@ def nano(**settings: Any) -> transxnet.TransXNet:
 
 
 def first_stages(count: int, **changed: Any) -> dict[str, Any]:
-    """Settings of the nano network with its first stages alone, one block in each: the same parts, traced sooner."""
+    """Settings of the nano network's first stages, with one block each: the same parts, traced faster."""
     fields = transxnet.VARIANTS["transxnet_nano"].to_dict()
     short = {name: value[:count] for name, value in fields.items() if isinstance(value, list) and len(value) == 4}
     return {**short, "depths": (1,) * count, **changed}
 
 
 def lively_dense(kind: str) -> Any:
-    """A small segmenter or detector, likewise."""
+    """A small lively segmenter or detector in evaluation mode."""
     create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
     model = create(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16, depths=(1, 1, 1, 1))
     lively(model).eval()
@@ -82,7 +82,7 @@ def lively_dense(kind: str) -> Any:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """The leaves of what JSON holds, in order."""
+    """The leaves of a JSON value, in order."""
     if isinstance(value, dict | list):
         for item in value.items() if isinstance(value, dict) else value:
             yield from leaves(list(item) if isinstance(item, tuple) else item)
@@ -102,25 +102,25 @@ def same(model: nn.Module, weights: dict[str, Tensor]) -> bool:
 
 
 def holds(model: nn.Module, file: dict[str, Tensor], without: tuple[str, ...] = ()) -> bool:
-    """Whether the network has every value of a released file, save the parts that are named."""
+    """Whether the network has all values of a released file, except entries with the given prefixes."""
     ours = model.state_dict()
     names = [name for name in file if not name.startswith(without)] if without else list(file)
     return all(torch.equal(ours[rename(name)].flatten(), file[name].flatten()) for name in names)
 
 
 def create(name: str, **settings: Any) -> Any:
-    """A network as timm's users create it."""
+    """Create a network through timm."""
     return timm.create_model(name, **settings)
 
 
 def untrained(name: str, **settings: Any) -> Any:
-    """A network without memory or arithmetic, for whatever concerns names and shapes only."""
+    """A network on the meta device, for tests of names and shapes."""
     with torch.device("meta"):
         return create(name, **settings).eval()
 
 
 def empty(*shape: int) -> Tensor:
-    """Images for such a network."""
+    """Images on the meta device."""
     return torch.empty(shape, device="meta")
 
 
@@ -132,17 +132,17 @@ def nano_features(model: transxnet.TransXNet, **settings: Any) -> Any:
 
 
 def silent_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters that a backward pass has not reached."""
+    """Names of the parameters without a gradient."""
     return [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def hostile(network: Any, seed: int, decades: float = 1.0) -> Any:
-    """Normalisations and scales that are negative, zero or tiny, far from the statistics of what they see.
+    """Set negative, zero or tiny weights of normalisations and scales, and statistics far from the inputs'.
 
     Args:
-        network: Changed in place.
-        seed: Of what is drawn.
-        decades: By how many powers of ten variances and means leave 1.
+        network: The network, which is changed in place.
+        seed: Seed of the values.
+        decades: Powers of ten by which variances and means differ from 1.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -173,7 +173,7 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def assert_same(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
-    """Equal to a share of the largest value."""
+    """Check equality up to a share of the largest value."""
     for one, other in zip(tensors(found), tensors(expected), strict=True):
         assert one.shape == other.shape
         assert one.isfinite().all()
@@ -192,7 +192,7 @@ def dense(kind: str) -> Any:
 
 @functools.cache
 def released_dense(kind: str, variant: str = "tiny") -> dict[str, Tensor]:
-    """A released detector's or segmenter's state dict, adjusted as its golden says."""
+    """The state dict of a released detector or segmenter, adjusted as for its golden file."""
     shapes = json.loads((GOLDEN / "released_dense_shapes.json").read_text())[kind][variant]
     names = {f"backbone.{n}": s for n, s in released_shapes(variant, "backbone").items()
              if n not in shapes["backbone_without"]}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Folders of small images, and the same in shards."""
+"""Folders of small images, and shards of them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from transxnet.data.sources import ImageSource
 SMALL = 30_000  # bytes, so that a few images fill a shard
 
 
-def encoded(place: int) -> bytes:
-    """A PNG of noise that its place decides."""
+def encoded(index: int) -> bytes:
+    """A PNG of noise determined by its index."""
     file = io.BytesIO()
-    values = np.random.default_rng(place).integers(0, 256, (40, 36, 3), np.uint8)
+    values = np.random.default_rng(index).integers(0, 256, (40, 36, 3), np.uint8)
     Image.fromarray(values).save(file, "PNG")
     return file.getvalue()
 
 
 def fill(root: Path, names: list[str]) -> Path:
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(place))
+        path.write_bytes(encoded(index))
     return root
 
 
@@ -40,8 +40,8 @@ def sharded(folder: Path, out: Path, **settings: Any) -> Path:
 def assert_same(one: ImageSource, other: ImageSource) -> None:
     assert list(one.class_names) == list(other.class_names)
     assert list(one.targets) == list(other.targets)
-    for place in range(len(one.targets)):
-        assert np.array_equal(np.asarray(one.load(place)), np.asarray(other.load(place))), one.name(place)
+    for index in range(len(one.targets)):
+        assert np.array_equal(np.asarray(one.load(index)), np.asarray(other.load(index))), one.name(index)
 
 
 def tar(path: Path, members: dict[str, bytes]) -> None:

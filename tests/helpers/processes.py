@@ -1,4 +1,4 @@
-"""Training in a process of its own."""
+"""Training in a separate process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(*arguments: object, limit: int | None = None) -> subprocess.Popen[str]
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     command = [sys.executable, "-m", "transxnet", "train", *map(str, arguments)]
-    # As many threads as the tests' processes have, for the same bits.
+    # The same number of threads as in the tests, for bit-identical results.
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(
         command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -139,7 +139,7 @@ def test_it_can_be_copied_pickled_and_given_another_size() -> None:
 def test_mistakes_are_reported_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = nano()
     fused = transxnet.fuse(model, native=True)
-    with pytest.raises(ConfigError, match="gives no gradients; use the network it was made from"):
+    with pytest.raises(ConfigError, match="has no gradients; use the original network"):
         fused(images(1, 3, 64, 64).requires_grad_())
     with pytest.raises(ConfigError, match="takes float32, bfloat16 or float16 maps on a CPU, not torch.float64"):
         transxnet.fuse(nano().double(), native=True)(images(1, 3, 64, 64).double())
@@ -150,8 +150,8 @@ def test_mistakes_are_reported_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(ConfigError, match="fuse takes a network of this package"):
         transxnet.fuse(nn.Linear(2, 2), native=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for compiler, said in (("not-there", "need a C\\+\\+ compiler, and CXX='not-there' names no program"),
-                           ("false", "and CXX='false' is none that can be used.*leave out --fuse")):  # fmt: skip
+    for compiler, said in (("not-there", "need a C\\+\\+ compiler, and CXX='not-there' is not an executable program"),
+                           ("false", "and CXX='false' cannot be used.*leave out --fuse")):  # fmt: skip
         monkeypatch.setenv("CXX", compiler)
         build._library.cache_clear()
         with pytest.raises(ConfigError, match=said):

@@ -1,4 +1,4 @@
-"""Compiled kernels are loaded from the cache only if nobody else can have written them; otherwise they are compiled."""
+"""Compiled kernels are loaded from the cache only if no other user can have written them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ extern "C" int answer() { return 13; }
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A library like ours that writes the file that MARKER names as soon as it is loaded."""
+    """A library like ours that writes the file named by MARKER when it is loaded."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "planted.cpp").write_text(PLANTED)
     subprocess.run(["g++", *FLAGS, "planted.cpp", "-o", "planted.so"], cwd=folder, check=True)
@@ -57,7 +57,7 @@ def replace_by_pipe(path: Path) -> None:
 
 
 def test_kernels_are_compiled_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And kept where only their user can write."""
+    """The cache is writable only for its user."""
     assert kernel.answer() == 42
     assert stat.S_IMODE(kernel.folder.stat().st_mode) == 0o700
     assert [stat.S_IMODE(path.stat().st_mode) for path in kernel.folder.iterdir()] == [0o600, 0o600]
@@ -65,8 +65,8 @@ def test_kernels_are_compiled_once(kernel: Kernel, monkeypatch: pytest.MonkeyPat
     assert kernel.answer() == 42
 
 
-def test_a_planted_library_is_seen(kernel: Kernel, planted: bytes) -> None:
-    """Where all is as it should be it is loaded; so what the tests below change is what keeps it out."""
+def test_a_valid_planted_library_is_loaded(kernel: Kernel, planted: bytes) -> None:
+    """A valid entry is loaded, so in the tests below it is the change that prevents loading."""
     kernel.plant(planted)
     assert kernel.answer() == 13
     assert kernel.marker.exists()
@@ -84,7 +84,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
     "longer": lambda entry: entry.write_bytes(entry.read_bytes() + b"x"),
     "empty": lambda entry: entry.write_bytes(b""),
     "text": lambda entry: entry.write_text("no library"),
-    "too large": lambda entry: os.truncate(entry, loading.LARGEST + 1),
+    "too large": lambda entry: os.truncate(entry, loading.MAX_BYTES + 1),
     "no record": lambda entry: record(entry).unlink(),
     "empty record": lambda entry: record(entry).write_bytes(b""),
     "odd record": lambda entry: record(entry).write_text("all is well\n"),
@@ -93,7 +93,7 @@ ENTRIES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("doubt", ENTRIES)
-def test_a_doubtful_entry_is_replaced(
+def test_an_untrusted_entry_is_replaced(
     doubt: str, kernel: Kernel, planted: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ENTRIES[doubt](kernel.plant(planted))
@@ -103,7 +103,7 @@ def test_a_doubtful_entry_is_replaced(
     assert kernel.answer() == 42
 
 
-@pytest.mark.filterwarnings("ignore:compiled kernels are not kept")  # if the folder, too, is another user's
+@pytest.mark.filterwarnings("ignore:compiled kernels cannot be cached")  # if the folder also belongs to another user
 @pytest.mark.parametrize("part", ["entry", "record", "folder"])
 def test_nothing_of_another_user_is_loaded(
     part: str, kernel: Kernel, planted: bytes, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +111,7 @@ def test_nothing_of_another_user_is_loaded(
     entry = kernel.plant(planted)
     if os.geteuid() == 0:
         os.chown({"entry": entry, "record": record(entry), "folder": kernel.folder}[part], 12345, -1)
-    else:  # who cannot give files away becomes another user than their owner
+    else:  # without the right to change owners, become another user
         owner = os.geteuid()
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     assert kernel.answer() == 42
@@ -126,11 +126,11 @@ FOLDERS: dict[str, Callable[[Kernel], Any]] = {
 
 
 @pytest.mark.parametrize("doubt", FOLDERS)
-def test_a_doubtful_folder_is_not_used(doubt: str, kernel: Kernel, planted: bytes) -> None:
+def test_an_untrusted_folder_is_not_used(doubt: str, kernel: Kernel, planted: bytes) -> None:
     kernel.plant(planted)
     FOLDERS[doubt](kernel)
     before = {path: path.read_bytes() for path in kernel.folder.iterdir()}
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
     assert not kernel.marker.exists()
     assert {path: path.read_bytes() for path in kernel.folder.iterdir()} == before
@@ -141,14 +141,14 @@ def test_a_file_for_a_folder(file: str, kernel: Kernel) -> None:
     path = kernel.root / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
     assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize("home", [None, "", "relative", "/not/there"])
 def test_without_a_home(home: str | None, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of users who are in the password database or not."""
+    """For users with and without an entry in the password database."""
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.chdir(kernel.root)
     if home is None:
@@ -156,7 +156,7 @@ def test_without_a_home(home: str | None, kernel: Kernel, monkeypatch: pytest.Mo
         monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     else:
         monkeypatch.setenv("HOME", home)
-    with pytest.warns(UserWarning, match="are not kept.*no home folder.*set XDG_CACHE_HOME"):
+    with pytest.warns(UserWarning, match="cannot be cached.*no home folder.*set XDG_CACHE_HOME"):
         assert kernel.answer() == 42
     assert not (kernel.root / "relative").exists()
 
@@ -165,7 +165,7 @@ def test_without_a_home(home: str | None, kernel: Kernel, monkeypatch: pytest.Mo
 def test_a_home_that_cannot_be_written(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/proc")
-    with pytest.warns(UserWarning, match="compiled kernels are not kept"):
+    with pytest.warns(UserWarning, match="compiled kernels cannot be cached"):
         assert kernel.answer() == 42
 
 
@@ -179,13 +179,13 @@ def test_a_relative_cache_is_ignored(kernel: Kernel, monkeypatch: pytest.MonkeyP
 
 
 def test_a_full_disk(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the cache is; and where temporary files are, which is one line."""
+    """On the disk of the cache, and on that of temporary files, which is a one-line error."""
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.warns(UserWarning, match="not kept.*No space left on device"):
+    with pytest.warns(UserWarning, match="cannot be cached.*No space left on device"):
         assert kernel.answer() == 42
     assert list(kernel.folder.iterdir()) == []
     monkeypatch.setattr(tempfile, "mkdtemp", full)
@@ -199,7 +199,7 @@ def test_a_full_disk(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["memory", "file"],
 )
 def test_a_library_in_use_does_not_change(memory: bool, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not with its file, and not when another one is loaded, be it loaded from memory or not."""
+    """Neither with its file nor when another one is loaded, from memory or not."""
     if memory:
         monkeypatch.setattr(loading, "private_folder", None)
     else:
@@ -237,7 +237,7 @@ def test_the_key_covers_what_a_library_depends_on(kernel: Kernel, monkeypatch: p
 
 
 def test_two_processes_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each compiles only when the other does, too; both have their library, and the cache is whole."""
+    """Both compile at the same time; both get a library, and the cache is intact."""
     compiler = kernel.root / "compiler"
     compiler.write_text(
         f'#!/bin/sh\ncase "$*" in *--version) ;; *) touch {kernel.root}/at.$$\n'
@@ -264,12 +264,12 @@ class Bias(ctypes.Structure):
 
 
 def test_the_packages_kernels_come_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And are checked: without a function, or with a structure of another size, they are compiled anew."""
+    """They are checked: if a function is missing or a structure has another size, they are compiled again."""
     build.library()
     monkeypatch.setattr(build, "compiled", None)
     again = build._library.__wrapped__
     assert again(False).block_room
-    with pytest.raises(ConfigError, match="has no float64: use another type"):
+    with pytest.raises(ConfigError, match="does not support float64: use another type"):
         numbers.function("blocks_float64", torch.float32)
     for module, name, value in ((build, "_SYMBOLS", ["not_there"]), (layouts, "SHARED", [Bias])):
         with monkeypatch.context() as patch:

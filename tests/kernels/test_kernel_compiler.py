@@ -1,4 +1,4 @@
-"""Whatever CXX names, kernels are compiled, or one line says what is wrong with it and what to do."""
+"""For any value of CXX, kernels are compiled, or a one-line error gives the reason and advice."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from helpers.kernel_files import Kernel
 from transxnet import ConfigError
 from transxnet.kernels.cpu import build, compiler
 
-has_float16 = build.has_float16.__wrapped__  # what is remembered is for the compiler of other tests
+has_float16 = build.has_float16.__wrapped__  # uncached: the cached value is for another compiler
 
 
 def program(kernel: Kernel, text: str, *, version: str = "echo program 1") -> str:
-    """CXX with a program: ``version`` is what it does when asked for that, ``text`` what it does otherwise."""
+    """Set CXX to a script that runs ``version`` for --version and ``text`` otherwise."""
     path = kernel.root / "a program"
     path.write_text(f'#!/bin/sh\nfor out; do :; done\ncase "$*" in *--version) {version} ;; *) {text} ;; esac\n')
     path.chmod(0o755)
     return shlex.quote(str(path))
 
 
-def refusal(kernel: Kernel, said: str) -> None:
-    """The one line, with CXX in it and what to do, and nothing in the cache."""
-    with pytest.raises(ConfigError, match=rf"^[^\n]*CXX=[^\n]*{said}[^\n]*leave out --fuse[^\n]*\Z") as caught:
+def refusal(kernel: Kernel, message: str) -> None:
+    """Check the one-line error, with CXX and advice, and that nothing is in the cache."""
+    with pytest.raises(ConfigError, match=rf"^[^\n]*CXX=[^\n]*{message}[^\n]*leave out --fuse[^\n]*\Z") as caught:
         kernel.load()
     assert str(caught.value).isprintable()
     assert not kernel.folder.exists()
@@ -39,67 +39,69 @@ def test_cxx_is_a_command_with_arguments(given: str, kernel: Kernel, monkeypatch
 
 
 def test_arguments_are_given_to_the_compiler(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And kernels that were compiled without them are other ones."""
+    """Kernels compiled without them have other entries in the cache."""
     assert kernel.answer() == 42
     monkeypatch.setenv("CXX", "g++ -DANSWER=7")
     assert kernel.answer() == 7
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ('g++ "', "cannot be read: No closing quotation"),
-        ("/", "names no program that can be run"),
-        ("not-there -O3", "names no program that can be run"),
-        ("./text", "names no program that can be run"),
+        ("/", "is not an executable program"),
+        ("not-there -O3", "is not an executable program"),
+        ("./text", "is not an executable program"),
         ("./binary", "cannot be run: Exec format error"),
         ("true", "writes no library"),
-        ("false", r"is none that can be used: --version fails \("),
-        ("sh -c exit", "is none that can be used: --version fails"),
+        ("false", r"cannot be used: --version fails \("),
+        ("sh -c exit", "cannot be used: --version fails"),
         ("cat", "cannot compile them: .*cat"),
-        ("g++ -E", "makes a library that cannot be used: "),
+        ("g++ -E", "produces a library that cannot be used: "),
         ("g++ --not-an-option", "cannot compile them: .*error: unrecognized"),
     ],
 )
-def test_what_is_no_compiler_is_refused(given: str, said: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_are_not_compilers_are_refused(
+    given: str, message: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(kernel.root)
     Path("text").write_text("#!/bin/sh\n")
     Path("binary").write_bytes(b"\x7fELF\0\0\0\0")
     Path("binary").chmod(0o755)
     monkeypatch.setenv("CXX", given)
-    refusal(kernel, said)
+    refusal(kernel, message)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("true", "writes no library"),
         ("mkfifo $out", "writes no library"),
         ("ln -s /dev/zero $out", "writes no library"),
-        ("echo text > $out", "makes a library that cannot be used: "),
-        ("truncate -s 99999999 $out", "writes a library that is damaged"),
-        ('g++ "$@"; truncate -s 9000 $out', "writes a library that is damaged"),
-        ('g++ -Danswer=other "$@"', "makes a library that cannot be used: it lacks answer"),
-        (r"printf 'note\nan \033[31merror\n' >&2; exit 1", r"cannot compile them: an \?\[31merror;"),
+        ("echo text > $out", "produces a library that cannot be used: "),
+        ("truncate -s 99999999 $out", "writes a damaged library"),
+        ('g++ "$@"; truncate -s 9000 $out', "writes a damaged library"),
+        ('g++ -Danswer=other "$@"', "produces a library that cannot be used: it lacks answer"),
+        (r"printf 'note\nan \033[31merror\n' >&2; exit 1", r"cannot compile them: an \\x1b\[31merror;"),
         ("kill -9 $$", r"cannot compile them: it prints nothing \(exit status -9\)"),
         ("head -c 3000000 /dev/zero", "prints more than 1 MiB"),
         ("yes >&2", "prints more than 1 MiB"),
     ],
 )
-def test_what_writes_no_kernels_is_refused(
-    text: str, said: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+def test_compilers_without_valid_output_are_refused(
+    text: str, message: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", program(kernel, text))
-    refusal(kernel, said)
+    refusal(kernel, message)
 
 
 WAITING = 'sleep 1000 & echo $! > "$PIDS"; echo started; wait'
-"""A program that starts another one, which keeps its output open."""
+"""A program that starts another one, which keeps the output open."""
 
 
 @pytest.mark.parametrize("when", ["version", "compilation"])
-def test_what_does_not_end_is_ended(when: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all that it has started."""
+def test_hanging_compilers_are_killed(when: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their subprocesses too."""
     processes = kernel.root / "processes"
     monkeypatch.setenv("PIDS", str(processes))
     if when == "version":
@@ -117,7 +119,7 @@ def test_what_does_not_end_is_ended(when: str, kernel: Kernel, monkeypatch: pyte
 
 
 def ended(process: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has waited for."""
+    """Whether a process has ended, possibly as a zombie."""
     try:
         os.kill(process, 0)
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
@@ -125,7 +127,7 @@ def ended(process: int) -> bool:
         return True
 
 
-def test_it_reads_no_input(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilers_get_no_input(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "COMPILE_SECONDS", 20.0)
     monkeypatch.setenv("CXX", program(kernel, 'cat; g++ "$@"'))
     before, (reading, writing) = os.dup(0), os.pipe()
@@ -138,16 +140,16 @@ def test_it_reads_no_input(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> N
             os.close(descriptor)
 
 
-def test_whether_there_is_float16(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detection_of_float16(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"echo '#define __AVX512FP16__ 1'": True, "echo '#define OTHER'": False, "false": False}
     for text, expected in answers.items():
         monkeypatch.setenv("CXX", program(kernel, text))
         assert has_float16() is expected
     monkeypatch.setattr(compiler, "QUERY_SECONDS", 0.5)
-    for text, said in (("sleep 1000", "did not end within 0.5 seconds"), ("yes", "prints more than 1 MiB")):
+    for text, message in (("sleep 1000", "did not end within 0.5 seconds"), ("yes", "prints more than 1 MiB")):
         monkeypatch.setenv("CXX", program(kernel, text))
-        with pytest.raises(ConfigError, match=f"CXX=.*{said}"):
+        with pytest.raises(ConfigError, match=f"CXX=.*{message}"):
             has_float16()
     monkeypatch.setenv("CXX", "not-there")
-    with pytest.raises(ConfigError, match="CXX='not-there' names no program"):
+    with pytest.raises(ConfigError, match="CXX='not-there' is not an executable program"):
         has_float16()

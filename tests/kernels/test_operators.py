@@ -121,9 +121,9 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     """Rather than read beyond their end."""
     x, kv = random(2, 6, 3, 3), random(2, 12, 2, 2)
     for name, given, error in (
-        ("attention", (x, kv, random(1, 2, 9, 3), None, 2), "does not take queries"),
-        ("attention", (x, kv, random(1, 4, 9, 4), None, 4), "does not take queries"),
-        ("depthwise_conv2d", (x, random(3, 6), None, [6], [1], False), "kernels of 3 images for 2"),
+        ("attention", (x, kv, random(1, 2, 9, 3), None, 2), "does not accept queries"),
+        ("attention", (x, kv, random(1, 4, 9, 4), None, 4), "does not accept queries"),
+        ("depthwise_conv2d", (x, random(3, 6), None, [6], [1], False), "kernels for 3 images, but 2 images"),
         ("layer_scale", (x, random(5, 1, 1), random(5, 1, 1)), "scale of 5 channels"),
     ):
         with pytest.raises(ValueError, match=error):

@@ -58,7 +58,7 @@ def test_a_bias_that_is_the_product_of_its_factors_is_the_interpolated_one(
 def test_attention_in_pieces_has_the_plain_outputs_and_gradients(
     resize: str, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(reference.PIECE, "cpu", piece)
+    monkeypatch.setitem(reference.CHUNK_BYTES, "cpu", piece)
     grid, keys = (13, 11), 7 * 6
     q, k, v = tokens(13 * 11, 0), tokens(keys, 1), tokens(keys, 2)
     bias = table(resize)
@@ -72,7 +72,7 @@ def test_attention_in_pieces_has_the_plain_outputs_and_gradients(
 
 
 def test_no_scores_are_kept_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reference.PIECE, "cpu", 5_000)
+    monkeypatch.setitem(reference.CHUNK_BYTES, "cpu", 5_000)
     q, k, v = tokens(143, 0), tokens(42, 1), tokens(42, 2)
     bias = table("flattened").factored((13, 11))
     kept: list[int] = []
@@ -123,7 +123,7 @@ def test_a_network_trains_alike_with_factored_biases(checkpointing: bool, monkey
     factored: list[bool] = []
     expected = gradients()
     monkeypatch.setattr(position_bias, "LARGEST_SCORES", 0)
-    monkeypatch.setitem(reference.PIECE, "cpu", 10_000)
+    monkeypatch.setitem(reference.CHUNK_BYTES, "cpu", 10_000)
     found = gradients()
     assert factored == [False, True]
     assert found.keys() == expected.keys()

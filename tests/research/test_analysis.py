@@ -1,4 +1,4 @@
-"""Effective receptive fields, Grad-CAM and the paper's numbers: against their formulas, and as commands."""
+"""Effective receptive fields, Grad-CAM and the paper's numbers: formulas and commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
-from helpers.commands import run, told_of_mistake
+from helpers.commands import error_line, run
 from helpers.networks import images, nano
 from transxnet.data.examples import open_examples, photographs
 from transxnet.data.images import read_image
@@ -30,7 +30,7 @@ def test_a_field_is_the_gradient_of_the_centre() -> None:
     model, batch = nano(), images(2, 3, 64, 64)
 
     def centre(image: Tensor) -> Tensor:
-        return stage_maps(model, image, [2])[0][0, :, 4, 4]  # 8 x 8 places
+        return stage_maps(model, image, [2])[0][0, :, 4, 4]  # 8 x 8 positions
 
     expected = torch.zeros(64, 64)
     for image in batch.split(1):
@@ -58,17 +58,17 @@ def test_the_field_of_a_global_mean_is_flat() -> None:
     assert (square_side(field.numpy(), 0.99), square_area(field.numpy(), 20)) == (20, 1)
 
 
-def test_squares_lie_around_the_field_where_strides_move_it() -> None:
+def test_squares_are_centred_on_the_field() -> None:
     convs = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, padding=1, bias=False) for _ in range(3)))
     for parameter in convs.parameters():
         nn.init.ones_(parameter)
     (field,) = contribution(lambda given: [convs(given)], images(1, 3, 40, 40), "abs")
-    assert middle(field.numpy()) == (16, 16)  # place 2 of 5
+    assert middle(field.numpy()) == (16, 16)  # index 2 of 5
     assert square_side(field.numpy(), 1) == 15
 
 
 @pytest.mark.parametrize("name", ["transxnet_nano", "test_resnet", "test_vit", "swin_tiny_patch4_window7_224"])
-def test_the_stages_of_any_network_come_channels_first(name: str) -> None:
+def test_stages_of_all_networks_are_channels_first(name: str) -> None:
     (network,) = open_networks([name], image_size=64)
     names = stage_names(network.model)
     last = len(names)
@@ -80,7 +80,7 @@ def test_the_stages_of_any_network_come_channels_first(name: str) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Five pictures, one of them torn."""
+    """Five images, one of them damaged."""
     folder = tmp_path / "photos"
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_field_resumes_to_the_bit(photos: Path, tmp_path: Path) -> None:
     (network,) = open_networks(["transxnet_nano"], image_size=32)
     examples = open_examples([str(photos)], 10)
     settings = Settings((1, 4), batch_size=2, save_seconds=0)
@@ -101,7 +101,7 @@ def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_
 
     def interrupt(count: int) -> None:
         if count == 2:
-            shutil.copy(state, killed)  # what a killed process leaves behind
+            shutil.copy(state, killed)  # the state of a killed process
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -114,12 +114,12 @@ def test_a_field_that_was_interrupted_ends_with_the_same_bits(photos: Path, tmp_
     assert state_path(tmp_path / "erf.png", network, examples[1:], settings) != state
 
 
-def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_erf_draws_networks_side_by_side(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("erf", photos, "--model", "transxnet_nano", "test_resnet", "--image-size", 32, "--out", tmp_path / "f")
-    assert run(*command, "--stage", "1", "last", "--json") == 1  # a torn image
-    said = capsys.readouterr()
-    result = json.loads(said.out)
-    assert "1.png: not an image" in said.err and list(result["bad_images"]) == [str(photos / "1.png")]
+    assert run(*command, "--stage", "1", "last", "--json") == 1  # a damaged image
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert "1.png: not an image" in printed.err and list(result["bad_images"]) == [str(photos / "1.png")]
     assert [(f["network"], f["trained"], f["images"]) for f in result["fields"]] == [
         ("transxnet_nano", False, 4), ("transxnet_nano", False, 4), ("test_resnet", False, 4), ("test_resnet", False, 4)
     ]  # fmt: skip
@@ -127,13 +127,13 @@ def test_erf_pictures_networks_side_by_side(photos: Path, tmp_path: Path, capsys
     assert (tmp_path / "f.pdf").read_bytes()[:4] == b"%PDF"
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.width > 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "photos"]  # no notes are left
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "photos"]  # the state is removed
     assert run(*command[:-1], tmp_path / "g.svg") == 1
     assert "random, seed 0" in capsys.readouterr().out and "<svg" in (tmp_path / "g.svg").read_text()
 
 
 class _Small(nn.Module):
-    """A classifier whose layer gives out its map in one of three orders."""
+    """A classifier whose layer returns its map in one of three orders."""
 
     def __init__(self, order: str) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _Small(nn.Module):
 
 
 @pytest.mark.parametrize("order", ["nchw", "nhwc", "tokens"])
-def test_grad_cam_is_its_formula_in_every_order(order: str) -> None:
+def test_grad_cam_matches_its_formula_in_every_order(order: str) -> None:
     torch.manual_seed(0)
     model, image = _Small(order).eval(), images(1, 3, 19, 27)  # a map of 5 x 7
     maps = model.conv(image).detach().requires_grad_()
@@ -167,15 +167,15 @@ def test_grad_cam_is_its_formula_in_every_order(order: str) -> None:
     np.testing.assert_allclose(found, resized / resized.max(), atol=1e-4)
 
 
-def test_gradcam_goes_on_past_an_unreadable_image_and_exits_with_1(
+def test_gradcam_skips_an_unreadable_image_and_exits_with_1(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks = ("transxnet_nano", "test_vit", "test_convnext")
     command = ("gradcam", photos, "--model", *networks, "--image-size", 64, "--out", tmp_path / "cam.png")
     assert run(*command, "--class", "Egyptian cat", "--json", "--max-images", 5) == 1
-    said = capsys.readouterr()
-    assert "1.png: not an image" in said.err
-    maps = json.loads(said.out)["maps"]
+    printed = capsys.readouterr()
+    assert "1.png: not an image" in printed.err
+    maps = json.loads(printed.out)["maps"]
     assert len(maps) == 4 * 3 and {map_["class_index"] for map_ in maps} == {285}
     assert [map_["layer"] for map_ in maps[:3]] == ["stage 4", "stage 6", "stage 4"]
     with Image.open(tmp_path / "cam.png") as picture:
@@ -187,8 +187,8 @@ def test_gradcam_shows_the_most_probable_class_of_embedded_images(
 ) -> None:
     command = ("gradcam", "digits", "--model", "transxnet_nano", "--image-size", 64, "--max-images", 2)
     assert run(*command, "--stage", "all", "--out", tmp_path / "cam.svg") == 0
-    said = capsys.readouterr().out
-    assert said.count("digit ") == 8 and "stage 1" in said and "stage 4" in said
+    printed = capsys.readouterr().out
+    assert printed.count("digit ") == 8 and "stage 1" in printed and "stage 4" in printed
     assert all(min(read_image(path).size) > 200 for path in photographs())
 
 
@@ -208,7 +208,7 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
     [
         (["erf", "--model", "transxnet_tini"], "did you mean transxnet_tiny?"),
         (["erf", "--model", "transxnet_nano", "--stage", "5"], "has stages 1 to 4"),
-        (["erf", "--out", "field.jpg"], "ends in .pdf, .png, .svg"),
+        (["erf", "--out", "field.jpg"], "needs the suffix .pdf, .png, .svg"),
         (["erf", "--max-images", "0"], "--max-images must be a whole number from 1 to 1,000,000, not 0"),
         (
             ["erf", "--model", "transxnet_nano", "--batch-size", "0"],
@@ -227,7 +227,7 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
         (["gradcam", "--model", "transxnet_nano", "--layer", "stages.9"], "there is no layer 'stages.9'"),
         (
             ["gradcam", "--model", "transxnet_nano", "--layer", "head"],
-            "layer 'head' gives out (1, 1000), which is no map",
+            "layer 'head' returns (1, 1000), which is not a map",
         ),
         (["bench", "--mode", "fast"], "fast"),
         (["bench", "--precision", "fp8"], "fp8"),
@@ -239,4 +239,4 @@ def test_accuracy_against_cost(cost: str, tmp_path: Path, capsys: pytest.Capture
 def test_a_mistake_in_an_analysis_is_one_line_and_status_2(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in told_of_mistake(arguments, tmp_path, capsys)
+    assert message in error_line(arguments, tmp_path, capsys)

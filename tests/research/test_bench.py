@@ -1,4 +1,4 @@
-"""Speed and memory of networks, as measured and as told."""
+"""Speed and memory of networks, measured and reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transxnet.research.networks import Network
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: several would wait for each other where others use the cores too."""
+    """PyTorch on one thread: several would wait for each other on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,14 +55,14 @@ def test_a_network_is_as_fast_as_itself_and_a_new_mode_is_an_entry(
     assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
-def test_speeds_of_several_settings_as_a_person_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_speeds_of_several_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("bench", "transxnet_nano", "test_resnet", "--mode", "eager", "channels_last", "--precision", "bf16")
     sizes = ("--batch-size", 1, 2, "--image-size", 32, 48, "--rounds", 2, "--min-seconds", 0)
     assert run(*command, *sizes, "--plot", tmp_path / "speed.pdf") == 0
-    said = capsys.readouterr().out
-    assert said.count("test_resnet") == 8 and said.count("channels_last") == 8
-    assert "batch 2, 48 x 48" in said and "PyTorch" in said
-    assert max(map(len, map(str.rstrip, said.splitlines()))) <= 100
+    printed = capsys.readouterr().out
+    assert printed.count("test_resnet") == 8 and printed.count("channels_last") == 8
+    assert "batch 2, 48 x 48" in printed and "PyTorch" in printed
+    assert max(map(len, map(str.rstrip, printed.splitlines()))) <= 100
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_compiled_networks_give_the_same_scores() -> None:
         assert torch.allclose(MODES["compiled"](model, image)(image), expected, atol=1e-4)
 
 
-def test_memory_is_that_of_the_tensors_a_call_holds() -> None:
+def test_memory_is_the_peak_of_a_calls_tensors() -> None:
     def call() -> None:
         first = torch.zeros(1000, 1000)
         del first

@@ -1,4 +1,4 @@
-"""The paper's tables beside our counts, as computed and as the command prints them."""
+"""The paper's tables with our counts, computed and printed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.commands import run, told_of_mistake
+from helpers.commands import error_line, run
 from transxnet.ablation import ROWS
 from transxnet.config import VARIANTS
 from transxnet.research.tables import Line, PaperTable, paper_data, paper_tables, with_counts
 
-DENSE = {  # of the three variants: G by the paper's rule and M parameters, on each task
+DENSE = {  # G by the paper's rule and M parameters of the three variants, on each task
     "ImageNet-1K": (("1.762", "12.835"), ("4.537", "26.864"), ("8.264", "48.009")),
     "RetinaNet": (("186.562", "22.440"), ("242.425", "36.602"), ("317.387", "58.007")),
     "Mask R-CNN": (("204.940", "32.501"), ("261.028", "46.520"), ("336.093", "67.559")),
@@ -90,14 +90,14 @@ def test_all_but_two_numbers_round_to_the_printed_ones(counted: list[PaperTable]
     ]
 
 
-def test_true_macs_hold_what_the_papers_rule_leaves_out(counted: list[PaperTable]) -> None:
+def test_all_macs_exceed_the_papers_rule(counted: list[PaperTable]) -> None:
     for name, macs in zip("TSB", (1.807, 4.607, 8.353), strict=True):
         assert {line.all_macs for line in lines_of(counted, label=f"TransXNet-{name}", task="ImageNet-1K")} == {macs}
     for line in lines_of(counted, task="RetinaNet"):
         assert line.all_macs is None or line.all_macs > float(line.macs.ours or 0) * 1.1  # attention at 800 x 1280
 
 
-def test_shipped_data_are_whole() -> None:
+def test_shipped_data_are_complete() -> None:
     assert [len(paper_data(number)) for number in (2, 3, 4)] == [49, 49, 25]
     table2 = {row["model"]: row for row in paper_data(2)}
     assert list(table2["Swin-T"].values()) == ["Swin-T", "Transformer", "224", "29.0", "4.5", "81.3", "69.7"]
@@ -112,26 +112,26 @@ def test_shipped_data_are_whole() -> None:
 
 def test_tables_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tables", "VI", "2") == 0
-    said = capsys.readouterr().out
-    assert said.index("Table II:") < said.index("Table VI:")
-    dyconv = next(line for line in said.splitlines() if line.startswith("DyConv"))
+    printed = capsys.readouterr().out
+    assert printed.index("Table II:") < printed.index("Table VI:")
+    dyconv = next(line for line in printed.splitlines() if line.startswith("DyConv"))
     assert dyconv.split() == ["DyConv", "ImageNet-1K", "1.8", "1.752", "-0.048", "1.797", "12.3*", "12.697", "+0.397",
                               "80.7"]  # fmt: skip
-    words = " ".join(said.split())
+    words = " ".join(printed.split())
     assert "* DyConv: The paper prints 12.3 M" in words and "none was measured here" in words
-    assert max(map(len, said.splitlines())) <= 100
+    assert max(map(len, printed.splitlines())) <= 100
 
 
-def test_table_1_tells_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_1_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tables", 1, "--format", "markdown") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     base = VARIANTS["transxnet_base"]
-    assert f"E {'-'.join(map(str, base.expansions))}" in said
-    assert "| TransXNet-B | ImageNet-1K | 8.3 | 8.264 | -0.036 | 8.353 | 48.0 | 48.009 | +0.009 |" in said
+    assert f"E {'-'.join(map(str, base.expansions))}" in printed
+    assert "| TransXNet-B | ImageNet-1K | 8.3 | 8.264 | -0.036 | 8.353 | 48.0 | 48.009 | +0.009 |" in printed
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.csv", ()), ("a.txt", ("--format", "csv"))])
-def test_csv_has_one_number_a_line(
+def test_csv_has_one_number_per_line(
     name: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("tables", 9, 4, "--out", tmp_path / name, *options) == 0
@@ -166,4 +166,4 @@ def test_json_names_the_misprint(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in told_of_mistake(["tables", *arguments], tmp_path, capsys)
+    assert message in error_line(["tables", *arguments], tmp_path, capsys)

@@ -10,7 +10,7 @@ from transxnet.classification.evaluate import Outputs
 from transxnet.classification.labels import readable_names
 from transxnet.data.sources import ImageSource
 from transxnet.model import TransXNet
-from transxnet.plotting.run_figures import Verdict, save_samples
+from transxnet.plotting.run_figures import Prediction, save_samples
 
 _IMAGES = 32
 
@@ -32,8 +32,8 @@ def save_sheet(model: TransXNet, source: ImageSource, outputs: Outputs, path: Pa
     shown_wrong = wrong[: _IMAGES // 2]
     count = min(_IMAGES - len(shown_wrong), len(right))
     spread = torch.linspace(0, len(right) - 1, count).long().tolist() if right else []
-    verdicts = [
-        Verdict(
+    predictions = [
+        Prediction(
             source.load(int(outputs.indices[row])),
             names[int(outputs.targets[row])],
             names[int(best.indices[row])],
@@ -42,4 +42,4 @@ def save_sheet(model: TransXNet, source: ImageSource, outputs: Outputs, path: Pa
         for row in [*shown_wrong, *(right[i] for i in spread)]
     ]
     errors = f"; {len(shown_wrong)} of {len(wrong)} errors first" if len(wrong) > len(shown_wrong) else ""
-    save_samples(verdicts, path, title + errors)
+    save_samples(predictions, path, title + errors)

@@ -14,7 +14,7 @@ from rich.table import Table
 from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
 from transxnet.cli.parsing import CommandParser, image_progress
 from transxnet.cli.streams import error_console, table_console
-from transxnet.data.data_set_check import DataCheck, Findings
+from transxnet.data.data_set_check import DataCheck, DataReport
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
 from transxnet.data.manifest import Manifest
 from transxnet.data.sharding import plan_shards, write_shards
@@ -160,12 +160,12 @@ def _check(arguments: Sequence[str]) -> int:
     return 1 if findings.broken else 0
 
 
-def _found(findings: Findings) -> str:
+def _found(findings: DataReport) -> str:
     parts = {part: {name: vars(count) for name, count in counts.items()} for part, counts in findings.parts.items()}
     return json.dumps({"parts": parts, "broken": dict(findings.broken)}, indent=2)
 
 
-def _print_found(findings: Findings) -> None:
+def _print_found(findings: DataReport) -> None:
     table = Table("part", "class", "images", "broken", box=None)
     for part, counts in findings.parts.items():
         for name, count in counts.items():

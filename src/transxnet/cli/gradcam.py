@@ -127,7 +127,7 @@ def _report(
     table = Table("image", "network", "weights", "layer", "class", "probability", box=None, pad_edge=False)
     for name, map_ in found:
         network = map_.network
-        cells = (Path(name).name, network.name, network.weights, map_.place, map_.class_name)
+        cells = (Path(name).name, network.name, network.weights, map_.layer, map_.class_name)
         table.add_row(*map(escape, cells), f"{map_.probability:.1%}")
     table_console().print(table)
     say(f"wrote {', '.join(map(str, files))}")
@@ -139,7 +139,7 @@ def _as_json(found: ActivationMap) -> dict[str, Any]:
         "network": found.network.name,
         "weights": found.network.weights,
         "trained": found.network.trained,
-        "layer": found.place,
+        "layer": found.layer,
         "class": found.class_name,
         "class_index": found.target,
         "probability": found.probability,

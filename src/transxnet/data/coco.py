@@ -19,23 +19,23 @@ from transxnet.data.coco_layout import annotation_files, located
 from transxnet.data.coco_records import Annotations, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import read_annotated
-from transxnet.data.randomness import seed_for
+from transxnet.data.names import listed
 from transxnet.data.run_lengths import decoded
+from transxnet.data.splits import held_out
 from transxnet.errors import DataError
 from transxnet.files import reading, user_path
 
-_HELD_OUT = 0.2
-_SMALLEST_SIDE = 32  # pixels; smaller images are not learned from
+_MIN_SIDE = 32  # pixels, of training images
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of one image to learn from.
+    """The objects of a training image.
 
     Attributes:
         boxes: (n, 4), float32: left, top, right and bottom in pixels, within the image.
         labels: (n), int64, from 0.
-        segmentations: Polygons or run lengths of each; None where there is no mask.
+        segmentations: Polygons or run lengths of each; None for objects without a mask.
         size: Height and width of the image.
     """
 
@@ -45,10 +45,10 @@ class Instances:
     size: tuple[int, int]
 
     def masks(self, size: tuple[int, int] | None = None) -> Tensor:
-        """The objects' masks, (n, H, W), bool, or resized to ``size`` one by one.
+        """The objects' masks, (n, H, W), bool; each is resized to ``size`` if given.
 
         Raises:
-            DataError: If an object has none.
+            DataError: If an object has no mask.
         """
         if None in self.segmentations:
             raise DataError("an object has a box but no mask")
@@ -61,10 +61,10 @@ class CocoSource:
 
     Attributes:
         class_names: Names in the order of the labels.
-        category_ids: What the annotation file calls them.
+        category_ids: Their ids in the annotation file.
         images: The images, in order.
         annotations: All annotations.
-        findings: What was wrong with the annotation file.
+        findings: Problems of the annotation file.
     """
 
     class_names: tuple[str, ...]
@@ -76,23 +76,23 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def name(self, place: int) -> str:
-        return self.images[place].path
+    def name(self, index: int) -> str:
+        return self.images[index].path
 
-    def load(self, place: int) -> Image.Image:
-        """The image as RGB, as it was annotated.
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB, in the orientation that was annotated.
 
         Raises:
-            BadImageError: If the file cannot be used, or has another size than the annotations say.
+            BadImageError: If the file cannot be used, or its size differs from the annotations'.
         """
-        image = self.images[place]
+        image = self.images[index]
         return read_annotated(image.path, (image.height, image.width), "its annotations are for")
 
-    def instances(self, place: int) -> Instances:
-        """An image's objects to learn from: no crowds, and none narrower than a pixel."""
-        image, annotations = self.images[place], self.annotations
-        rows = np.arange(len(annotations.labels))[annotations.of(place)]
-        rows = rows[self._learnable(rows)]
+    def instances(self, index: int) -> Instances:
+        """An image's objects for training: without crowds and objects narrower than a pixel."""
+        image, annotations = self.images[index], self.annotations
+        rows = np.arange(len(annotations.labels))[annotations.of(index)]
+        rows = rows[self._trainable(rows)]
         boxes = annotations.boxes[rows]
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         corners = corners.clip(0, [image.width, image.height, image.width, image.height])
@@ -114,32 +114,32 @@ class CocoSource:
         """Whether each image is at least as wide as high."""
         return [image.width >= image.height for image in self.images]
 
-    def subset(self, places: Sequence[int]) -> CocoSource:
-        """The images at these places."""
-        places = [int(place) for place in places]
-        images = [self.images[place] for place in places]
-        return replace(self, images=images, annotations=self.annotations.of_images(places))
+    def subset(self, indices: Sequence[int]) -> CocoSource:
+        """The images at the given indices."""
+        indices = [int(index) for index in indices]
+        images = [self.images[index] for index in indices]
+        return replace(self, images=images, annotations=self.annotations.of_images(indices))
 
     def trainable(self) -> CocoSource:
-        """The images to learn from: sides of at least 32 pixels, with at least one object.
+        """The images usable for training: sides of at least 32 pixels, and at least one object.
 
         Raises:
-            DataError: If there is none.
+            DataError: If there are none.
         """
-        learnable = np.concatenate([[0], np.cumsum(self._learnable(np.arange(len(self.annotations.labels))))])
-        counts = np.diff(learnable[self.annotations.first])
+        objects = np.concatenate([[0], np.cumsum(self._trainable(np.arange(len(self.annotations.labels))))])
+        counts = np.diff(objects[self.annotations.first])
         sides = np.array([min(image.height, image.width) for image in self.images])
-        places = np.flatnonzero((counts > 0) & (sides >= _SMALLEST_SIDE))
-        if not len(places):
-            raise DataError("no image to learn from: each is under 32 pixels or has no object but crowds")
-        return self.subset(places.tolist())
+        indices = np.flatnonzero((counts > 0) & (sides >= _MIN_SIDE))
+        if not len(indices):
+            raise DataError("no usable training image: each is smaller than 32 pixels or has only crowds")
+        return self.subset(indices.tolist())
 
     def ground_truth(self) -> dict[str, Any]:
-        """The annotations in COCO's format, cleaned, crowds included, as evaluation wants them."""
+        """The cleaned annotations in COCO's format, crowds included, for evaluation."""
         annotations = self.annotations
         entries: list[dict[str, Any]] = []
-        for place, image in enumerate(self.images):
-            rows = annotations.of(place)
+        for index, image in enumerate(self.images):
+            rows = annotations.of(index)
             for row in range(rows.start, rows.stop):
                 entry = {
                     "id": int(annotations.ids[row]),
@@ -163,7 +163,7 @@ class CocoSource:
             "annotations": entries,
         }
 
-    def _learnable(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def _trainable(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         wide = (self.annotations.boxes[rows, 2:] >= 1).all(axis=1)
         usable: np.ndarray[Any, np.dtype[np.bool_]] = wide & ~self.annotations.crowds[rows]
         usable &= self.annotations.areas[rows] > 0
@@ -172,29 +172,29 @@ class CocoSource:
 
 @dataclass(frozen=True)
 class InstanceData:
-    """Images to learn from, if there are any, and images to judge by."""
+    """Training images, if there are any, and validation images."""
 
     train: CocoSource | None
     validation: CocoSource
 
 
 def open_coco(data: str, *, seed: int = 0, classes: Sequence[str] | None = None, masks: bool = True) -> InstanceData:
-    """A folder of images with COCO annotations, laid out as COCO's or as Roboflow's are.
+    """Open a folder of images with COCO annotations, in COCO's or Roboflow's layout.
 
     COCO's has ``annotations/instances_train2017.json`` and ``instances_val2017.json``, or other JSON
-    files with "train" and "val" in their names, and image folders of the parts' names; Roboflow's has
-    ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` beside the images. Of a
+    files with "train" and "val" in their names, and image folders named after the parts; Roboflow's
+    has ``train/_annotations.coco.json`` and ``valid/_annotations.coco.json`` beside the images. From a
     single annotation file that is not for validation, a fifth of the images is held out.
 
     Args:
         data: The folder, or an annotation file.
-        seed: Chooses what is held out, where that is not given.
-        classes: Class names whose order the labels take, as a network knows them; by default the file's.
+        seed: Chooses the held-out images if there is no validation file.
+        classes: Class names in the order of the labels, such as a network's; by default the file's.
         masks: Whether to check and keep segmentations.
 
     Raises:
-        DataError: If there are no annotations or images, if annotations cannot be read, or if
-            classes differ from ``classes`` or between the parts.
+        DataError: If there are no annotations or images, annotations cannot be read, or the classes
+            differ from ``classes`` or between the parts.
     """
     files = annotation_files(data)
     if "train" not in files:
@@ -203,11 +203,10 @@ def open_coco(data: str, *, seed: int = 0, classes: Sequence[str] | None = None,
     if "val" in files:
         validation = open_coco_file(files["val"], classes=classes or train.class_names, masks=masks)
         return InstanceData(train, validation)
-    if len(train) < 2:
-        raise DataError(f"{files['train']} has a single image: nothing can be held out to judge by")
-    order = np.random.default_rng(seed_for(seed)).permutation(len(train))
-    held = max(1, round(_HELD_OUT * len(train)))
-    return InstanceData(train.subset(np.sort(order[held:]).tolist()), train.subset(np.sort(order[:held]).tolist()))
+    held = held_out(np.zeros(len(train), np.int64), seed)
+    if not held.any():
+        raise DataError(f"{files['train']} has a single image: nothing can be held out for validation")
+    return InstanceData(*(train.subset(np.flatnonzero(part).tolist()) for part in (~held, held)))
 
 
 def open_coco_file(
@@ -217,19 +216,19 @@ def open_coco_file(
     classes: Sequence[str] | None = None,
     masks: bool = True,
 ) -> CocoSource:
-    """The images of one annotation file.
+    """Open the images of one annotation file.
 
     Args:
         json_path: The file.
-        images_folder: Where the images are; by default the usual places are searched.
-        classes: As :func:`open_coco`.
-        masks: As :func:`open_coco`.
+        images_folder: Folder of the images; by default the usual folders are searched.
+        classes: As for :func:`open_coco`.
+        masks: As for :func:`open_coco`.
 
     Raises:
-        DataError: As :func:`open_coco`.
+        DataError: As for :func:`open_coco`.
     """
     path = user_path(json_path)
-    with _no_collection(), reading(path, DataError):
+    with _no_garbage_collection(), reading(path, DataError):
         content = read_coco(path, masks=masks)
     images = located(path, content.images, user_path(images_folder) if images_folder else None)
     source = CocoSource(content.class_names, content.category_ids, images, content.annotations, content.findings)
@@ -237,8 +236,8 @@ def open_coco_file(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without Python's search for unused cycles, which takes a third of the time that a million annotations need."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Turn off Python's garbage collector, which takes a third of the time for a million annotations."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -255,13 +254,9 @@ def _ordered(path: Path, source: CocoSource, classes: list[str]) -> CocoSource:
     unknown = [name for name in given if name not in position]
     missing = [name for name in classes if name not in given]
     if unknown or missing:
-        parts = [f"has {_list(unknown)}"] * bool(unknown) + [f"lacks {_list(missing)}"] * bool(missing)
-        raise DataError(f"{path}: its categories are not the {len(classes)} classes wanted: it {' and '.join(parts)}")
+        parts = [f"has {listed(unknown)}"] * bool(unknown) + [f"lacks {listed(missing)}"] * bool(missing)
+        raise DataError(f"{path}: its categories are not the {len(classes)} expected classes: it {' and '.join(parts)}")
     labels = np.array([position[name] for name in given])
     ids = tuple(given[name] for name in classes)
     annotations = replace(source.annotations, labels=labels[source.annotations.labels])
     return replace(source, class_names=tuple(classes), category_ids=ids, annotations=annotations)
-
-
-def _list(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Where a folder with COCO annotations has its annotation files and its images."""
+"""Finding the annotation files and images in a folder with COCO annotations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from transxnet.data.splits import TRAIN, VALIDATION, part_folder, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path
 
-_SAMPLE = 100  # images looked for in each folder before all are
+_SAMPLE = 100  # images looked for in each folder before looking for all
 
 
 def annotation_files(data: str) -> dict[str, Path]:
-    """The annotation files of "train" and of "val"; a single one is "train" unless its name says otherwise.
+    """Find the annotation files of "train" and "val"; a single one is "train" unless named otherwise.
 
     Raises:
-        DataError: If there is none, or if one part has several.
+        DataError: If there are none, or several for one part.
     """
     root = user_path(data)
     if not is_folder(root):
@@ -35,23 +35,23 @@ def annotation_files(data: str) -> dict[str, Path]:
 
 
 def _named(root: Path) -> dict[str, Path]:
-    """Annotation files in one folder, told apart by their names."""
+    """Annotation files in one folder, assigned to parts by name."""
     folder = next((folder for folder in (root / "annotations", root) if _json_files(folder)), None)
     if folder is None:
         raise DataError(
-            f"{root} holds no COCO annotations; looked for annotations/*.json, *.json, and train/*.json, val/*.json"
+            f"{root} has no COCO annotations; looked for annotations/*.json, *.json, and train/*.json, val/*.json"
         )
     files = _json_files(folder)
     named: dict[str, Path] = {}
-    judged = next((name for name in VALIDATION if any(part_word(path) == name for path in files)), None)
-    for part, words in (("train", (*TRAIN, None)), ("val", (judged,) if judged else ())):
+    validation = next((name for name in VALIDATION if any(part_word(path) == name for path in files)), None)
+    for part, words in (("train", (*TRAIN, None)), ("val", (validation,) if validation else ())):
         if path := _single([path for path in files if part_word(path) in words], folder):
             named[part] = path
     return named
 
 
 def _json_files(folder: Path) -> list[Path]:
-    """A folder's JSON files; only those of instances, where names tell (COCO has captions beside them)."""
+    """A folder's JSON files; only those of instances if there are any (COCO has captions beside them)."""
     if not is_folder(folder):
         return []
     files = sorted(path for path in entries_of(folder) if path.suffix == ".json" and not path.name.startswith("."))
@@ -61,35 +61,35 @@ def _json_files(folder: Path) -> list[Path]:
 def _single(files: Sequence[Path], folder: Path) -> Path | None:
     if len(files) > 1:
         names = ", ".join(path.name for path in files[:5])
-        raise DataError(f"{folder} holds several annotation files for one part: {names}; name the one wanted")
+        raise DataError(f"{folder} has several annotation files for one part: {names}; give the path of one file")
     return files[0] if files else None
 
 
 def located(path: Path, images: Sequence[ImageRecord], folder: Path | None) -> list[ImageRecord]:
-    """Images with their paths, from the folder where most of them are.
+    """Add the images' paths, from the folder that contains most of them.
 
     Args:
         path: The annotation file.
         images: Its images.
-        folder: Where they are; None to search.
+        folder: Their folder; None to search.
 
     Raises:
-        DataError: If none of them is in any of the places.
+        DataError: If no folder contains any of them.
     """
     folders = [folder] if folder else _image_folders(path)
     for step in (max(1, len(images) // _SAMPLE), 1):
-        found = {place: sum(is_file(place / image.file_name) for image in images[::step]) for place in folders}
-        best = max(found, key=lambda place: found[place])
-        if found[best]:
+        counts = {each: sum(is_file(each / image.file_name) for image in images[::step]) for each in folders}
+        best = max(counts, key=lambda each: counts[each])
+        if counts[best]:
             return [image._replace(path=str(best / image.file_name)) for image in images]
     looked = ", ".join(map(str, folders))
     raise DataError(
-        f"none of the {len(images)} images of {path} is there, such as {images[0].file_name}; looked in {looked}"
+        f"none of the {len(images)} images of {path} exists, such as {images[0].file_name}; looked in {looked}"
     )
 
 
 def _image_folders(path: Path) -> list[Path]:
-    """The existing folders where an annotation file's images may be, the likeliest first."""
+    """The existing folders that may contain an annotation file's images, the likeliest first."""
     word = part_word(path)
     own = [token for token in path.stem.split("_") if word and token.lower().startswith(word)]  # train2017
     names = [*own, *(TRAIN if word in TRAIN else VALIDATION if word else ())]

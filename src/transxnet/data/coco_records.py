@@ -1,4 +1,4 @@
-"""What is kept of a COCO annotation file: compact, so that worker processes receive it cheaply."""
+"""Records of a COCO annotation file, in compact form for worker processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ImageRecord(NamedTuple):
     """An image of an annotation file.
 
     Attributes:
-        id: Its number in the file.
+        id: Its id in the file.
         file_name: Its name in the file.
-        path: Where it is.
-        height: Pixels, as the file says.
-        width: Pixels, as the file says.
+        path: Its path.
+        height: Height in pixels, from the file.
+        width: Width in pixels, from the file.
     """
 
     id: int
@@ -40,11 +40,11 @@ class Annotations:
         boxes: (n, 4): x, y, width, height.
         labels: (n), class indices.
         areas: (n), in pixels.
-        crowds: (n), whether an annotation stands for many objects.
-        ids: (n), positive and each once.
-        packed: All segmentations, one after the other: one block, which worker processes receive at
-            the cost of its bytes, where lists of numbers would cost several times as many.
-        ends: (n + 1), where each segmentation begins and ends in it; empty where there is none.
+        crowds: (n), whether an annotation covers many objects.
+        ids: (n), positive and unique.
+        packed: All segmentations in one block, which is several times smaller than lists of numbers
+            when it is sent to worker processes.
+        ends: (n + 1), boundaries of the segmentations in the block; equal for annotations without one.
     """
 
     first: npt.NDArray[np.int64]
@@ -56,18 +56,18 @@ class Annotations:
     packed: npt.NDArray[np.uint8]
     ends: npt.NDArray[np.int64]
 
-    def of(self, place: int) -> slice:
-        """The places of an image's annotations."""
-        return slice(int(self.first[place]), int(self.first[place + 1]))
+    def of(self, image: int) -> slice:
+        """The rows of an image's annotations."""
+        return slice(int(self.first[image]), int(self.first[image + 1]))
 
     def segmentation(self, index: int) -> Any:
-        """An annotation's polygons or run lengths; None if it has none."""
+        """An annotation's polygons or run lengths; None if it has no mask."""
         packed = self.packed[self.ends[index] : self.ends[index + 1]]
         return marshal.loads(packed.tobytes()) if len(packed) else None
 
-    def of_images(self, places: Sequence[int]) -> Annotations:
-        """The annotations of some images."""
-        slices = [self.of(place) for place in places]
+    def of_images(self, images: Sequence[int]) -> Annotations:
+        """The annotations of the images with these indices."""
+        slices = [self.of(image) for image in images]
         sizes = [part.stop - part.start for part in slices]
         rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.empty(0, np.int64)])
         blocks = [self.packed[self.ends[part.start] : self.ends[part.stop]] for part in slices]
@@ -84,14 +84,14 @@ class Annotations:
 
 
 class CocoFile(NamedTuple):
-    """What is usable of an annotation file.
+    """The usable contents of an annotation file.
 
     Attributes:
-        class_names: In ascending order of their ids.
+        class_names: Names of the categories, in ascending order of their ids.
         category_ids: The ids.
-        images: In the file's order; ``path`` is still the name.
-        annotations: Sorted as the images are.
-        findings: What is not.
+        images: The images in the file's order; ``path`` is still the name.
+        annotations: The annotations, sorted by image.
+        findings: Problems of the file.
     """
 
     class_names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Whether every image of a data set can be used."""
+"""Checking every image of a classification data set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from transxnet.data.manifest import ShardRecord, read_manifest
 from transxnet.data.sources import ImageSource, open_parts
 from transxnet.files import open_regular, reason, user_path
 
-_LISTED = 5_000
-"""Classes of which those without images are listed too."""
+_MAX_LISTED = 5_000
+"""Maximum number of classes for which empty classes are listed too."""
 
-_AT_ONCE = 16
-"""Images that a process decodes before it reports."""
+_BATCH = 16
+"""Images that a worker decodes before it reports."""
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Images of a class.
+    """Number of images of a class.
 
     Attributes:
-        images: All of them.
-        broken: Those that cannot be used.
+        images: All images.
+        broken: Images that cannot be used.
     """
 
     images: int
@@ -40,12 +40,12 @@ class ClassCount:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What is in a data set, and what is wrong with it.
+class DataReport:
+    """Contents and problems of a data set.
 
     Attributes:
-        parts: For each part, the images of each class; of very many classes, of those that have images.
-        broken: Name of and reason for each image and each shard that cannot be used.
+        parts: For each part, the images of each class; with very many classes, without empty ones.
+        broken: Name and reason for each image and shard that cannot be used.
     """
 
     parts: Mapping[str, Mapping[str, ClassCount]]
@@ -53,13 +53,13 @@ class Findings:
 
 
 class DataCheck:
-    """A data set that is to be checked.
+    """A check of a data set.
 
     Args:
         data: A folder of images, of tar shards or of Parquet files.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If it is not a data set.
     """
 
     def __init__(self, data: str) -> None:
@@ -71,15 +71,15 @@ class DataCheck:
 
     @property
     def steps(self) -> int:
-        """Images to decode and shards to compare."""
+        """Number of images to decode and shards to compare."""
         return len(self.records) + sum(len(source.targets) for source in self.parts.values())
 
-    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> Findings:
+    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> DataReport:
         """Decode every image, and compare every shard with its digest.
 
         Args:
-            workers: Processes that do so; with 0 this one does.
-            advance: Called with the number of steps done, as they are.
+            workers: Worker processes; 0 for this one.
+            advance: Called with the number of steps just done.
         """
         tasks = [Faults(partial(_shard_fault, self.folder, self.records), len(self.records))]
         tasks += [Faults(partial(_image_fault, source), len(source.targets)) for source in self.parts.values()]
@@ -88,19 +88,21 @@ class DataCheck:
         broken.update(self.damaged)
         parts = {}
         for part, source in self.parts.items():
-            found = {place: fault for place in range(len(source.targets)) if (fault := next(faults))}
-            broken.update({source.name(place): fault for place, fault in found.items()})
-            bad = Counter(source.targets[place] for place in found)
+            found = {index: fault for index in range(len(source.targets)) if (fault := next(faults))}
+            broken.update({source.name(index): fault for index, fault in found.items()})
+            bad = Counter(source.targets[index] for index in found)
             images = Counter(source.targets)
-            few = len(source.class_names) <= _LISTED
+            all_classes = len(source.class_names) <= _MAX_LISTED
             parts[part] = {
-                name: ClassCount(images[i], bad[i]) for i, name in enumerate(source.class_names) if few or images[i]
+                name: ClassCount(images[i], bad[i])
+                for i, name in enumerate(source.class_names)
+                if all_classes or images[i]
             }
-        return Findings(parts, broken)
+        return DataReport(parts, broken)
 
 
 class Faults(Dataset[str | None]):
-    """What is wrong with each of so many things; None where nothing is."""
+    """The fault of each item, or None, as a data set for parallel checking."""
 
     def __init__(self, find: Callable[[int], str | None], length: int) -> None:
         self.find = find
@@ -114,10 +116,10 @@ class Faults(Dataset[str | None]):
 
 
 def in_order(tasks: Sequence[Faults], workers: int, advance: Callable[[int], None]) -> list[str | None]:
-    """The faults of all tasks, found by several processes, or by this one with 0 workers."""
+    """The faults of all tasks in order, found by worker processes, or by this one with 0 workers."""
     loader: DataLoader[Any] = DataLoader(
         ConcatDataset(tasks),
-        _AT_ONCE,
+        _BATCH,
         collate_fn=list,
         **worker_settings(workers),
     )
@@ -148,5 +150,5 @@ def _shard_fault(folder: Path, records: Sequence[ShardRecord], index: int) -> st
         except OSError as error:
             return f"{name} cannot be read ({reason(error)})"
         if digest != expected:
-            return f"the bytes of {name} are not those that were written (SHA-256 differs from the manifest's)"
+            return f"{name} was changed after writing (SHA-256 differs from the manifest)"
     return None

@@ -1,4 +1,4 @@
-"""Whether every image of a detection or segmentation data set can be used, and its annotations."""
+"""Checking every image and annotation of a detection or segmentation data set."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from transxnet.files import user_path
 
 Source = CocoSource | SegmentationSource
 
-_CHECKED = (1, 1)  # pixels that are kept of a mask when all that counts is whether it can be decoded
+_MASK_SIZE = (1, 1)  # masks are decoded only to check them
 
 
 @dataclass(frozen=True)
-class DenseFindings:
-    """What is in a data set with annotations, and what is wrong with it.
+class DenseDataReport:
+    """Contents and problems of a data set with annotations.
 
     Attributes:
-        parts: For each part, its number of images and, with boxes, of each class's objects.
-        annotations: What was wrong with annotations, in lines; they are dropped or mended.
-        broken: Name of and reason for each image that cannot be used.
+        parts: For each part, its number of images and, with boxes, the number of objects of each class.
+        annotations: Problems of annotations, one line each; these are dropped or fixed.
+        broken: Name and reason for each image that cannot be used.
     """
 
     parts: Mapping[str, tuple[int, Mapping[str, int]]]
@@ -45,11 +45,11 @@ def is_annotated(data: str) -> bool:
 
 
 class DenseCheck:
-    """A data set with annotations that is to be checked.
+    """A check of a data set with annotations.
 
     Args:
-        data: A folder in COCO's layout, in ADE20K's, or both.
-        reduce_zero_label: Whether a label of 0 means "ignored", and the classes count from 1.
+        data: A folder in COCO's layout, ADE20K's, or both.
+        reduce_zero_label: Whether label 0 is ignored and classes start at 1.
 
     Raises:
         DataError: If its annotations cannot be used at all.
@@ -73,35 +73,35 @@ class DenseCheck:
 
     @property
     def steps(self) -> int:
-        """Images to decode."""
+        """Number of images to decode."""
         return sum(len(source) for source in self.sources.values())
 
-    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> DenseFindings:
+    def run(self, workers: int = 0, advance: Callable[[int], None] = lambda count: None) -> DenseDataReport:
         """Decode every image with its labels or masks.
 
         Args:
-            workers: Processes that do so; with 0 this one does.
-            advance: Called with the number of steps done, as they are.
+            workers: Worker processes; 0 for this one.
+            advance: Called with the number of images just checked.
         """
         tasks = [Faults(partial(_fault, source), len(source)) for source in self.sources.values()]
         faults = iter(in_order(tasks, workers, advance))
         broken = {}
         for source in self.sources.values():
-            broken.update({source.name(place): fault for place in range(len(source)) if (fault := next(faults))})
+            broken.update({source.name(index): fault for index in range(len(source)) if (fault := next(faults))})
         lines = dict.fromkeys(line for source in self.sources.values() for line in source.findings.lines())
         parts = {name: (len(source), _objects(source)) for name, source in self.sources.items()}
-        return DenseFindings(parts, list(lines), broken)
+        return DenseDataReport(parts, list(lines), broken)
 
 
-def _fault(source: Source, place: int) -> str | None:
+def _fault(source: Source, index: int) -> str | None:
     try:
-        source.load(place)
+        source.load(index)
         if isinstance(source, SegmentationSource):
-            source.labels(place)
+            source.labels(index)
         elif source.has_masks:
-            source.instances(place).masks(_CHECKED)
+            source.instances(index).masks(_MASK_SIZE)
     except BadImageError as error:
-        return error.reason if error.path == source.name(place) else str(error)  # its labels, say
+        return error.reason if error.path == source.name(index) else str(error)  # e.g. of its labels
     return None
 
 

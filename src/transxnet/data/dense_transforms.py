@@ -1,4 +1,4 @@
-"""Varying images together with their boxes, masks and labels, as the released networks were trained."""
+"""Augmenting images together with their boxes, masks and labels, as for the released networks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from transxnet.errors import ConfigError
 
 _RELEASED = SegmentationTransform()
 _CROP_TRIES = 10
-_BRIGHTNESS = 32  # grey levels added or taken at most
+_BRIGHTNESS = 32  # maximum change in grey levels
 _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = 18 / 180  # of the whole circle, as 18 of OpenCV's half degrees
 
 
 @dataclass(frozen=True)
 class SegmentationAugmentation:
-    """How training images and their labels are varied.
+    """Augmentation of training images and their labels.
 
     The defaults are those of the released segmenters.
 
     Attributes:
         scale: Range of the factor on the size below.
-        crop: Height and width of what is learned from, in pixels.
-        max_share: Share of the labelled pixels that one class may have in a crop, if 10 tries allow.
+        crop: Height and width of training crops in pixels.
+        max_share: Maximum share of one class in a crop's labelled pixels, if 10 tries find such a crop.
         hflip: Probability of a horizontal flip.
-        photometric: Whether brightness, contrast, saturation and hue vary.
-        long: Bound of an image's longer side in pixels, before the factor.
-        short: Bound of the shorter side.
+        photometric: Whether to change brightness, contrast, saturation and hue.
+        long: Maximum of an image's longer side in pixels, before the factor.
+        short: Maximum of the shorter side.
     """
 
     scale: tuple[ScaleFactor, ScaleFactor] = (0.5, 2.0)
@@ -49,14 +49,14 @@ class SegmentationAugmentation:
     def __post_init__(self) -> None:
         check_bounds(self, "augmentation.")
         if self.scale[0] > self.scale[1]:
-            raise ConfigError(f"augmentation.scale must rise, not fall from {self.scale[0]:g} to {self.scale[1]:g}")
+            raise ConfigError(f"augmentation.scale must be increasing, not {self.scale[0]:g} to {self.scale[1]:g}")
         if self.short > self.long:
             raise ConfigError(f"augmentation.short must be at most long ({self.long}), not {self.short}")
 
 
 @dataclass(frozen=True)
 class DetectionAugmentation:
-    """How training images and their objects are varied.
+    """Augmentation of training images and their objects.
 
     Attributes:
         hflip: Probability of a horizontal flip.
@@ -71,13 +71,13 @@ class DetectionAugmentation:
 def augment_detection(
     image: Tensor, boxes: Tensor, masks: Tensor | None, augmentation: DetectionAugmentation
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """An image and its objects, flipped or not.
+    """Randomly flip an image and its objects.
 
     Args:
         image: (3, H, W).
         boxes: (n, 4): left, top, right and bottom in pixels.
         masks: (n, H, W), if there are any.
-        augmentation: How.
+        augmentation: The settings.
     """
     if random.random() >= augmentation.hflip:
         return image, boxes, masks
@@ -92,15 +92,15 @@ def augment_segmentation(
     augmentation: SegmentationAugmentation,
     transform: SegmentationTransform = _RELEASED,
 ) -> tuple[Tensor, Tensor]:
-    """A crop of a resized image, varied and normalised, and its labels.
+    """Resize, crop, augment and normalise an image together with its labels.
 
-    Where the image is smaller than the crop, zeros (the mean colour) and 255 fill the right and the bottom.
+    An image smaller than the crop is padded at the right and the bottom, with zeros (the mean colour) and 255.
 
     Args:
         image: (3, H, W), uint8.
         labels: (H, W), classes, or 255 for ignored pixels.
-        augmentation: How.
-        transform: The network's, whose normalisation is used; the released one if not given.
+        augmentation: The settings.
+        transform: Normalises the image; the released one by default.
 
     Returns:
         (3, crop, crop), float, and (crop, crop), int64.
@@ -109,19 +109,19 @@ def augment_segmentation(
     long, short = int(augmentation.long * factor), int(augmentation.short * factor)
     size = fitted(image.shape[1], image.shape[2], long, short)
     image, labels = resized(image, size), resized_labels(labels, size)
-    top, left = _crop_place(labels, augmentation)
+    top, left = _crop_position(labels, augmentation)
     window = slice(top, top + augmentation.crop), slice(left, left + augmentation.crop)
     image, labels = image[:, *window], labels[window]
     if random.random() < augmentation.hflip:
         image, labels = image.flip(2), labels.flip(1)
     if augmentation.photometric:
         image = photometric_distortion(image)
-    missing = 0, augmentation.crop - labels.shape[1], 0, augmentation.crop - labels.shape[0]
-    return F.pad(transform.normalised(image), missing), F.pad(labels, missing, value=IGNORED)
+    padding = 0, augmentation.crop - labels.shape[1], 0, augmentation.crop - labels.shape[0]
+    return F.pad(transform.normalised(image), padding), F.pad(labels, padding, value=IGNORED)
 
 
 def resized_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (H, W) at another size, each from OpenCV's nearest pixel, which torchvision now and then misses by one."""
+    """Resize labels (H, W) to the nearest pixel as OpenCV does; torchvision's is sometimes off by one."""
     rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
     return labels[rows][:, columns]
 
@@ -131,8 +131,8 @@ def _nearest(old: int, new: int) -> Tensor:
     return (torch.arange(new, dtype=torch.float64) * step).floor().long().clamp(max=old - 1)
 
 
-def _crop_place(labels: Tensor, augmentation: SegmentationAugmentation) -> tuple[int, int]:
-    """Top and left of a crop in which no class has too much; the last one tried, if all have."""
+def _crop_position(labels: Tensor, augmentation: SegmentationAugmentation) -> tuple[int, int]:
+    """Top and left of a crop that no class dominates; of the last try, if there is none."""
     crop = augmentation.crop
     top = left = 0
     for _ in range(_CROP_TRIES):
@@ -144,9 +144,9 @@ def _crop_place(labels: Tensor, augmentation: SegmentationAugmentation) -> tuple
 
 
 def photometric_distortion(image: Tensor) -> Tensor:
-    """An image (3, H, W), uint8, in other light: each of four changes is made with probability one half.
+    """Change the light of an image (3, H, W), uint8; each of four changes has probability one half.
 
-    Brightness, then contrast, saturation and hue; or contrast at the end.
+    The order is brightness, contrast, saturation, hue, or with contrast last.
     """
     image = image.float()
     if _half():
@@ -165,10 +165,10 @@ def photometric_distortion(image: Tensor) -> Tensor:
 
 
 def _saturated(image: Tensor, factor: float) -> Tensor:
-    """HSV's saturation times a factor, up to 1; its value and hue stay."""
+    """Multiply HSV's saturation by a factor, up to 1; value and hue are unchanged."""
     value = image.amax(dim=0, keepdim=True)
-    most = value / (value - image.amin(dim=0, keepdim=True)).clamp(min=1e-3)
-    return value + (image - value) * most.clamp(max=factor)
+    limit = value / (value - image.amin(dim=0, keepdim=True)).clamp(min=1e-3)
+    return value + (image - value) * limit.clamp(max=factor)
 
 
 def _levels(image: Tensor) -> Tensor:

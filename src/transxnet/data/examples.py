@@ -1,4 +1,4 @@
-"""Images to look at with a network: files, the embedded digits, or photographs that are installed anyway."""
+"""Example images for analysis: files, the embedded digits, or photographs of installed packages."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _SKLEARN = ("china.jpg", "flower.jpg")
 
 @dataclass(frozen=True)
 class Example:
-    """An image that has not been read yet.
+    """An image that is read on demand.
 
     Attributes:
-        name: Its file, or what to call it.
-        read: Gives it as RGB, or raises BadImageError.
+        name: Its file, or another name.
+        read: Returns it as RGB, or raises BadImageError.
     """
 
     name: str
     read: Callable[[], Image.Image]
 
 
-def open_examples(patterns: Sequence[str], most: int, seed: int = 0) -> list[Example]:
-    """The images that files, folders and glob patterns name.
+def open_examples(patterns: Sequence[str], limit: int, seed: int = 0) -> list[Example]:
+    """Open images from files, folders and glob patterns.
 
     Args:
-        patterns: As of :func:`~transxnet.data.images.expand`; "digits" stands for the embedded digits
-            that are held out, nothing for :func:`photographs`.
-        most: Of more images, a sample of so many that depends on the seed alone, in the given order.
-        seed: Chooses the sample.
+        patterns: As for :func:`~transxnet.data.images.expand`; "digits" selects the embedded held-out
+            digits, and an empty list :func:`photographs`.
+        limit: Maximum number; more images are sampled by the seed, in the given order.
+        seed: Seed of the sample.
 
     Raises:
         DataError: If a pattern matches nothing.
-        ConfigError: If ``most`` or ``seed`` is out of range.
+        ConfigError: If ``limit`` or ``seed`` is out of range.
     """
-    checked("most", most, ImageCount)
+    checked("limit", limit, ImageCount)
     checked("seed", seed, Seed)
     found: list[Example] = []
     if DIGITS in patterns and not Path(DIGITS).exists():
@@ -56,10 +56,10 @@ def open_examples(patterns: Sequence[str], most: int, seed: int = 0) -> list[Exa
     paths = expand(patterns) if patterns or found else photographs()
     found += [Example(str(path), partial(read_image, path)) for path in paths]
     order = np.random.default_rng(seed_for(seed)).permutation(len(found))
-    return [found[place] for place in sorted(order[:most])]
+    return [found[index] for index in sorted(order[:limit])]
 
 
 def photographs() -> list[Path]:
-    """A cat, a cup, a portrait, a rocket, a motorcycle, a palace and a flower, of scikit-image and scikit-learn."""
-    places = [(files("skimage") / "data", _SKIMAGE), (files("sklearn.datasets") / "images", _SKLEARN)]
-    return [Path(str(folder / name)) for folder, names in places for name in names]
+    """Seven photographs of scikit-image and scikit-learn: cat, cup, portrait, rocket, motorcycle, palace, flower."""
+    sets = [(files("skimage") / "data", _SKIMAGE), (files("sklearn.datasets") / "images", _SKLEARN)]
+    return [Path(str(folder / name)) for folder, names in sets for name in names]

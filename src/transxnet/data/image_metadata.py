@@ -1,4 +1,4 @@
-"""What image files hold beside the pixels: the camera's orientation, and blocks that keep Pillow from the pixels."""
+"""Metadata of image files: the camera's orientation, and blocks that prevent Pillow from decoding."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _TRANSPOSITIONS = {
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _JPEG = b"\xff\xd8"
-_JPEG_METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # APP1 to APP15, comments; but APP14 says how colours are stored
+_JPEG_METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # APP1 to APP15, comments; not APP14, the colour encoding
 _JPEG_SCAN = 0xDA
 _MAX_JPEG_SCANS = 100
 
 
 def transposition(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image as the camera was held; None where nothing, or nothing readable, says so.
+    """The transposition for the camera's orientation; None if there is none, or it cannot be read.
 
-    Pillow's ``exif_transpose`` also writes the block anew, which fails on some that can be read.
+    Pillow's ``exif_transpose`` also rewrites the EXIF block, which fails for some readable ones.
     """
-    with suppress(Exception):  # damaged blocks make Pillow raise anything
+    with suppress(Exception):  # Pillow can raise anything for damaged blocks
         return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return None
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """A PNG or JPEG file with its pixels and orientation alone; None for other formats."""
+    """A PNG or JPEG file reduced to pixels and orientation; None for other formats."""
     if content.startswith(_PNG):
         return _png_pixels(content)
     if content.startswith(_JPEG):
@@ -43,7 +43,7 @@ def without_metadata(content: bytes) -> bytes | None:
 
 
 def has_too_many_scans(content: bytes) -> bool:
-    """Whether a JPEG file passes over its pixels again and again, which takes hours for a file of a megabyte."""
+    """Whether a JPEG file has so many scans that decoding a megabyte would take hours."""
     return content.count(bytes([0xFF, _JPEG_SCAN])) > _MAX_JPEG_SCANS
 
 
@@ -51,7 +51,7 @@ def _png_pixels(content: bytes) -> bytes:
     kept = [_PNG]
     start = len(_PNG)
     while start + 8 <= len(content):
-        end = start + 12 + int.from_bytes(content[start : start + 4])  # length, kind, check sum
+        end = start + 12 + int.from_bytes(content[start : start + 4])  # length, kind, checksum
         if content[start + 4 : start + 8] in _PNG_CHUNKS:
             kept.append(content[start:end])
         start = end

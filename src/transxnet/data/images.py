@@ -1,4 +1,4 @@
-"""Reading one image the way a person sees it, or saying what is wrong with it."""
+"""Reading images as RGB in their viewing orientation, with clear errors for unusable files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transxnet.files import open_regular, reason, user_path
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of what is decoded, whatever a file is called; some others start programs."""
+"""Formats that are decoded, by Pillow's names, for any file suffix; some other formats start programs."""
 
 MAX_PIXELS = 180_000_000
 """Images with more pixels are refused before they are decoded."""
@@ -32,7 +32,7 @@ MAX_BYTES = 2 * 2**30
 
 _WHITE = (255, 255, 255, 255)
 _STRIP = 2**22  # pixels that are converted at a time
-_MAX_RUN_LENGTH_WIDTH = 2**16  # Pillow fills up to 255 rows at once where such a BMP file leaves some out
+_MAX_RUN_LENGTH_WIDTH = 2**16  # Pillow fills up to 255 rows at once for rows that a BMP file skips
 
 
 class BadImageError(DataError):
@@ -40,7 +40,7 @@ class BadImageError(DataError):
 
     Attributes:
         path: The file.
-        reason: What is wrong with it.
+        reason: The problem.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -49,21 +49,21 @@ class BadImageError(DataError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str]]:
-        return type(self), (self.path, self.reason)  # survives the way back from a worker process
+        return type(self), (self.path, self.reason)  # exceptions of workers are pickled
 
 
 def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Image:
-    """An image file as RGB.
+    """Read an image file as RGB.
 
-    Transparency lies on white, 16-bit grey is scaled to 8, and of an animation the first frame is
-    taken.
+    Transparent pixels are blended with white, 16-bit grey is scaled to 8 bits, and of an animation the
+    first frame is used.
 
     Args:
         path: The file.
-        rotate: Whether to turn the image as the camera was held; otherwise it is as stored.
+        rotate: Whether to apply the camera's orientation.
 
     Raises:
-        BadImageError: If the file is missing, empty, damaged, no image, or has more than
+        BadImageError: If the file is missing, empty, damaged, not an image, or has more than
             :data:`MAX_PIXELS` pixels.
     """
     name = os.fspath(path)
@@ -71,38 +71,40 @@ def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Im
         return _decoded(name, file, rotate)
 
 
-def read_annotated(path: str | os.PathLike[str], size: tuple[int, int], what: str) -> Image.Image:
-    """An image file as RGB, at the size that its annotations were made for.
+def read_annotated(path: str | os.PathLike[str], size: tuple[int, int], annotations: str) -> Image.Image:
+    """Read an image file as RGB, in the orientation of its annotations.
 
-    Annotations refer to the pixels as stored; where only the image turned as the camera was held
-    has their size, they were made for that.
+    Annotations refer to the pixels as stored, unless only the image in the camera's orientation has
+    their size.
 
     Args:
         path: The file.
-        size: Height and width.
-        what: What says so, for a message.
+        size: Height and width of the annotations.
+        annotations: Subject and verb of the message for another size, such as "its labels are".
 
     Raises:
-        BadImageError: As :func:`read_image`, and if the image has another size.
+        BadImageError: As for :func:`read_image`, or if the image has another size.
     """
     image = read_image(path, rotate=False)
     height, width = size
     if image.size == (height, width) != (width, height):
         image = read_image(path)
     if image.size != (width, height):
-        raise BadImageError(os.fspath(path), f"{image.width} x {image.height} pixels, but {what} {width} x {height}")
+        raise BadImageError(
+            os.fspath(path), f"{image.width} x {image.height} pixels, but {annotations} {width} x {height}"
+        )
     return image
 
 
 def decode_image(name: str, content: bytes) -> Image.Image:
-    """The bytes of an image file as RGB, seen as :func:`read_image` sees the file.
+    """Decode the bytes of an image file as :func:`read_image` does.
 
     Args:
-        name: What to call the image in an error.
+        name: Name of the image, for messages.
         content: All bytes of the file.
 
     Raises:
-        BadImageError: As :func:`read_image`.
+        BadImageError: As for :func:`read_image`.
     """
     if not content:
         raise BadImageError(name, "empty file (0 bytes)")
@@ -130,10 +132,10 @@ def as_rgb(name: str, image: Image.Image) -> Image.Image:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """An image file of which size and mode are known; its pixels may still be damaged.
+    """Open an image file to inspect its size and mode; its pixels may still be damaged.
 
     Raises:
-        BadImageError: As :func:`read_image`, whatever the body of the ``with`` statement meets.
+        BadImageError: As for :func:`read_image`, and for any exception in the body of the ``with`` statement.
     """
     name = os.fspath(path)
     with _file(name) as file, _naming(name):
@@ -141,9 +143,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The rows of an image, some at a time, each time with the number of the first.
+    """Yield strips of rows of an image, each with the index of its first row.
 
-    Conversions of a whole image take its memory several times over.
+    Converting a whole image at once takes several times its memory.
     """
     height = max(1, _STRIP // image.width)
     if height >= image.height:
@@ -159,7 +161,7 @@ def _file(name: str) -> Iterator[BinaryIO]:
         file = open_regular(name)
     except FileNotFoundError as error:
         raise BadImageError(name, "broken link" if Path(name).is_symlink() else "no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: characters that no file's name has
+    except (OSError, ValueError) as error:  # ValueError: invalid characters in the name
         raise BadImageError(name, f"cannot be read ({reason(error)})") from error
     with file:
         size = os.fstat(file.fileno()).st_size
@@ -170,19 +172,19 @@ def _file(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Whatever Pillow and NumPy raise, as a BadImageError."""
+    """Convert any exception of Pillow and NumPy to BadImageError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit warns below ours, and of odd metadata
+            warnings.simplefilter("ignore")  # Pillow warns below our limit, and of unusual metadata
             yield
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise BadImageError(name, f"not an image ({formats}), whatever its name says") from error
+        raise BadImageError(name, f"not an image ({formats}), despite its name") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(name, f"more than {MAX_PIXELS:,} pixels") from error
-    except Exception as error:  # damaged bytes make a decoder raise anything
+    except Exception as error:  # decoders can raise anything for damaged bytes
         raise BadImageError(name, f"damaged ({reason(error)})") from error
 
 
@@ -190,7 +192,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise BadImageError(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-    if image.format == "TIFF":  # Pillow would turn the image, and read more metadata for it than pixels need
+    if image.format == "TIFF":  # Pillow would rotate the image, and read more metadata than needed
         vars(image)["load_end"] = lambda: None
     return image
 
@@ -201,7 +203,7 @@ def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
             return _rgb(name, file, rotate)
         except BadImageError:
             raise
-        except Exception:  # it may be metadata that Pillow cannot read; the pixels may be whole
+        except Exception:  # perhaps only the metadata is damaged
             file.seek(0)
             pixels = without_metadata(file.read())
             if pixels is None:
@@ -214,9 +216,9 @@ def _rgb(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
     if image.format in ("JPEG", "MPO"):
         file.seek(0)
         if has_too_many_scans(file.read()):
-            raise BadImageError(name, "damaged (more scans than any JPEG file needs)")
+            raise BadImageError(name, "damaged (more scans than a JPEG file needs)")
     elif image.format == "BMP" and image.width > _MAX_RUN_LENGTH_WIDTH and image.info.get("compression") in (1, 2):
-        raise BadImageError(name, f"more than {_MAX_RUN_LENGTH_WIDTH:,} pixels wide and in run lengths")
+        raise BadImageError(name, f"more than {_MAX_RUN_LENGTH_WIDTH:,} pixels wide and run-length encoded")
     if image.format == "TIFF":  # its metadata cannot be read after the pixels
         turn = transposition(image)
         image.load()
@@ -229,7 +231,7 @@ def _rgb(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
 
 def _as_seen(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image if image.width * image.height > _STRIP else image.copy()  # a copy frees what the decoder keeps
+        return image if image.width * image.height > _STRIP else image.copy()  # a copy releases the decoder's memory
     deep = image.mode.startswith("I;16") or (image.mode == "I" and _brightest(image) > 255)
     parts = strips(image)
     top, first = next(parts)
@@ -258,7 +260,7 @@ def _strip_as_seen(image: Image.Image, deep: bool) -> Image.Image:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below a folder, in natural order (2 before 10); hidden ones are left out.
+    """Find all image files below a folder, in natural order (2 before 10), without hidden ones.
 
     Raises:
         DataError: If a folder cannot be read.
@@ -272,16 +274,16 @@ def find_images(folder: Path) -> list[Path]:
 
 def _unreadable(error: OSError) -> None:
     if isinstance(error, FileNotFoundError):
-        return  # a part may lack the folders of some classes
+        return  # a part may lack folders of some classes
     raise DataError(f"{error.filename} cannot be read: {reason(error)}") from error
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
-    """The images that files, folders and glob patterns name, each once, in the order given.
+    """Expand files, folders and glob patterns to image paths, without repetition, in the given order.
 
     Raises:
-        DataError: If a pattern matches nothing, or a folder holds no image or cannot be read.
-        ConfigError: If a pattern is empty or can be no path.
+        DataError: If a pattern matches nothing, or a folder has no image or cannot be read.
+        ConfigError: If a pattern is empty or not a valid path.
     """
     paths: dict[Path, None] = {}
     for pattern in patterns:
@@ -289,9 +291,9 @@ def expand(patterns: Iterable[str]) -> list[Path]:
         if is_folder(path):
             found = find_images(path)
             if not found:
-                raise DataError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
+                raise DataError(f"{path} has no image ({', '.join(sorted(EXTENSIONS))})")
         elif os.path.lexists(path) or not glob.has_magic(pattern):
-            found = [path]  # a missing file is reported with the others that cannot be read
+            found = [path]  # missing files are reported when they are read
         else:
             names = sorted(glob.glob(str(path), recursive=True), key=natural_key)  # noqa: PTH207 (absolute ones too)
             found = [Path(name) for name in names if not is_folder(Path(name))]
@@ -302,7 +304,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as an image's."""
+    """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
 
 

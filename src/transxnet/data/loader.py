@@ -1,4 +1,4 @@
-"""From labelled images to batches: addressed augmentation, and a count of the images that fail."""
+"""Batches of images, with addressed augmentation and counts of unusable images."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from transxnet.errors import DataError
 Transform = Callable[[Image.Image], Tensor]
 
 Advance = Callable[[int], None]
-"""Called with the number of images that have just been dealt with."""
+"""Called with the number of images just processed."""
 
 
 class Batch(NamedTuple):
-    """Images of one step.
+    """A batch of labelled images.
 
     Attributes:
         images: (B, C, H, W), normalised.
         targets: (B), class indices.
-        indices: (B), places of the images in their source.
-        bad: Name of and reason for each image that could not be used.
+        indices: (B), indices of the images in their source.
+        bad: Name and reason for each unusable image.
     """
 
     images: Tensor
@@ -44,29 +44,27 @@ class Batch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One place of a batch.
+    """One sample of a batch.
 
     Attributes:
-        content: What the task makes of an image; None if it could not be used.
-        place: The image's place in its source.
-        bad: Name of and reason for each image that could not be used.
+        content: The task's augmented image and target; None if the image is unusable.
+        source_index: The image's index in its source.
+        bad: Name and reason for each unusable image.
     """
 
     content: Any
-    place: int
+    source_index: int
     bad: list[tuple[str, str]]
 
 
 class AddressedImages(Dataset[Sample]):
-    """Images made ready for a step, addressed by (pass, index).
-
-    A task says how an image is read and how it is varied.
+    """Samples addressed by (pass, index); a task defines how they are read and augmented.
 
     Args:
         length: Number of images.
         seed: With pass and index, the address of a sample's randomness.
-        replace_bad: Put the next usable image in a bad one's place, so that batches stay full;
-            otherwise the place stays empty.
+        replace_bad: Whether to replace an unusable image by the next usable one, so that batches stay
+            full; otherwise its sample is empty.
     """
 
     def __init__(self, length: int, *, seed: int = 0, replace_bad: bool = False) -> None:
@@ -77,26 +75,26 @@ class AddressedImages(Dataset[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    def read(self, place: int) -> Any:
-        """What is stored of an image; raises BadImageError if it cannot be used."""
+    def read(self, index: int) -> Any:
+        """Read an image and its annotations; raises BadImageError if they cannot be used."""
         raise NotImplementedError
 
-    def vary(self, stored: Any, place: int) -> Any:
-        """What the network gets of it; the global random generators start at the sample's address."""
+    def augment(self, stored: Any, index: int) -> Any:
+        """Augment what was read; the global random generators are seeded by the sample's address."""
         raise NotImplementedError
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         epoch, index = address
         bad = []
         for step in range(len(self) if self.replace_bad else 1):
-            place = (index + step) % len(self)
+            current = (index + step) % len(self)
             try:
-                stored = self.read(place)
+                stored = self.read(current)
             except BadImageError as error:
                 bad.append((error.path, error.reason))
                 continue
             with addressed_randomness(self.seed, epoch, index):
-                return Sample(self.vary(stored, place), place, bad)
+                return Sample(self.augment(stored, current), current, bad)
         return Sample(None, index, bad)
 
 
@@ -105,9 +103,9 @@ class LabelledImages(AddressedImages):
 
     Args:
         source: The images.
-        transform: From an RGB image to a tensor (C, H, W).
-        seed: With pass and index, the address of a sample's randomness.
-        replace_bad: As of :class:`AddressedImages`.
+        transform: Converts an RGB image to a tensor (C, H, W).
+        seed: As for :class:`AddressedImages`.
+        replace_bad: As for :class:`AddressedImages`.
     """
 
     def __init__(self, source: ImageSource, transform: Transform, *, seed: int = 0, replace_bad: bool = False) -> None:
@@ -115,40 +113,40 @@ class LabelledImages(AddressedImages):
         self.source = source
         self.transform = transform
 
-    def read(self, place: int) -> Image.Image:
-        return self.source.load(place)
+    def read(self, index: int) -> Image.Image:
+        return self.source.load(index)
 
-    def vary(self, stored: Image.Image, place: int) -> tuple[Tensor, int]:
-        return self.transform(stored), self.source.targets[place]
+    def augment(self, stored: Image.Image, index: int) -> tuple[Tensor, int]:
+        return self.transform(stored), self.source.targets[index]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of the usable samples, with the names of the others; it may hold no image."""
+    """Make a batch of the usable samples, which may be empty, with the names of the others."""
     contents = [sample.content for sample in samples if sample.content is not None]
     return Batch(
         torch.stack([image for image, _ in contents]) if contents else torch.empty(0),
         torch.tensor([target for _, target in contents], dtype=torch.long),
-        *places_of(samples),
+        *indices_and_bad(samples),
     )
 
 
-def places_of(samples: Sequence[Sample]) -> tuple[Tensor, list[tuple[str, str]]]:
-    """Places (B) of the usable samples, and name and reason of what could not be used."""
-    places = [sample.place for sample in samples if sample.content is not None]
-    return torch.tensor(places, dtype=torch.long), [bad for sample in samples for bad in sample.bad]
+def indices_and_bad(samples: Sequence[Sample]) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Indices (B) of the usable samples, and name and reason for each unusable image."""
+    indices = [sample.source_index for sample in samples if sample.content is not None]
+    return torch.tensor(indices, dtype=torch.long), [bad for sample in samples for bad in sample.bad]
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader that can start in the middle of an epoch.
+    """A data loader that can resume in the middle of an epoch.
 
-    Since a sample depends on its address alone, the position is two numbers, whatever the number
-    of worker processes, and images before it are not read again. (torchdata's stateful loader
-    keeps the workers' states instead, and wants as many workers as before.)
+    Samples depend on their addresses alone, so the position is two numbers for any number of workers,
+    and images before it are not read again. (torchdata's stateful loader stores the workers' states
+    instead, and requires the same number of workers.)
 
     Args:
         dataset: The images.
         sampler: The addresses.
-        settings: PyTorch's.
+        settings: Further arguments of PyTorch's loader.
     """
 
     def __init__(self, dataset: AddressedImages, sampler: AddressSampler, **settings: Any) -> None:
@@ -166,13 +164,13 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The next batch's place."""
+        """The position of the next batch."""
         epoch, position = self.addresses.epoch, self._position
-        whole = position == len(self)
-        return {"epoch": epoch + whole, "batch": 0 if whole else position}
+        complete = position == len(self)
+        return {"epoch": epoch + complete, "batch": 0 if complete else position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """The next pass starts where the state says."""
+        """Start the next pass at a saved position."""
         self.addresses.set_epoch(state["epoch"])
         self.addresses.first_batch = state["batch"]
 
@@ -185,14 +183,14 @@ def make_loader(
     collate: Callable[[Sequence[Sample]], Any] = collate,
     **sampling: Any,
 ) -> ResumableLoader:
-    """Batches in an order that the seed and the epoch decide, or in order.
+    """A loader of batches, in order or shuffled by seed and epoch.
 
     Args:
         dataset: The images.
-        batch_size: Images that a process takes at once.
+        batch_size: Images per batch of a process.
         workers: Processes that read images.
         collate: Makes a batch of samples.
-        **sampling: Of :class:`AddressSampler`.
+        **sampling: Arguments of :class:`AddressSampler`.
 
     Raises:
         ConfigError: If a number is out of range, or there are fewer images than processes.
@@ -209,7 +207,7 @@ def make_loader(
 
 
 def _end_with_parent(worker: int) -> None:
-    """A worker whose run was killed ends; PyTorch's own watch sees only the process that forked it."""
+    """Exit when the run is killed; PyTorch's own watchdog sees only the process that forked the worker."""
     if (parent := multiprocessing.parent_process()) is None:
         return
 
@@ -221,11 +219,11 @@ def _end_with_parent(worker: int) -> None:
 
 
 def worker_settings(workers: int) -> dict[str, Any]:
-    """A PyTorch loader's settings for so many processes.
+    """Arguments of PyTorch's loader for a number of workers.
 
-    They are forked from a process that has imported this module and computed nothing: a fork of a
-    process that computes with threads can hang, and a fresh one takes seconds to import PyTorch.
-    They end when the process that they work for is killed. Raises ConfigError for a number out of range.
+    Workers are forked from a process that has imported this module and computed nothing: forking a
+    process with running threads can hang, and a new process takes seconds to import PyTorch. They
+    exit when their parent is killed. Raises ConfigError for a number out of range.
     """
     if not checked("workers", workers, Workers):
         return {"num_workers": 0}
@@ -236,12 +234,12 @@ def worker_settings(workers: int) -> dict[str, Any]:
 
 @dataclass
 class BadImages:
-    """The images that could not be used, up to a share of all.
+    """Unusable images, tolerated up to a share of all images.
 
     Attributes:
-        total: All images.
-        share: The share of them that may be bad.
-        reasons: Name and reason of each one found.
+        total: Number of all images.
+        share: Maximum share of unusable images.
+        reasons: Name and reason for each unusable image.
     """
 
     total: int
@@ -252,10 +250,10 @@ class BadImages:
         checked("max_bad", self.share, Share)
 
     def add(self, bad: Sequence[tuple[str, str]]) -> None:
-        """Count bad images.
+        """Add bad images.
 
         Raises:
-            DataError: If they are more than the share allows.
+            DataError: If there are more than the share allows.
         """
         self.reasons.update(bad)
         self.check()
@@ -266,5 +264,5 @@ class BadImages:
             listed = "; ".join(f"{name} ({reason})" for name, reason in list(self.reasons.items())[:10])
             raise DataError(
                 f"{len(self.reasons)} of {self.total} images cannot be used, more than --max-bad {self.share:g} "
-                f"allows: {listed}. Mend or remove them, or allow more"
+                f"allows: {listed}. Fix or remove them, or allow more"
             )

@@ -1,4 +1,4 @@
-"""What a folder of shards says about itself."""
+"""Manifests of folders of shards."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ADVICE = "write the shards again into a new folder"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that is complete.
+    """A complete shard.
 
     Attributes:
         file: Name of the tar file, such as "train-000000.tar".
         bytes: Its size.
         sha256: Its digest, in hexadecimal.
-        images: Images in it.
+        images: Number of images.
         index_bytes: Size of the index beside it.
         index_sha256: Digest of the index.
-        skipped: Files that could not be read when the shard was written, and why.
+        skipped: Files that could not be read when the shard was written, with the reason.
     """
 
     file: str
@@ -46,7 +46,7 @@ class ShardRecord:
 
     @property
     def part(self) -> str:
-        """The part its images belong to: "train" or "val" (what the name begins with)."""
+        """The part of its images, "train" or "val": the prefix of the name."""
         return self.file.partition("-")[0]
 
     @property
@@ -55,14 +55,14 @@ class ShardRecord:
         return self.file.removesuffix(".tar") + ".index.npy"
 
     def fault(self, folder: Path) -> str | None:
-        """What is wrong with the files' kinds and sizes."""
+        """A problem of the files' kinds and sizes; None if there is none."""
         for name, expected in ((self.file, self.bytes), (self.index, self.index_bytes)):
             try:
                 size = check_regular(folder / name)
             except OSError as error:
                 return f"{name} cannot be read ({reason(error)})"
             if size != expected:
-                return f"{name} has {size:,} bytes where the manifest says {expected:,}"
+                return f"{name} has {size:,} bytes, but {expected:,} in the manifest"
         return None
 
 
@@ -73,11 +73,11 @@ class Manifest:
     Attributes:
         classes: Names of the classes, in the order of their indices.
         listing: Digest of the names, sizes and classes of the images.
-        seed: Decides the order within the shards, and what is held out.
-        shard_bytes: Size that no shard of several images exceeds.
-        held_out: The images had no validation part; "val" is what the seed held out.
-        planned: The number of shards there will be.
-        shards: Those that are complete.
+        seed: Seed of the order within the shards, and of the held-out images.
+        shard_bytes: Maximum size of a shard, unless it has a single image.
+        held_out: Whether "val" was held out by the seed, for lack of a validation part.
+        planned: Number of shards when complete.
+        shards: The complete shards.
     """
 
     classes: Sequence[str]
@@ -97,7 +97,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder of shards; None if the folder has none of ours.
+    """Read the manifest of a folder of shards; None if the folder has none of ours.
 
     Raises:
         DataError: If it is damaged.
@@ -114,18 +114,18 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _manifest(content: Mapping[str, Any]) -> Manifest:
-    """The fields of a manifest, each of its kind and within its bounds; raises ValueError otherwise."""
-    _only(content, Manifest)
+    """Validate the fields of a manifest; raises ValueError."""
+    _check_fields(content, Manifest)
     classes, shards = content["classes"], content["shards"]
     if not isinstance(classes, list) or not isinstance(shards, list):
         raise ValueError("its classes and shards are not lists")
     if fault := class_names_fault(classes):
         raise ValueError(fault)
     if not isinstance(content["held_out"], bool):
-        raise ValueError(_unfit("held_out", content["held_out"]))
+        raise ValueError(_invalid("held_out", content["held_out"]))
     records = tuple(map(_record, shards))
     if len({record.file for record in records}) < len(records):
-        raise ValueError("a shard is there twice")
+        raise ValueError("a shard is listed twice")
     planned = _number(content, "planned")
     if planned < len(records):
         raise ValueError(f"it has {len(records)} shards, but {planned} were planned")
@@ -142,11 +142,11 @@ def _manifest(content: Mapping[str, Any]) -> Manifest:
 
 def _record(content: Any) -> ShardRecord:
     if not isinstance(content, dict):
-        raise ValueError(_unfit("a shard", content))
-    _only(content, ShardRecord)
+        raise ValueError(_invalid("a shard", content))
+    _check_fields(content, ShardRecord)
     skipped = content["skipped"]
-    if not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
-        raise ValueError(_unfit("skipped", skipped))
+    if not isinstance(skipped, dict) or not all(isinstance(each, str) for each in skipped.values()):
+        raise ValueError(_invalid("skipped", skipped))
     return ShardRecord(
         _text(content, "file", _SHARD_NAME),
         _number(content, "bytes"),
@@ -158,24 +158,24 @@ def _record(content: Any) -> ShardRecord:
     )
 
 
-def _only(content: Mapping[str, Any], kind: type[Manifest | ShardRecord]) -> None:
+def _check_fields(content: Mapping[str, Any], kind: type[Manifest | ShardRecord]) -> None:
     if unknown := content.keys() - kind.__dataclass_fields__.keys():
-        raise ValueError(f"it has fields of no meaning: {', '.join(sorted(unknown))}")
+        raise ValueError(f"it has unknown fields: {', '.join(sorted(unknown))}")
 
 
 def _number(content: Mapping[str, Any], name: str) -> int:
     value = content[name]
     if type(value) is not int or not 0 <= value < _MAX_NUMBER:
-        raise ValueError(_unfit(name, value))
+        raise ValueError(_invalid(name, value))
     return value
 
 
-def _text(content: Mapping[str, Any], name: str, form: re.Pattern[str]) -> str:
+def _text(content: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str:
     value = content[name]
-    if not isinstance(value, str) or not form.fullmatch(value):
-        raise ValueError(_unfit(name, value))
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(_invalid(name, value))
     return value
 
 
-def _unfit(name: str, value: Any) -> str:
+def _invalid(name: str, value: Any) -> str:
     return f"{name} cannot be {str(value)[:80]!r}"

@@ -1,4 +1,4 @@
-"""Images in local Parquet files, as data sets of the Hugging Face Hub have them."""
+"""Images in local Parquet files, in the format of data sets on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from transxnet.files import check_regular, read_json, reading, reason
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp")
 _BINARY = ("binary", "large_binary", "binary_view")
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-_ADVICE = "fetch it again"
-_AT_ONCE = 64  # rows that are read at a time to find the damaged file
+_ADVICE = "download it again"
+_BATCH = 64  # rows read at a time to find the damaged file
 
 
 @dataclass(frozen=True)
@@ -40,73 +40,73 @@ class ParquetSource:
 
     Attributes:
         class_names: Names of the classes.
-        rows: The table's image column, memory-mapped.
-        places: (n), rows in the table.
-        numbers: (n), class indices.
-        files: Names of the files that the table was read from.
+        column: The table's image column, memory-mapped.
+        rows: (n), row indices in the table.
+        classes: (n), class indices.
+        files: Names of the files of the table.
         ends: The row at which each file ends.
         root: The data set's folder.
     """
 
     class_names: Sequence[str]
-    rows: Any
-    places: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.intc]
+    column: Any
+    rows: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.intc]
     files: Sequence[str]
     ends: Sequence[int]
     root: Path
     targets: Sequence[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", array("i", self.numbers.astype(np.intc).tobytes()))
+        object.__setattr__(self, "targets", array("i", self.classes.astype(np.intc).tobytes()))
 
     def name(self, index: int) -> str:
-        row = int(self.places[index])
+        row = int(self.rows[index])
         file = bisect_right(self.ends, row)
         return f"{self.files[file]}:{row - (self.ends[file - 1] if file else 0)}"
 
     def load(self, index: int) -> Image.Image:
         name = self.name(index)
         try:
-            (value,) = self.rows[int(self.places[index])].values()
-        except Exception as error:  # the library raises what its parts raise
+            (value,) = self.column[int(self.rows[index])].values()
+        except Exception as error:  # the library can raise anything
             raise BadImageError(name, f"damaged ({reason(error)})") from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):
             return decode_image(name, content)
         if isinstance(value, dict) and isinstance(value.get("path"), str):
             return read_image(self._below(name, value["path"]))
-        raise BadImageError(name, "the row holds no image")
+        raise BadImageError(name, "the row has no image")
 
     def _below(self, name: str, path: str) -> Path:
-        """A file that a row names; only those of the data set's own folder are read."""
+        """The file that a row names, which must be in the data set's folder."""
         root = self.root.resolve()
         try:
             file = (root / path).resolve()
         except (OSError, ValueError) as error:
-            raise BadImageError(name, f"the row names no file: {path[:80]!r}") from error
+            raise BadImageError(name, f"the row's path is invalid: {path[:80]!r}") from error
         if not file.is_relative_to(root):
             raise BadImageError(name, f"the row names a file outside {self.root}: {path[:80]!r}")
         return file
 
-    def subset(self, places: npt.NDArray[np.intp]) -> ParquetSource:
-        return replace(self, places=self.places[places], numbers=self.numbers[places])
+    def subset(self, indices: npt.NDArray[np.intp]) -> ParquetSource:
+        return replace(self, rows=self.rows[indices], classes=self.classes[indices])
 
     def relabelled(self, class_names: Sequence[str], indices: Sequence[int]) -> ParquetSource:
-        return replace(self, class_names=tuple(class_names), numbers=np.asarray(indices, np.intc)[self.numbers])
+        return replace(self, class_names=tuple(class_names), classes=np.asarray(indices, np.intc)[self.classes])
 
 
 def open_parquet(root: Path) -> dict[str, ParquetSource]:
-    """The parts "train" and "val" of a folder of Parquet files, or of one that ``save_to_disk`` wrote.
+    """Open the parts "train" and "val" of a folder of Parquet files, or one written by ``save_to_disk``.
 
-    Nothing, if the folder is neither. Parquet files are copied once into the cache of the library
-    ``datasets``, where rows can be read in any order. The network is not used.
+    Returns an empty dictionary for other folders. Parquet files are copied once into the cache of the
+    library ``datasets`` for random access. Nothing is downloaded.
 
     Args:
         root: The folder.
 
     Raises:
-        DataError: If ``datasets`` is not installed, or the files are damaged or hold no labelled images.
+        DataError: If ``datasets`` is not installed, or the files are damaged or have no labelled images.
     """
     files = part_files(root, ".parquet")
     saved = {} if files else _saved(root)
@@ -121,7 +121,7 @@ def open_parquet(root: Path) -> dict[str, ParquetSource]:
             return _sources(root, library, _from_files(library, files) if files else _from_disk(library, saved))
     except DataError:
         raise
-    except Exception as error:  # the library raises what its parts raise
+    except Exception as error:  # the library can raise anything
         raise DataError(f"{root} cannot be read ({reason(error.__cause__ or error)})") from error
 
 
@@ -136,12 +136,12 @@ def _sources(root: Path, library: Any, tables: _Tables) -> dict[str, ParquetSour
         column = _image_column(root, table)
         if isinstance(table.features[column], library.Image):
             table = table.cast_column(column, library.Image(decode=False))
-        numbers = class_indices(root, labels[part], names)
-        if not len(numbers):
-            raise DataError(f"{root} holds no rows for {part}")
-        rows = table.select_columns([column]).with_format(None)
-        rows.data.validate(full=True)  # what it says of where the rows' bytes are
-        sources[part] = ParquetSource(names, rows, np.arange(len(numbers)), numbers, origin, ends, root)
+        classes = class_indices(root, labels[part], names)
+        if not len(classes):
+            raise DataError(f"{root} has no rows for {part}")
+        images = table.select_columns([column]).with_format(None)
+        images.data.validate(full=True)  # the offsets of the rows' bytes
+        sources[part] = ParquetSource(names, images, np.arange(len(classes)), classes, origin, ends, root)
     return sources
 
 
@@ -149,22 +149,22 @@ def _from_files(library: Any, files: Mapping[str, Sequence[Path]]) -> _Tables:
     arrow = importlib.import_module("pyarrow.parquet")
     tables: _Tables = {}
     for part, paths in files.items():
-        counts = [_rows_of(arrow, path) for path in paths]
+        counts = [_row_count(arrow, path) for path in paths]
         full = [str(path.resolve()) for path, count in zip(paths, counts, strict=True) if count]
         if not full:
-            raise DataError(f"{paths[0].parent} holds no rows for {part}")
+            raise DataError(f"{paths[0].parent} has no rows for {part}")
         try:
             table = library.Dataset.from_parquet(list(map(glob.escape, full)), split=part)
         except Exception:
-            for path in paths:  # the library does not say which
+            for path in paths:  # the library does not name the damaged one
                 with reading(path, DataError, _ADVICE), arrow.ParquetFile(path) as file:
-                    list(map(len, file.iter_batches(_AT_ONCE)))
+                    list(map(len, file.iter_batches(_BATCH)))
             raise
         tables[part] = table, [str(path) for path in paths], list(accumulate(counts))
     return tables
 
 
-def _rows_of(arrow: Any, path: Path) -> int:
+def _row_count(arrow: Any, path: Path) -> int:
     with reading(path, DataError, _ADVICE):
         size = check_regular(path)
         rows = int(arrow.read_metadata(path).num_rows)
@@ -174,12 +174,12 @@ def _rows_of(arrow: Any, path: Path) -> int:
 
 
 def _saved(root: Path) -> dict[str, Path]:
-    """The folders of the parts, where ``save_to_disk`` wrote them; nothing where it did not.
+    """Find the folders of the parts written by ``save_to_disk``; empty for other folders.
 
-    What the library would follow out of a folder, or wait for, is refused.
+    Paths out of a folder, and files that would block, are refused.
 
     Raises:
-        DataError: If the files that describe the tables cannot be read, or none is "train" or "val".
+        DataError: If the files that describe the tables cannot be read, or there is no "train" or "val".
     """
     if is_file(root / _STATE) and is_file(root / _INFO):
         _check_saved(root)
@@ -194,7 +194,7 @@ def _saved(root: Path) -> dict[str, Path]:
     chosen = {part: next((root / name for name in names if name in splits), None) for part, names in parts}
     found = {part: folder for part, folder in chosen.items() if folder is not None}
     if not found:
-        raise DataError(f"{root} has no split of these names: {', '.join((*TRAIN, *VALIDATION))}")
+        raise DataError(f"{root} has no split named {',  '.join((*TRAIN, *VALIDATION))}")
     for folder in found.values():
         _check_saved(folder)
     return found
@@ -221,7 +221,7 @@ def _from_disk(library: Any, folders: Mapping[str, Path]) -> _Tables:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library's progress on a terminal only; what it logs of an error is in the error too."""
+    """Show the library's progress only on a terminal, and not its log, which repeats its errors."""
     logger = logging.getLogger("datasets")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 def _image_column(root: Path, table: Any) -> str:
     features = table.features
-    fits = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    fits = fits or [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
-    fits = fits or [name for name, feature in features.items() if getattr(feature, "dtype", "") in _BINARY]
-    return one_column(root, "images", _IMAGES, fits, list(features))
+    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    found = found or [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
+    found = found or [name for name, feature in features.items() if getattr(feature, "dtype", "") in _BINARY]
+    return one_column(root, "images", _IMAGES, found, list(features))

@@ -1,4 +1,4 @@
-"""The classes of a table's rows: indices, or names."""
+"""Class labels of tables, as indices or names."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transxnet.data.names import MAX_CLASSES, class_names_fault, natural_key
+from transxnet.data.names import MAX_CLASSES, class_names_fault, listed, natural_key
 from transxnet.errors import DataError
 
 _LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
-_SHOWN = 20  # columns that a message names
+_MAX_SHOWN = 20  # columns in a message
 
 
 class Labels(NamedTuple):
-    """What a table says of its rows' classes.
+    """Class labels of a table's rows.
 
     Attributes:
-        values: A class index or a class's name for each row, or None.
-        names: Names of the classes by their indices; None where the table has none.
+        values: The class index or name of each row, or None.
+        names: Names of the classes in the order of their indices; None if the table has none.
     """
 
     values: Sequence[int | str | None]
@@ -30,19 +30,19 @@ class Labels(NamedTuple):
 
 
 def class_labels(root: Path, table: Any) -> Labels:
-    """The labels of a table of the library ``datasets``.
+    """Read the labels of a table of the library ``datasets``.
 
     Raises:
-        DataError: If no column holds whole numbers or texts of the usual names.
+        DataError: If no column with one of the usual names has integers or strings.
     """
     features = table.features
-    fits = [name for name, feature in features.items() if hasattr(feature, "names") and hasattr(feature, "str2int")]
-    fits = fits or [name for name in _LABELS if name in features]
-    column = one_column(root, "classes", _LABELS, fits, list(features))
+    found = [name for name, feature in features.items() if hasattr(feature, "names") and hasattr(feature, "str2int")]
+    found = found or [name for name in _LABELS if name in features]
+    column = one_column(root, "classes", _LABELS, found, list(features))
     values = table.select_columns([column]).with_format("arrow")[:][column]
     values.validate(full=True)
     if not _is_label(values.type):
-        raise DataError(f"{root}: its column {column!r} holds {str(values.type)[:80]}, not class indices or names")
+        raise DataError(f"{root}: its column {column!r} has type {str(values.type)[:80]}, not class indices or names")
     names = getattr(features[column], "names", None)
     if names is not None and (fault := class_names_fault(names)):
         raise DataError(f"{root}: in its column {column!r} {fault}")
@@ -57,26 +57,33 @@ def _is_label(kind: Any) -> bool:
     return any(check(kind) for check in checks)
 
 
-def one_column(root: Path, what: str, usual: Sequence[str], fits: Sequence[str], columns: Sequence[str]) -> str:
-    """The only fitting column, or the first of the usual names among those that fit.
+def one_column(root: Path, kind: str, usual: Sequence[str], found: Sequence[str], columns: Sequence[str]) -> str:
+    """The only candidate among a table's columns, or the first one with a usual name.
+
+    Args:
+        root: The data set's folder, for messages.
+        kind: Contents of the column, for messages.
+        usual: The usual names.
+        found: The candidates.
+        columns: All columns.
 
     Raises:
         DataError: If there is none.
     """
-    if len(fits) == 1:
-        return fits[0]
+    if len(found) == 1:
+        return found[0]
     for name in usual:
-        if name in fits:
+        if name in found:
             return name
-    there = ", ".join(columns[:_SHOWN]) + (f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else "")
-    raise DataError(f"{root} has no column of {what} named {', '.join(usual)}; its columns are {there}")
+    known = listed(columns, _MAX_SHOWN)
+    raise DataError(f"{root} has no column of {kind} named {', '.join(usual)}; its columns are {known}")
 
 
 def class_names(root: Path, parts: Sequence[Labels]) -> tuple[str, ...]:
-    """The names of all parts' classes, by their indices.
+    """The class names of all parts, in the order of their indices.
 
     Raises:
-        DataError: If the parts do not agree, or there would be more than :data:`MAX_CLASSES` classes.
+        DataError: If the parts disagree, or there are more than :data:`MAX_CLASSES` classes.
     """
     given = [part.names for part in parts if part.names is not None]
     if any(list(names) != list(given[0]) for names in given):
@@ -84,13 +91,13 @@ def class_names(root: Path, parts: Sequence[Labels]) -> tuple[str, ...]:
     present = {value for part in parts for value in part.values if value is not None}
     numbers = {value for value in present if not isinstance(value, str)}
     if len(numbers) not in (0, len(present)):
-        raise DataError(f"{root}: its labels are numbers in one part and names in the other")
+        raise DataError(f"{root}: some labels are numbers and others names")
     if given and numbers == present:
         return tuple(given[0])
     if numbers:
         largest = max(numbers)
         if largest >= MAX_CLASSES:
-            raise DataError(f"{root}: a row has the class index {largest:,}; there may be {MAX_CLASSES:,} classes")
+            raise DataError(f"{root}: a row has the class index {largest:,}, more than {MAX_CLASSES - 1:,}")
         return tuple(str(index) for index in range(largest + 1))
     names = sorted((str(name) for name in present), key=natural_key)
     if names and (fault := class_names_fault(names)):

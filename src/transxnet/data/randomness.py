@@ -1,4 +1,4 @@
-"""Random numbers that depend on an address, such as (seed, epoch, index), and on nothing else."""
+"""Random numbers that depend only on an address, such as (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 
 def seed_for(*address: int) -> int:
-    """A seed of 64 bits for an address of non-negative numbers."""
+    """A 64-bit seed for an address of non-negative integers."""
     return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0])
 
 
 @contextmanager
 def addressed_randomness(*address: int) -> Iterator[None]:
-    """Python's, NumPy's and PyTorch's global generators start at the address, then go on as before.
+    """Seed Python's, NumPy's and PyTorch's global generators by an address, and restore them afterwards.
 
-    So a sample's augmentation is the same whichever process draws it, and after what.
+    A sample's augmentation is then the same in any process and at any time.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (timm draws from it)
     seed = seed_for(*address)

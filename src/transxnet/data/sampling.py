@@ -1,4 +1,4 @@
-"""Which images a process takes when, as a function of the seed and the epoch."""
+"""Order and distribution of images over processes, as a function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from transxnet.errors import ConfigError
 
 
 class AddressSampler(Sampler[tuple[int, int]]):
-    """The addresses (pass, index) that one process takes in an epoch.
+    """Sampler of the addresses (pass, index) of one process in an epoch.
 
-    In training, the images of all are shuffled by (seed, pass) and dealt out in batches: of every
-    ``world_size`` batches, process ``rank`` takes the one at its place, so that more processes see
-    what one process sees that accumulates as many batches. Steps that are not full are left out.
-    An epoch is one pass, or ``epoch_steps`` steps of one pass after another. In evaluation, every
-    image is seen by exactly one process, in order.
+    In training, images are shuffled by (seed, pass) and distributed in batches: of every
+    ``world_size`` batches, process ``rank`` takes the one at its position. Several processes thus use
+    the same images as one that accumulates as many batches. Incomplete steps are dropped. An epoch is
+    one pass, or ``epoch_steps`` steps of successive passes. In evaluation, each image is used by
+    exactly one process, in order.
 
     Lightning calls :meth:`set_epoch`.
 
     Args:
         length: Number of images.
-        batch_size: Images that a process takes at once.
-        seed: Decides the order.
-        train: Whether to shuffle, and to leave out the last incomplete step.
-        batches_per_step: Batches of one process in a step.
+        batch_size: Images per batch of a process.
+        seed: Seed of the order.
+        train: Whether to shuffle, and to drop the last incomplete step.
+        batches_per_step: Batches per step of a process.
         epoch_steps: Steps in a training epoch; 0 for one pass over the images.
-        groups: A number for each image; in training, a batch has images of one group as far as
-            they go, so that upright pictures need not be padded for lying ones.
-        rank: This process.
-        world_size: All processes.
+        groups: The group of each image; training batches are of one group as far as possible, so that
+            portraits need not be padded to landscapes.
+        rank: Rank of this process.
+        world_size: Number of processes.
 
     Raises:
-        ConfigError: If there are fewer images than several processes take in a step.
+        ConfigError: If there are fewer images than several processes need for a step.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class AddressSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
         self.first_batch = 0
         if length < world_size:
-            raise ConfigError(f"{length} images cannot be shared out to {world_size} devices; take fewer")
+            raise ConfigError(f"{length} images cannot be distributed to {world_size} devices; use fewer devices")
         step = batch_size * batches_per_step * world_size
         if train and length < step and world_size > 1:
             raise ConfigError(
-                f"a step takes {step} images on {world_size} devices, but there are {length} to learn from"
+                f"a step takes {step} images on {world_size} devices, but there are only {length} training images"
             )
         # A set smaller than one step is one step.
         self.pass_length = length // step * step if train and length >= step else length
@@ -81,7 +81,7 @@ class AddressSampler(Sampler[tuple[int, int]]):
 
     @property
     def batches(self) -> int:
-        """This process's batches in an epoch."""
+        """Number of batches of this process in an epoch."""
         return -(-len(self) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -89,14 +89,14 @@ class AddressSampler(Sampler[tuple[int, int]]):
             addresses = self._epoch()
             if self.world_size > 1:
                 batches = range(self.rank * self.batch_size, len(addresses), self.world_size * self.batch_size)
-                addresses = [address for at in batches for address in addresses[at : at + self.batch_size]]
+                addresses = [address for start in batches for address in addresses[start : start + self.batch_size]]
         else:
             addresses = [(self.epoch, index) for index in range(self.rank, self.images, self.world_size)]
         first, self.first_batch = self.first_batch * self.batch_size, 0
         return iter(addresses[first:])
 
     def _epoch(self) -> list[tuple[int, int]]:
-        """All processes' addresses of an epoch: a window of the passes, which follow each other."""
+        """The addresses of an epoch for all processes: a window of the sequence of passes."""
         start = self.epoch * self.used
         passes = range(start // self.pass_length, -(-(start + self.used) // self.pass_length))
         addresses = [(number, index) for number in passes for index in self._pass(number)]
@@ -112,7 +112,7 @@ class AddressSampler(Sampler[tuple[int, int]]):
 
 
 def _grouped(order: Sequence[int], groups: Sequence[int], batch_size: int) -> list[int]:
-    """The same indices, in batches of one group; what fills no batch comes last."""
+    """Reorder indices into batches of one group; incomplete batches come last."""
     grouped: list[int] = []
     waiting: dict[int, list[int]] = {}
     for index in order:

@@ -1,7 +1,7 @@
-"""The embedded set "scenes": handwritten digits on photographs, for detection and segmentation.
+"""The embedded data set "scenes": handwritten digits on photographs, for detection and segmentation.
 
-Digits and photographs are those that install with scikit-learn and scikit-image. They are written in
-the formats of COCO and of ADE20K into one folder, which both readers read.
+Digits and photographs come with scikit-learn and scikit-image. Scenes are written to one folder in the
+formats of both COCO and ADE20K.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from skimage.measure import approximate_polygon, find_contours, label
 from transxnet.bounds import ImageCount, SceneSide, Seed, checked
 from transxnet.data.randomness import seed_for
 from transxnet.data.run_lengths import from_mask, uncompressed
-from transxnet.data.scene_painting import Material, Scene, material, painted
+from transxnet.data.scene_painting import Material, Scene, paint_scene, scene_materials
 from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.data.splits import TRAIN, VALIDATION
@@ -30,7 +30,7 @@ from transxnet.files import cache_folder, read_text, replacing, write_text
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 11, 13)  # with gaps, as COCO's
-BACKGROUND = 1  # label of the background; digit d has d + 2, and 0 is not labelled
+BACKGROUND = 1  # label of the background; digit d has label d + 2, and 0 is unlabelled
 
 _TRAINING, _VALIDATION = TRAIN[1], VALIDATION[1]
 _VERSION = 5
@@ -53,10 +53,10 @@ class _Settings:
 
 
 def data_folder(data: str) -> str:
-    """The folder that is meant: of the embedded scenes for "scenes", else the user's own.
+    """The folder of the embedded scenes for "scenes", otherwise the given folder.
 
     Raises:
-        ConfigError: If the scenes cannot be written into the user's cache.
+        ConfigError: If the scenes cannot be written to the user's cache.
     """
     if data != SCENES:
         return data
@@ -65,8 +65,8 @@ def data_folder(data: str) -> str:
         return str(scenes_folder(root))
     except OSError as error:
         raise ConfigError(
-            f"the embedded scenes cannot be written into {str(root)!r}: {error.strerror or error}. Set XDG_CACHE_HOME "
-            "to a folder that can be written"
+            f"the embedded scenes cannot be written to {str(root)!r}: {error.strerror or error}. Set XDG_CACHE_HOME "
+            "to a writable folder"
         ) from error
 
 
@@ -79,15 +79,15 @@ def scenes_folder(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Path:
-    """The folder of these scenes below ``root``, written if it is not there or was interrupted.
+    """The folder of some scenes below ``root``, which are written if missing or incomplete.
 
     Args:
         root: A folder for data.
-        train: As :func:`write_scenes`.
-        validation: As :func:`write_scenes`.
-        size: As :func:`write_scenes`.
-        seed: As :func:`write_scenes`.
-        advance: As :func:`write_scenes`.
+        train: As for :func:`write_scenes`.
+        validation: As for :func:`write_scenes`.
+        size: As for :func:`write_scenes`.
+        seed: As for :func:`write_scenes`.
+        advance: As for :func:`write_scenes`.
     """
     height, width = size
     folder = root / f"{SCENES}-{train}-{validation}-{height}x{width}-{seed}"
@@ -105,23 +105,23 @@ def write_scenes(
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Path:
-    """Write scenes, the same for the same arguments.
+    """Write scenes, deterministically for given arguments.
 
-    No photograph and no handwritten digit is in both parts. A mark is written last, so that
-    :func:`scenes_folder` knows a complete folder.
+    The parts share no photograph and no handwritten digit. A marker file is written last, by which
+    :func:`scenes_folder` recognises a complete folder.
 
     Args:
-        folder: Where to.
-        train: Images to learn from.
-        validation: Images to judge by.
-        size: Height and width of a landscape; a third of the scenes are portraits.
-        seed: Decides everything random.
+        folder: Output folder.
+        train: Number of training images.
+        validation: Number of validation images.
+        size: Height and width of landscapes; a third of the scenes are portraits.
+        seed: Seed of all random choices.
         advance: Called with the number of scenes just written, for a progress bar.
 
     Returns:
-        The folder: ``images/{training,validation}/*.jpg``, ``annotations/{training,validation}/*.png``
-        (0 is not labelled, 1 is background), ``annotations/instances_{training,validation}.json``
-        and ``classes.txt``.
+        The folder, with ``images/{training,validation}/*.jpg``,
+        ``annotations/{training,validation}/*.png`` (0 is unlabelled, 1 is background),
+        ``annotations/instances_{training,validation}.json`` and ``classes.txt``.
 
     Raises:
         ConfigError: If a part is empty or scenes are smaller than 64 pixels.
@@ -130,15 +130,15 @@ def write_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARKER).unlink(missing_ok=True)
     write_text(folder / "classes.txt", "\n".join(("background", *DIGIT_NAMES)) + "\n")
-    learned, judged = material()
-    for part, stuff, count in ((_TRAINING, learned, train), (_VALIDATION, judged, validation)):
-        _write_part(folder, part, stuff, count, settings, advance)
+    materials = scene_materials()
+    for part, material, count in zip((_TRAINING, _VALIDATION), materials, (train, validation), strict=True):
+        _write_part(folder, part, material, count, settings, advance)
     write_text(folder / _MARKER, _described(settings))
     return folder
 
 
 def _complete(folder: Path) -> str | None:
-    with suppress(OSError, ValueError):  # it is not there, or damaged: the scenes are written again
+    with suppress(OSError, ValueError):  # missing or damaged: the scenes are written again
         return read_text(folder / _MARKER)
     return None
 
@@ -148,15 +148,15 @@ def _described(settings: _Settings) -> str:
 
 
 def _write_part(
-    folder: Path, part: str, stuff: Material, count: int, settings: _Settings, advance: Callable[[int], object]
+    folder: Path, part: str, material: Material, count: int, settings: _Settings, advance: Callable[[int], object]
 ) -> None:
-    judged = part == _VALIDATION
+    validation = part == _VALIDATION
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        generator = np.random.default_rng(seed_for(settings.seed, judged, index))
+        generator = np.random.default_rng(seed_for(settings.seed, validation, index))
         height, width = settings.size if generator.random() < 2 / 3 else settings.size[::-1]
-        scene = painted(generator, stuff, (height, width), crowd=judged and index % 8 == 7)
+        scene = paint_scene(generator, material, (height, width), crowd=validation and index % 8 == 7)
         name = f"scene_{index + 1:06d}"
         with replacing(folder / "images" / part / f"{name}.jpg") as path:
             Image.fromarray(scene.image).save(path, quality=92)
@@ -211,7 +211,7 @@ def _annotations(generator: np.random.Generator, scene: Scene, image: int, first
 
 
 def polygons(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
-    """The outlines of a mask (H, W): x1, y1, x2, y2, ... of each; none, if it has holes, which polygons cannot."""
+    """The outlines of a mask (H, W), each x1, y1, x2, y2, ...; none if it has holes, which polygons cannot express."""
     framed = np.pad(mask, 1)
     if label(~framed, connectivity=1).max() > 1:
         return []

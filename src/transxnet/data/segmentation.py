@@ -1,4 +1,4 @@
-"""Images with a class for each pixel, as ADE20K has them."""
+"""Images with a class for each pixel, in ADE20K's layout."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from torch import Tensor
 from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, find_images, opened, read_annotated, strips
 from transxnet.data.names import is_folder, natural_key
-from transxnet.data.randomness import seed_for
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, class_order, palette, read_classes
-from transxnet.data.splits import TRAIN, VALIDATION, part_folder
+from transxnet.data.splits import TRAIN, VALIDATION, held_out, part_folder
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.errors import DataError
 from transxnet.files import user_path
 
-_HELD_OUT = 0.2
 _CLASS_FILE = "classes.txt"
-_MOST_CLASSES = 254  # a label is a byte, 255 is ignored, and 0 may be
+_MAX_CLASSES = 254  # labels are bytes; 255 is ignored, and 0 may be
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class SegmentationSource:
 
     Attributes:
         class_names: Names in the order of the labels.
-        colors: (classes, 3), uint8, to draw them with.
+        colors: (classes, 3), uint8, for drawing.
         images: Image files.
         label_files: The label image of each.
-        reduce_zero_label: Whether a label of 0 means "ignored", and the classes count from 1.
-        findings: What was wrong with the folder.
-        order: The class of each label of the files; None if they agree.
+        reduce_zero_label: Whether label 0 is ignored and classes start at 1.
+        findings: Problems of the folder.
+        order: The class of each label in the files; None if they are the same.
     """
 
     class_names: tuple[str, ...]
@@ -53,29 +51,29 @@ class SegmentationSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def name(self, place: int) -> str:
-        return str(self.images[place])
+    def name(self, index: int) -> str:
+        return str(self.images[index])
 
-    def load(self, place: int) -> Image.Image:
-        """The image as RGB, as it was labelled.
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB, in the orientation that was labelled.
 
         Raises:
-            BadImageError: If the file cannot be used, or has another size than its labels.
+            BadImageError: If the file cannot be used, or its size differs from the labels'.
         """
-        with opened(self.label_files[place]) as labels:
+        with opened(self.label_files[index]) as labels:
             size = labels.height, labels.width
-        return read_annotated(self.images[place], size, f"its labels ({self.label_files[place]}) are")
+        return read_annotated(self.images[index], size, f"its labels ({self.label_files[index]}) are")
 
-    def labels(self, place: int) -> Tensor:
+    def labels(self, index: int) -> Tensor:
         """The class of each pixel, (H, W), int64; 255 is ignored.
 
         Raises:
-            BadImageError: If the label file cannot be used, has another size than the image, or a
-                label without a class.
+            BadImageError: If the label file cannot be used, its size differs from the image's, or it has
+                a label without a class.
         """
-        path = self.label_files[place]
+        path = self.label_files[index]
         values = _label_values(path)
-        with opened(self.images[place]) as image:
+        with opened(self.images[index]) as image:
             if sorted(image.size) != sorted(values.shape):
                 size = f"{values.shape[1]} x {values.shape[0]}"
                 raise BadImageError(str(path), f"{size} pixels, but its image is {image.width} x {image.height}")
@@ -88,15 +86,15 @@ class SegmentationSource:
         classes[self.reduce_zero_label : known] = names
         return torch.from_numpy(classes[values])
 
-    def subset(self, places: Sequence[int]) -> SegmentationSource:
-        """The images at these places."""
-        images, labels = ([files[int(place)] for place in places] for files in (self.images, self.label_files))
+    def subset(self, indices: Sequence[int]) -> SegmentationSource:
+        """The images at the given indices."""
+        images, labels = ([files[int(index)] for index in indices] for files in (self.images, self.label_files))
         return replace(self, images=images, label_files=labels)
 
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """Images to learn from, if there are any, and images to judge by."""
+    """Training images, if there are any, and validation images."""
 
     train: SegmentationSource | None
     validation: SegmentationSource
@@ -110,22 +108,22 @@ def open_segmentation(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> SegmentationData:
-    """A folder with ``images/`` and ``annotations/``, and ``training/`` and ``validation/`` in both.
+    """Open a folder with ``images/`` and ``annotations/``, and ``training/`` and ``validation/`` in both.
 
-    An image's labels are the file of the same name before the ending, grey or with a palette. The
-    parts may also be called train and val; without parts, a fifth of the images is held out. The
-    classes' names are in ``classes.txt``, one a line, with a colour (``#rrggbb``) if wanted; else
-    they are ADE20K's, if its files have those names (``ADE_...``) or 150 classes are wanted.
+    An image's labels are in the file of the same name but for the suffix, grey or with a palette. The
+    parts may also be called train and val; without parts, a fifth of the images is held out. Class
+    names are in ``classes.txt``, one per line, optionally with a colour (``#rrggbb``); otherwise they
+    are ADE20K's if the files are named ``ADE_...`` or 150 classes are expected.
 
     Args:
         data: The folder.
-        reduce_zero_label: Whether a label of 0 means "ignored", and the classes count from 1, as ADE20K's do.
-        seed: Chooses what is held out, where that is not given.
-        classes: Class names whose order the labels take, as a network knows them.
-        num_classes: How many classes there must be.
+        reduce_zero_label: Whether label 0 is ignored and classes start at 1, as in ADE20K.
+        seed: Chooses the held-out images if there is no validation part.
+        classes: Class names in the order of the labels, such as a network's.
+        num_classes: Expected number of classes.
 
     Raises:
-        DataError: If images or labels are not there, or the classes are not as wanted.
+        DataError: If there are no images or labels, or the classes are not as expected.
     """
     root = user_path(data)
     if not is_folder(root):
@@ -134,31 +132,30 @@ def open_segmentation(
     findings = Findings()
     parts = _pairs(root, findings)
     names, colors = _named_classes(root, parts, reduce_zero_label, classes, num_classes)
-    if not 0 < len(names) <= _MOST_CLASSES:
-        raise DataError(f"{root} has {len(names)} classes; labels of a byte tell 1 to {_MOST_CLASSES}")
+    if not 0 < len(names) <= _MAX_CLASSES:
+        raise DataError(f"{root} has {len(names)} classes; 8-bit labels allow 1 to {_MAX_CLASSES}")
     order = None
     if classes is not None and list(classes) != names:
         order = class_order(root, names, list(classes))
         colors = colors[[names.index(name) for name in classes]]
         names = list(classes)
     if num_classes not in (None, len(names)):
-        raise DataError(f"{root} has {len(names)} classes, not the {num_classes} wanted")
+        raise DataError(f"{root} has {len(names)} classes, not the {num_classes} expected")
     sources = {
         part: SegmentationSource(tuple(names), colors, images, labels, reduce_zero_label, findings, order)
         for part, (images, labels) in parts.items()
     }
     if "train" not in sources or "val" in sources:
         return SegmentationData(sources.get("train"), sources["val"])
-    whole = sources["train"]
-    if len(whole) < 2:
-        raise DataError(f"{root} has a single image: nothing can be held out to judge by")
-    places = np.random.default_rng(seed_for(seed)).permutation(len(whole))
-    held = max(1, round(_HELD_OUT * len(whole)))
-    return SegmentationData(*(whole.subset(np.sort(part).tolist()) for part in (places[held:], places[:held])))
+    everything = sources["train"]
+    held = held_out(np.zeros(len(everything), np.int64), seed)
+    if not held.any():
+        raise DataError(f"{root} has a single image: nothing can be held out for validation")
+    return SegmentationData(*(everything.subset(np.flatnonzero(part).tolist()) for part in (~held, held)))
 
 
 def _pairs(root: Path, findings: Findings) -> dict[str, tuple[list[Path], list[Path]]]:
-    """Images and label files of "train" and of "val"."""
+    """Images and label files of "train" and "val"."""
     images, labels = root / "images", root / "annotations"
     for folder in (images, labels):
         if not is_folder(folder):
@@ -168,8 +165,8 @@ def _pairs(root: Path, findings: Findings) -> dict[str, tuple[list[Path], list[P
     given = {part: (one, other) for part, (one, other) in folders.items() if one and other}
     for part, pair in folders.items():
         if any(pair) and not all(pair):
-            there = pair[0] or pair[1]
-            raise DataError(f"{there} has no counterpart in {labels if pair[0] else images} ({part})")
+            present = pair[0] or pair[1]
+            raise DataError(f"{present} has no counterpart in {labels if pair[0] else images} ({part})")
     chosen = given or {"train": (images, labels)}
     return {part: _matched(one, other, findings) for part, (one, other) in chosen.items()}
 
@@ -179,10 +176,10 @@ def _matched(images: Path, labels: Path, findings: Findings) -> tuple[list[Path]
     labelled = _by_stem(labels, find_images(labels))
     for stem in by_stem:
         if stem not in labelled:
-            findings.add("images without labels (left out)", str(by_stem[stem]))
+            findings.add("images without labels (dropped)", str(by_stem[stem]))
     for stem in labelled:
         if stem not in by_stem:
-            findings.add("labels without an image (left out)", str(labelled[stem]))
+            findings.add("labels without an image (dropped)", str(labelled[stem]))
     stems = sorted(by_stem.keys() & labelled.keys(), key=natural_key)
     if not stems:
         raise DataError(f"no image of {images} has labels of the same name in {labels}")
@@ -194,7 +191,7 @@ def _by_stem(root: Path, files: Sequence[Path]) -> dict[str, Path]:
     for path in files:
         stem = str(path.relative_to(root).with_suffix(""))
         if stem in stems:
-            raise DataError(f"{stems[stem]} and {path} differ in their ending alone; remove one")
+            raise DataError(f"{stems[stem]} and {path} differ only in their suffix; remove one")
         stems[stem] = path
     return stems
 
@@ -207,7 +204,7 @@ def _named_classes(
     num_classes: int | None,
 ) -> tuple[list[str], Colors]:
     if os.path.lexists(root / _CLASS_FILE):
-        return read_classes(root / _CLASS_FILE, _MOST_CLASSES)
+        return read_classes(root / _CLASS_FILE, _MAX_CLASSES)
     ade20k = ade20k_classes()
     released = all(path.name.startswith("ADE_") for images, _ in parts.values() for path in images)
     if reduce_zero_label and (released or (num_classes == len(ade20k[0]) and classes is None)):
@@ -226,7 +223,7 @@ def _largest_label(files: Sequence[Path]) -> int:
         try:
             values = _label_values(path)
         except BadImageError:
-            continue  # counted when it is read
+            continue  # reported when it is read
         largest = max(largest, int(values.max(initial=0, where=values != IGNORED)))
     return largest
 
@@ -235,12 +232,12 @@ def _label_values(path: Path) -> npt.NDArray[np.uint8]:
     """The labels (H, W) of a label image."""
     with opened(path) as image:
         if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-            raise BadImageError(str(path), f"labels are grey or have a palette, but this is {image.mode}")
+            raise BadImageError(str(path), f"labels must be grey or have a palette, not {image.mode}")
         image.load()
         labels = np.empty((image.height, image.width), np.uint8)
         for top, strip in strips(image):
             values = np.asarray(strip)
             if not 0 <= values.min() <= values.max() <= IGNORED:
-                raise BadImageError(str(path), f"labels are 0 to 255, but this has {values.max()}")
+                raise BadImageError(str(path), f"labels must be 0 to 255, not {values.max()}")
             labels[top : top + len(values)] = values
     return labels

@@ -1,4 +1,4 @@
-"""The classes that pixels are of: their names, order and colours."""
+"""Classes of pixels: names, order and colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageColor
 
-from transxnet.data.names import class_names_fault
+from transxnet.data.names import class_names_fault, listed
 from transxnet.errors import DataError
 from transxnet.files import read_text, reading
 
@@ -20,7 +20,7 @@ Colors = npt.NDArray[np.uint8]
 
 
 def palette(count: int) -> Colors:
-    """Colours (count, 3) that can be told apart: hues a golden angle from one another, in three lightnesses."""
+    """Distinguishable colours (count, 3): hues a golden angle apart, in three lightnesses."""
     index = np.arange(count)
     hue = (0.58 + index * 0.61803398875) % 1
     value = np.array([1.0, 0.72, 0.5])[index % 3]
@@ -44,21 +44,21 @@ def _ade20k() -> tuple[list[str], list[list[int]]]:
     return content["classes"], content["palette"]
 
 
-def read_classes(path: Path, most: int) -> tuple[list[str], Colors]:
-    """Names, one a line, each with a colour after it (``#rrggbb``) or not.
+def read_classes(path: Path, limit: int) -> tuple[list[str], Colors]:
+    """Read class names, one per line, each optionally followed by a colour (``#rrggbb``).
 
     Args:
         path: The file.
-        most: Names that there may be.
+        limit: Maximum number of names.
 
     Raises:
-        DataError: If the file cannot be read, there is no name or too many, or one is there twice.
+        DataError: If the file cannot be read, or it has no names, too many, or one twice.
     """
-    with reading(path, DataError, "it needs a class's name on each line, in UTF-8"):
+    with reading(path, DataError, "it needs a class name on each line, in UTF-8"):
         lines = [line.strip() for line in read_text(path).splitlines()]
     lines = list(filter(None, lines))
-    if len(lines) > most:
-        raise DataError(f"{path} names {len(lines):,} classes; there may be {most}")
+    if len(lines) > limit:
+        raise DataError(f"{path} has {len(lines):,} classes, more than {limit}")
     names: list[str] = []
     colors = palette(len(lines))
     for line in lines:
@@ -68,19 +68,19 @@ def read_classes(path: Path, most: int) -> tuple[list[str], Colors]:
             line = name.strip()
         names.append(line)
     if fault := class_names_fault(names):
-        raise DataError(f"{path}: {fault}; it needs a class's name on each line")
+        raise DataError(f"{path}: {fault}; it needs a class name on each line")
     return names, colors
 
 
 def class_order(root: Path, names: list[str], classes: list[str]) -> tuple[int, ...]:
-    """The place of each of the folder's classes in ``classes``.
+    """The index of each of the folder's classes in ``classes``.
 
     Raises:
-        DataError: If they are not the same.
+        DataError: If the classes differ.
     """
     unknown = [name for name in names if name not in classes]
     missing = [name for name in classes if name not in names]
     if unknown or missing:
-        what = [f"has {', '.join(unknown[:5])}"] * bool(unknown) + [f"lacks {', '.join(missing[:5])}"] * bool(missing)
-        raise DataError(f"{root}: its classes are not the {len(classes)} wanted: it {' and '.join(what)}")
+        parts = [f"has {listed(unknown)}"] * bool(unknown) + [f"lacks {listed(missing)}"] * bool(missing)
+        raise DataError(f"{root}: its classes are not the {len(classes)} expected: it {' and '.join(parts)}")
     return tuple(classes.index(name) for name in names)

@@ -1,4 +1,4 @@
-"""The index beside a shard: where each image lies in the tar file, its class, its name."""
+"""The index beside a shard: position of each image in the tar file, class and name."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Entries = npt.NDArray[np.void]
 
 
 def entry_type(longest: int) -> np.dtype[np.void]:
-    """One image: its shard, where its bytes are, its class, its place in the folder, its name in the tar file.
+    """Type of an entry: shard, position and size of the bytes, class, index in the folder ("place"), name.
 
     Args:
-        longest: Bytes of the longest name.
+        longest: Length of the longest name in bytes.
     """
     numbers = [("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("target", "<i4"), ("place", "<i8")]
     return np.dtype([*numbers, ("name", f"S{max(longest, 1)}")])
 
 
 def read_index(folder: Path, record: ShardRecord, classes: int, images: int) -> tuple[Entries, str | None]:
-    """The entries of a shard's index, of :func:`entry_type`, and what is wrong with it.
+    """Read the index of a shard.
 
     Args:
-        folder: That of the shards.
+        folder: Folder of the shards.
         record: The shard.
         classes: Number of classes.
-        images: Number of images in the folder that was written.
+        images: Number of images in the original folder.
 
     Returns:
-        No entries if they cannot be used; those that can be used, although the bytes are not those
-        that were written, are given for a check to name what they lead to.
+        The entries, of :func:`entry_type`, and a problem or None. Unusable entries are dropped; usable
+        ones with a wrong digest are returned, so that a check can decode their images.
     """
     nothing = np.empty(0, entry_type(1))
     try:
@@ -49,29 +49,29 @@ def read_index(folder: Path, record: ShardRecord, classes: int, images: int) -> 
         content = read_bytes(folder / record.index, size)
         entries = _parsed(content)
         fault = _fault(entries, record, classes, images)
-    except Exception as error:  # noqa: BLE001 (a header makes NumPy raise anything)
+    except Exception as error:  # noqa: BLE001 (NumPy can raise anything for a damaged header)
         return nothing, f"{record.index} is damaged ({reason(error)})"
     if fault:
         return nothing, f"{record.index} is not the index of this shard: {fault}"
     if hashlib.sha256(content).hexdigest() != record.index_sha256:
-        fault = f"the bytes of {record.index} are not those that were written (SHA-256 differs from the manifest's)"
+        fault = f"{record.index} was changed after writing (SHA-256 differs from the manifest)"
     return entries, fault
 
 
 def _parsed(content: bytes) -> Entries:
-    """An array of the npy format, if its header fits the bytes that follow it; raises ValueError otherwise."""
+    """Parse an npy array and compare its header with the size of the data; raises ValueError."""
     file = io.BytesIO(content)
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it is of version {version}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's own, of odd text
+        warnings.simplefilter("ignore")  # Python's, about unusual headers
         shape, _, kind = read_header(file)
     if kind.names is None or kind != entry_type(kind.itemsize - entry_type(1).itemsize + 1) or len(shape) != 1:
         raise ValueError("it is not a list of images")
     if math.prod(shape) * kind.itemsize != len(content) - file.tell():
-        raise ValueError("its size is not what its header says")
+        raise ValueError("its size differs from its header")
     return np.frombuffer(content, kind, offset=file.tell())
 
 
@@ -82,12 +82,12 @@ def _fault(entries: Entries, record: ShardRecord, classes: int, images: int) -> 
     if not len(entries):
         return None
     if targets.min() < 0 or targets.max() >= classes:
-        return f"it has a class index that is not 0 to {classes - 1}"
+        return f"it has a class index outside 0 to {classes - 1}"
     if min(offsets.min(), sizes.min()) < 0 or sizes.max() > record.bytes or (offsets > record.bytes - sizes).any():
         return "an image lies outside the shard"
     order = np.argsort(offsets, kind="stable")
     if (offsets[order][1:] < (offsets + sizes)[order][:-1]).any():
         return "two images overlap"
     if entries["place"].min() < 0 or entries["place"].max() >= images:
-        return f"it numbers an image otherwise than 0 to {images - 1}"
+        return f"it has an image index outside 0 to {images - 1}"
     return None

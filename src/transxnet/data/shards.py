@@ -1,4 +1,4 @@
-"""Images in tar files of many, each read by its place in the file."""
+"""Images in tar shards, read by their offsets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from transxnet.errors import DataError
 from transxnet.files import open_regular, reason
 
 _OPEN_FILES = 64
-"""Descriptors a process keeps for a source: a set may have more shards than a process may open files."""
+"""Open files per source and process: a data set may have more shards than a process may open files."""
 
 
 class _Descriptor:
-    """An open file; it is closed when nobody reads from it any more."""
+    """An open file, closed when it is no longer used."""
 
     def __init__(self, path: Path) -> None:
         self.file = open_regular(path)
@@ -36,7 +36,7 @@ class _Descriptor:
 
 
 class _Files:
-    """Files opened when first read. A copy in another process opens its own."""
+    """Files that are opened at the first read; a copy in another process opens its own."""
 
     def __init__(self) -> None:
         self._open = lru_cache(_OPEN_FILES)(_Descriptor)
@@ -50,12 +50,12 @@ class _Files:
 
 @dataclass(frozen=True)
 class ShardSource:
-    """Images in tar files and the index of each one's class.
+    """Images in tar files, with class indices.
 
     Attributes:
         class_names: Names of the classes.
         shards: The tar files.
-        entries: (n), of :func:`~transxnet.data.shard_index.entry_type`; ``shard`` is a place in ``shards``.
+        entries: (n), of :func:`~transxnet.data.shard_index.entry_type`; ``shard`` is an index into ``shards``.
     """
 
     class_names: Sequence[str]
@@ -82,11 +82,11 @@ class ShardSource:
         except OSError as error:
             raise BadImageError(name, f"the shard cannot be read ({reason(error)})") from error
         if len(content) < size:
-            raise BadImageError(name, "the shard is cut short before the image ends")
+            raise BadImageError(name, "the shard ends before the image")
         return decode_image(name, content)
 
-    def subset(self, places: npt.NDArray[np.intp]) -> ShardSource:
-        return replace(self, entries=self.entries[places])
+    def subset(self, indices: npt.NDArray[np.intp]) -> ShardSource:
+        return replace(self, entries=self.entries[indices])
 
     def relabelled(self, class_names: Sequence[str], indices: Sequence[int]) -> ShardSource:
         entries = self.entries.copy()
@@ -95,28 +95,28 @@ class ShardSource:
 
 
 def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, ShardSource]:
-    """The parts "train" and "val" of what ``transxnet data shard`` wrote; nothing if this is not that.
+    """Open the parts "train" and "val" of a folder written by ``transxnet data shard``.
 
-    The images come in the order of the folder that was written. Where that had no validation part,
-    "train" is all images, so that any seed holds out what it holds out of the folder.
+    Returns an empty dictionary for other folders. Images are in the order of the original folder. If
+    that had no validation part, "train" is all images, so that a seed holds out the same images.
 
     Args:
         root: The folder.
-        damaged: Where to note damaged shards, which are an error by default. With it the parts are
-            those of the files' names, also where they were held out.
+        damaged: Receives damaged shards and the reasons, which by default raise an error. With it the
+            parts are those of the file names, even if they were held out.
 
     Raises:
-        DataError: If the shards are not all there, or damaged.
+        DataError: If shards are missing or damaged.
     """
     manifest = read_manifest(root)
     if manifest is None:
         if os.path.lexists(root / MANIFEST) and any(path.name.endswith(".index.npy") for path in entries_of(root)):
-            raise DataError(f"{root / MANIFEST} is not that of the shards beside it; write them again")
+            raise DataError(f"{root / MANIFEST} does not belong to the shards beside it; write them again")
         return {}
     if not manifest.complete:
         raise DataError(
-            f"{root} holds {len(manifest.shards)} of {manifest.planned} shards: the writing was interrupted; "
-            "run the same `transxnet data shard` again"
+            f"{root} has {len(manifest.shards)} of {manifest.planned} shards: writing was interrupted; run the same "
+            "`transxnet data shard` again"
         )
     sources = {}
     for part in ["all"] if manifest.held_out and damaged is None else ["train", "val"]:
@@ -125,14 +125,14 @@ def open_shards(root: Path, damaged: dict[str, str] | None = None) -> dict[str, 
             continue
         entries = _indices(root, manifest, records, damaged)
         if not len(entries) and damaged is None:
-            raise DataError(f"{root} holds no images for {part}")
+            raise DataError(f"{root} has no images for {part}")
         name = "train" if part == "all" else part
         sources[name] = ShardSource(tuple(manifest.classes), tuple(root / record.file for record in records), entries)
     return sources
 
 
 def join(shards: Sequence[Entries]) -> Entries:
-    """The entries of several shards, each marked with its shard's place."""
+    """Join the entries of several shards, each with the index of its shard."""
     longest = max((shard.dtype["name"].itemsize for shard in shards), default=1)
     joined = np.concatenate([shard.astype(entry_type(longest)) for shard in shards] or [np.empty(0, entry_type(1))])
     joined["shard"] = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
@@ -140,8 +140,8 @@ def join(shards: Sequence[Entries]) -> Entries:
 
 
 def _indices(root: Path, manifest: Manifest, records: Sequence[ShardRecord], damaged: dict[str, str] | None) -> Entries:
-    """The entries of some shards, in the order of their images in the folder that was written."""
-    counted = manifest.shards if manifest.held_out else records  # held-out images are numbered among all
+    """The entries of some shards, in the order of the original folder."""
+    counted = manifest.shards if manifest.held_out else records  # held-out images share the numbering
     images = sum(record.images + len(record.skipped) for record in counted)
     found = []
     for record in records:
@@ -154,7 +154,7 @@ def _indices(root: Path, manifest: Manifest, records: Sequence[ShardRecord], dam
     pairs = np.stack([entries["shard"][twice], entries["shard"][twice + 1]], axis=1)
     for pair in np.unique(pairs, axis=0).tolist():
         one, other = (records[shard] for shard in pair)
-        fault = f"{one.index} and {other.index} give two images one number in the folder that was written"
+        fault = f"{one.index} and {other.index} give two images the same index in the original folder"
         _note(root, one, fault, damaged)
         _note(root, other, fault, damaged)
     return entries
@@ -164,5 +164,5 @@ def _note(root: Path, record: ShardRecord, fault: str | None, damaged: dict[str,
     if fault is None:
         return
     if damaged is None:
-        raise DataError(f"{root}: {fault}; write the shards again (the sound ones are kept)")
+        raise DataError(f"{root}: {fault}; write the shards again (intact ones are kept)")
     damaged.setdefault(str(root / record.file), fault)

@@ -1,8 +1,7 @@
-"""Labelled images: where they are, and of which classes."""
+"""Sources of labelled images."""
 
 from __future__ import annotations
 
-import itertools
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +16,19 @@ from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.images import EXTENSIONS, find_images, read_image
-from transxnet.data.names import entries_of, is_folder, natural_key
+from transxnet.data.names import entries_of, is_folder, listed, natural_key
 from transxnet.data.parquet import open_parquet
-from transxnet.data.randomness import seed_for
 from transxnet.data.shards import open_shards
-from transxnet.data.splits import TRAIN, VALIDATION, part_folder
+from transxnet.data.splits import HELD_OUT, TRAIN, VALIDATION, held_out, part_folder
 from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 from transxnet.files import reason, user_path
 
 DIGITS = "digits"
-"""The name of the embedded data set for classification: scikit-learn's 1,797 handwritten digits."""
+"""Name of the embedded data set for classification: scikit-learn's 1,797 handwritten digits."""
 
 SCENES = "scenes"
-"""The name of the embedded data set for detection and segmentation: digits on photographs."""
-
-_HELD_OUT = 0.2
+"""Name of the embedded data set for detection and segmentation: digits on photographs."""
 
 
 class ImageSource(Protocol):
@@ -40,36 +36,36 @@ class ImageSource(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names of the classes, in the order of their indices."""
+        """Class names, in the order of the class indices."""
 
     @property
     def targets(self) -> Sequence[int]:
         """The class index of each image."""
 
     def name(self, index: int) -> str:
-        """What to call an image in a message."""
+        """Name of an image, for messages."""
 
     def load(self, index: int) -> Image.Image:
-        """The image as RGB; raises BadImageError if it cannot be used."""
+        """Read an image as RGB; raises BadImageError if it cannot be used."""
 
 
 class StoredSource(ImageSource, Protocol):
-    """Images in files, of which parts can be taken."""
+    """Images in files, which can be divided."""
 
-    def subset(self, places: npt.NDArray[np.intp]) -> Self:
-        """The images at these places."""
+    def subset(self, indices: npt.NDArray[np.intp]) -> Self:
+        """The images at the given indices."""
 
 
 class PackedSource(StoredSource, Protocol):
-    """Images in files of many."""
+    """Images in packed files of many images each."""
 
     def relabelled(self, class_names: Sequence[str], indices: Sequence[int]) -> Self:
-        """The same images, with ``indices[target]`` in place of each target."""
+        """The same images, with each target replaced by ``indices[target]``."""
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files and the index of each one's class."""
+    """Image files, with class indices."""
 
     class_names: Sequence[str]
     paths: Sequence[Path]
@@ -81,13 +77,13 @@ class FolderSource:
     def load(self, index: int) -> Image.Image:
         return read_image(self.paths[index])
 
-    def subset(self, places: npt.NDArray[np.intp]) -> FolderSource:
-        return replace(self, paths=[self.paths[i] for i in places], targets=[self.targets[i] for i in places])
+    def subset(self, indices: npt.NDArray[np.intp]) -> FolderSource:
+        return replace(self, paths=[self.paths[i] for i in indices], targets=[self.targets[i] for i in indices])
 
 
 @dataclass(frozen=True)
 class DigitsSource:
-    """Handwritten digits of 8 x 8 pixels, shown at 32 x 32.
+    """Handwritten digits of 8 x 8 pixels, resized to 32 x 32.
 
     Attributes:
         pictures: (n, 8, 8), grey values from 0 to 255.
@@ -107,68 +103,70 @@ class DigitsSource:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images to learn from and images to judge by."""
+    """Training and validation images."""
 
     train: ImageSource
     validation: ImageSource
 
 
 def open_data(data: str, seed: int = 0) -> LabelledData:
-    """The embedded digits, or a folder of images, of tar shards or of Parquet files.
+    """Open the embedded digits, or a folder of images, of tar shards or of Parquet files.
 
-    A folder of images holds ``train/`` and ``val/`` (or ``validation/``) with a folder for each class,
-    or the class folders themselves; without a validation part, a fifth of each class is held out.
+    A folder of images has ``train/`` and ``val/`` (or ``validation/``) with a folder for each class, or
+    the class folders themselves; without a validation part, a fifth of each class is held out.
 
     Args:
         data: "digits" or a path.
-        seed: Chooses what is held out, where that is not given; digits always hold out the same.
+        seed: Chooses the held-out images if there is no validation part; those of the digits are fixed.
 
     Raises:
-        DataError: If the folder does not exist, holds no images, or holds fewer than two classes.
+        DataError: If the folder does not exist, has no images, or has fewer than two classes.
     """
     if data == DIGITS:
         return _digits()
     parts = open_parts(data)
     if "train" not in parts:
-        raise DataError(f"{data} holds images to judge by, but none to learn from")
+        raise DataError(f"{data} has validation images but no training images")
     train = parts["train"]
     if len(train.class_names) < 2:
         name = train.class_names[0]
-        raise DataError(f"{data} holds one class, {name!r}; training needs at least two class folders")
+        raise DataError(f"{data} has one class, {name!r}; training needs at least two class folders")
     if "val" in parts:
         return LabelledData(train, parts["val"])
-    held = held_out(train, seed)
-    return LabelledData(*(train.subset(np.nonzero(part)[0]) for part in (~held, held)))
+    held = held_out(train.targets, seed)
+    if not held.any():
+        raise DataError("every class has a single image: nothing can be held out; add a val folder")
+    return LabelledData(*(train.subset(np.flatnonzero(part)) for part in (~held, held)))
 
 
 def open_parts(data: str, damaged: dict[str, str] | None = None) -> dict[str, StoredSource]:
-    """The images of "train" and of "val"; only one of them, where there are no two parts.
+    """Open the parts "train" and "val" of a folder, or the only one of them.
 
     Args:
         data: A folder of images, of tar shards or of Parquet files.
-        damaged: Where to note the shards that are damaged, with the reason; by default that is an error.
+        damaged: Receives damaged shards and the reasons; by default these raise an error.
 
     Raises:
-        DataError: As :func:`open_data`.
+        DataError: As for :func:`open_data`.
     """
     root = _existing(data)
     return {**(_packed(root, damaged) or _folder_parts(root))}
 
 
 def open_evaluation(data: str, label_names: Sequence[str] | None, num_classes: int) -> ImageSource:
-    """The images to evaluate a network on, labelled with the network's class indices.
+    """Open images to evaluate a network, labelled with the network's class indices.
 
-    Folders are matched to classes by name; where the network knows ImageNet, WordNet ids and the
-    numbers 0 to 999 (as ImageNet-V2 has them) are understood, and folders may be a part of all.
+    Folders are matched to classes by name. For ImageNet's classes, WordNet ids and the numbers 0 to 999
+    (of ImageNet-V2) are accepted too. The folders may be a subset of the classes.
 
     Args:
         data: "digits", a folder of class folders, or one with ``val/`` or ``validation/`` in it; or a
             folder of tar shards or of Parquet files.
-        label_names: The network's class names; None if it does not know them.
-        num_classes: The network's classes.
+        label_names: The network's class names; None if unknown.
+        num_classes: The network's number of classes.
 
     Raises:
-        DataError: As :func:`open_data`, and if folders cannot be matched to the classes.
+        DataError: As for :func:`open_data`, or if folders cannot be matched to the classes.
     """
     if data == DIGITS:
         digits = _digits().validation
@@ -196,7 +194,7 @@ def _digits() -> LabelledData:
     bunch = load_digits()
     pictures = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     indices = np.arange(len(pictures))
-    train, test = train_test_split(indices, test_size=_HELD_OUT, stratify=bunch.target, random_state=0)
+    train, test = train_test_split(indices, test_size=HELD_OUT, stratify=bunch.target, random_state=0)
     return LabelledData(*(DigitsSource(pictures[part], bunch.target[part].tolist()) for part in (train, test)))
 
 
@@ -214,7 +212,7 @@ def _existing(data: str) -> Path:
 
 
 def _packed(root: Path, damaged: dict[str, str] | None = None) -> dict[str, PackedSource]:
-    """The parts of a folder whose files hold many images each; nothing, if it is not one."""
+    """The parts of a folder of packed files; empty for other folders."""
     parts: dict[str, PackedSource] = {}
     parts.update(open_shards(root, damaged) or open_webdataset(root, damaged) or open_parquet(root))
     return parts
@@ -229,7 +227,7 @@ def _folder_parts(root: Path) -> dict[str, FolderSource]:
     if train and validation:
         unknown = [name for name in _classes(validation) if name not in classes]
         if unknown:
-            raise DataError(f"{validation} has classes that {train} lacks: {_list(unknown)}")
+            raise DataError(f"{validation} has classes that {train} lacks: {listed(unknown)}")
         parts["val"] = _read(validation, classes, skip_empty=True)
     return parts
 
@@ -245,7 +243,7 @@ def _relabelled(root: Path, source: PackedSource, names: Sequence[str], num_clas
 def _classes(root: Path) -> list[str]:
     folders = [path.name for path in entries_of(root) if is_folder(path) and not path.name.startswith((".", "__"))]
     if not folders:
-        raise DataError(f"{root} holds no class folders; put each class's images in a folder of its own")
+        raise DataError(f"{root} has no class folders; put the images of each class in a separate folder")
     return sorted(folders, key=natural_key)
 
 
@@ -263,9 +261,9 @@ def _read(
         paths += found
         targets += [index] * len(found)
     if not paths:
-        raise DataError(f"the class folders of {root} hold no images ({', '.join(sorted(EXTENSIONS))})")
+        raise DataError(f"the class folders of {root} have no images ({', '.join(sorted(EXTENSIONS))})")
     if empty and not skip_empty:
-        raise DataError(f"no images in class folder {_list([str(root / name) for name in empty])}; fill or remove it")
+        raise DataError(f"no images in class folder {listed([str(root / name) for name in empty])}; fill or remove it")
     return FolderSource(tuple(names or indices), paths, targets)
 
 
@@ -276,29 +274,11 @@ def _matched(root: Path, folders: Sequence[str], names: Sequence[str], num_class
     if names == imagenet_synsets() and all(_is_number(name) and int(name) < num_classes for name in folders):
         return {name: int(name) for name in folders}  # ImageNet-V2: 10 comes after 9, not after 1
     unknown = [name for name in folders if name not in position]
-    known = f"; its classes are {_list(list(names))}" if names else ""
-    raise DataError(f"{root} has folders that are none of the network's {num_classes} classes: {_list(unknown)}{known}")
+    known = f"; its classes are {listed(list(names))}" if names else ""
+    raise DataError(
+        f"{root} has folders that are not among the network's {num_classes} classes: {listed(unknown)}{known}"
+    )
 
 
 def _is_number(name: str) -> bool:
     return name.isdecimal() and len(name) < 10
-
-
-def held_out(source: ImageSource, seed: int) -> npt.NDArray[np.bool_]:
-    """Which images to judge by, a fifth of each class, where nobody said."""
-    targets = np.asarray(source.targets)
-    generator = np.random.default_rng(seed_for(seed))
-    held = np.zeros(len(targets), dtype=bool)
-    by_class = np.argsort(targets, kind="stable")
-    ends = np.searchsorted(targets[by_class], np.arange(len(source.class_names) + 1))
-    for first, last in itertools.pairwise(ends):
-        members = by_class[first:last]
-        count = max(1, round(_HELD_OUT * len(members))) if len(members) > 1 else 0  # a lone image is learned from
-        held[generator.permutation(members)[:count]] = True
-    if not held.any():
-        raise DataError("every class has a single image: nothing can be held out; add a val folder")
-    return held
-
-
-def _list(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

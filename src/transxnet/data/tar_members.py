@@ -1,4 +1,4 @@
-"""Listing the members of a tar file that others wrote, and finding out whether it is whole."""
+"""Listing the members of an untrusted tar file, and detecting damage."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-_MAX_HEADER = 2**20  # bytes of a long name or of extended headers
-_MAX_NAME = 1_000  # characters; a table of all names is as wide as the longest
-_MAX_PADDING = 2**24  # bytes of zeros after the last member; writers fill up to a megabyte
+_MAX_HEADER = 2**20  # bytes, of a long name or extended headers
+_MAX_NAME = 1_000  # characters; the table of names is as wide as the longest
+_MAX_PADDING = 2**24  # bytes of zeros after the last member; writers pad to a megabyte
 _HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -20,24 +20,24 @@ _HEADERS = (
 
 
 def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The regular files in a tar file, in order, each with its bytes within the file.
+    """List the regular files in a tar file, in order, each within the bounds of the tar file.
 
-    Python's library takes a damaged header for the end, goes back where a size is negative, and reads
-    as much as a header claims; so sizes are compared with the file's own, and the end is looked at.
+    Python's library takes a damaged header for the end, seeks backwards for negative sizes, and reads
+    any size that a header claims. So sizes are compared with the file's size, and its end is checked.
 
     Args:
         file: A regular file.
 
     Raises:
-        tarfile.ReadError: If it is damaged, cut short, or has members with holes.
-        Exception: Of other kinds, where the library meets headers that it does not expect.
+        tarfile.ReadError: If it is damaged, truncated, or has sparse members.
+        Exception: Other exceptions of the library for unexpected headers.
     """
     size = os.fstat(file.fileno()).st_size
     limited = type("_Limited", (_Member,), {"limit": size})
     with tarfile.open(fileobj=file, mode="r:", tarinfo=limited) as archive:
         for member in archive:
             if member.issparse():
-                raise tarfile.ReadError("it has members with holes, which are not read")
+                raise tarfile.ReadError("it has sparse members, which are not supported")
             if member.size < 0 or member.offset_data + member.size > size:
                 raise tarfile.ReadError("a member reaches beyond the file's end")
             if "\0" in member.name:
@@ -50,7 +50,7 @@ def members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 class _Member(tarfile.TarInfo):
-    """A header whose sizes are within a file of so many bytes."""
+    """A header whose size is limited by that of the tar file."""
 
     limit: int
 
@@ -60,15 +60,15 @@ class _Member(tarfile.TarInfo):
         if not 0 <= member.size <= (_MAX_HEADER if member.type in _HEADERS else cls.limit):
             raise tarfile.ReadError(f"a header claims {member.size:,} bytes")
         if member.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.ReadError("it has members with holes, which are not read")
+            raise tarfile.ReadError("it has sparse members, which are not supported")
         return member
 
 
 def _check_end(file: BinaryIO, end: int, size: int) -> None:
-    """A tar file ends with zeros; where they are missing, it was cut short or a header is damaged."""
+    """Check for the zeros at the end; without them the file is truncated or a header is damaged."""
     if size - end < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it is cut short: there is no mark at its end")
+        raise tarfile.ReadError("it is truncated: the end marker is missing")
     if size - end > _MAX_PADDING:
-        raise tarfile.ReadError(f"{size - end:,} bytes are left after byte {end:,}, where it seems to end")
+        raise tarfile.ReadError(f"{size - end:,} bytes follow its apparent end at byte {end:,}")
     if any(os.pread(file.fileno(), size - end, end)):
         raise tarfile.ReadError(f"there is no valid header at byte {end:,}")

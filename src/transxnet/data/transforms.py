@@ -1,4 +1,4 @@
-"""timm's transforms, for training and as a network's description says for evaluation."""
+"""timm's transforms for training and evaluation, with a network's preprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_RESIZED = 2**26  # pixels
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied.
+    """Augmentation of training images.
 
     The defaults are the paper's.
 
@@ -31,9 +31,9 @@ class Augmentation:
         crop_scale: Range of the share of an image's area that a random crop keeps.
         crop_ratio: Range of the crop's width over its height.
         hflip: Probability of a horizontal flip.
-        auto_augment: timm's description of RandAugment and the like; none if empty.
-        color_jitter: Strength of colour jitter from 0 to 1, used where there is no auto_augment.
-        erase: Probability of erasing a rectangle, which is done to the batch, after mixing.
+        auto_augment: timm's policy string, such as for RandAugment; none if empty.
+        color_jitter: Strength of colour jitter from 0 to 1, used without auto_augment.
+        erase: Probability of erasing a rectangle, which is applied to the batch after mixing.
     """
 
     crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
@@ -47,20 +47,20 @@ class Augmentation:
         check_bounds(self, "augmentation.")
         for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
             if low > high:
-                raise ConfigError(f"augmentation.{name} must rise, not fall from {low:g} to {high:g}")
+                raise ConfigError(f"augmentation.{name} must be increasing, not {low:g} to {high:g}")
         if any(float(number) > _MAX_STRENGTH for number in re.findall(r"\d+", self.auto_augment)):
-            raise ConfigError(f"augmentation.auto_augment may hold numbers up to {_MAX_STRENGTH:,}, not in "
+            raise ConfigError(f"augmentation.auto_augment allows numbers up to {_MAX_STRENGTH:,}, not "
                               f"{shown(self.auto_augment)}")  # fmt: skip
 
 
 class _Evaluation:
-    """A transform that resizes first, for images of any shape.
+    """An evaluation transform that resizes first, for images of any aspect ratio.
 
-    One so long that it would be resized to more than :data:`_MAX_RESIZED` pixels, or to none, is cut
-    to its middle, which is what evaluation crops to anyway.
+    Very long images, which would be resized to more than :data:`_MAX_RESIZED` pixels or to none, are
+    cropped to their centre first, which evaluation would do anyway.
 
     Args:
-        transform: timm's.
+        transform: timm's transform.
     """
 
     def __init__(self, transform: Any) -> None:
@@ -71,29 +71,29 @@ class _Evaluation:
         if isinstance(resize, ResizeKeepRatio) and resize.longest:
             self.max_ratio = min(sides)
         elif not isinstance(resize, ResizeKeepRatio) and not isinstance(resize.size, int):
-            self.max_ratio = math.inf  # both sides are resized to what is wanted
+            self.max_ratio = math.inf  # both sides are resized to a fixed size
 
     def __call__(self, image: Image.Image) -> Tensor:
-        most = min(image.size) * self.max_ratio
-        if max(image.size) > most:
-            left, top = (max(0, (side - int(most)) // 2) for side in image.size)
+        limit = min(image.size) * self.max_ratio
+        if max(image.size) > limit:
+            left, top = (max(0, (side - int(limit)) // 2) for side in image.size)
             image = image.crop((left, top, image.width - left, image.height - top))
         return cast(Tensor, self.transform(image))
 
 
-def evaluation_transform(described: Mapping[str, Any]) -> Transform:
-    """Resize, crop and normalise as a network's ``pretrained_cfg`` says."""
-    config = resolve_data_config(pretrained_cfg=dict(described))
+def evaluation_transform(pretrained_cfg: Mapping[str, Any]) -> Transform:
+    """A transform that resizes, crops and normalises according to a network's ``pretrained_cfg``."""
+    config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     return _Evaluation(create_transform(**config, is_training=False))
 
 
-def training_transform(described: Mapping[str, Any], augmentation: Augmentation) -> Transform:
-    """Vary an image, and normalise it as a network's ``pretrained_cfg`` says; erasing is left to the batch.
+def training_transform(pretrained_cfg: Mapping[str, Any], augmentation: Augmentation) -> Transform:
+    """A transform that augments, then normalises according to ``pretrained_cfg``; erasing is done on batches.
 
     Raises:
         ConfigError: If timm does not know the ``auto_augment`` policy.
     """
-    config = resolve_data_config(pretrained_cfg=dict(described))
+    config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     try:
         transform = create_transform(
             config["input_size"],
@@ -107,6 +107,6 @@ def training_transform(described: Mapping[str, Any], augmentation: Augmentation)
             mean=config["mean"],
             std=config["std"],
         )
-    except (AssertionError, NotImplementedError, ValueError) as error:  # timm's answer to a policy it does not know
+    except (AssertionError, NotImplementedError, ValueError) as error:  # raised by timm for unknown policies
         raise ConfigError(f"augmentation.auto_augment {augmentation.auto_augment!r} is not timm's: {error}") from error
     return cast(Transform, transform)

@@ -1,4 +1,4 @@
-"""Tar shards in the style of WebDataset that others wrote."""
+"""Tar files in the style of WebDataset."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from transxnet.data.tar_members import members
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason
 
-_MAX_CLS_BYTES = 100  # that are read of the member with an image's class index
+_MAX_CLS_BYTES = 100  # bytes read of a member with a class index
 
 
 class _Member(NamedTuple):
-    """An image in a tar file: its name, where its bytes begin, and how many there are."""
+    """An image in a tar file: name, and offset and size of its bytes."""
 
     name: str
     offset: int
@@ -32,29 +32,29 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Listing:
-    """What is in a tar file.
+    """Contents of a tar file.
 
     Attributes:
         path: The file.
         images: The images.
-        numbers: The class index of each sample that has a ``.cls`` member.
-        whole: Whether the file is undamaged; otherwise it is what comes before the damage.
+        numbers: The class index of each sample with a ``.cls`` member.
+        intact: Whether the file is undamaged; otherwise the contents end at the damage.
     """
 
     path: Path
     images: list[_Member] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
-    whole: bool = True
+    intact: bool = True
 
 
 @dataclass
 class _Classes:
-    """How the images of all files are labelled.
+    """Labels of the images of all files.
 
     Attributes:
-        numbered: Whether by ``.cls`` members, which all images must then have; otherwise by their folders.
-        folders: A number for each folder that images lie in.
-        numbers: The class indices that the images of a folder have.
+        numbered: Whether labels are ``.cls`` members, which all images then need; otherwise folders.
+        folders: A number for each folder of images.
+        numbers: The class indices of the images in each folder.
     """
 
     numbered: bool
@@ -63,15 +63,14 @@ class _Classes:
 
 
 def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[str, ShardSource]:
-    """The parts "train" and "val" of a folder of tar files; nothing if this is not one.
+    """Open the parts "train" and "val" of a folder of tar files; empty for other folders.
 
-    The class is what the member ``.cls`` beside an image says, or else the folder the image lies in.
-    The images come in the order of the files. All headers are read, which takes a while where there
-    are many.
+    An image's class is in the member ``.cls`` beside it, or else its folder. Images are in the order of
+    the files. All headers are read, which takes a while for many images.
 
     Args:
         root: The folder.
-        damaged: Where to note damaged files; by default they are an error.
+        damaged: Receives damaged files and the reasons; by default these raise an error.
 
     Raises:
         DataError: If a file is damaged, or an image has no class.
@@ -82,7 +81,7 @@ def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[s
     listings = {part: [_listed(path, damaged) for path in paths] for part, paths in files.items()}
     everything = [listing for part in listings.values() for listing in part]
     if not damaged and not any(listing.images for listing in everything):
-        raise DataError(f"the tar files of {root} hold no images ({', '.join(sorted(EXTENSIONS))})")
+        raise DataError(f"the tar files of {root} have no images ({', '.join(sorted(EXTENSIONS))})")
     classes = _Classes(any(listing.numbers for listing in everything))
     parts = {part: join([_rows(each, classes) for each in listed]) for part, listed in listings.items()}
     names, indices = _named(classes)
@@ -107,17 +106,17 @@ def _listed(path: Path, damaged: dict[str, str] | None) -> _Listing:
                     images.append(_Member(member.name, member.offset_data, member.size))
     except DataError:
         raise
-    except Exception as error:  # damaged headers make the library raise anything
+    except Exception as error:  # the library can raise anything for damaged headers
         if damaged is None:
-            raise DataError(f"{path} is damaged ({reason(error)}); fetch it again") from error
+            raise DataError(f"{path} is damaged ({reason(error)}); download it again") from error
         damaged[str(path)] = f"damaged ({reason(error)})"
-        return _Listing(path, images, numbers, whole=False)
+        return _Listing(path, images, numbers, intact=False)
     return _Listing(path, images, numbers)
 
 
 def _rows(listing: _Listing, classes: _Classes) -> Entries:
     images: Sequence[_Member] = listing.images
-    if classes.numbered:  # then "1.depth.png" is no image of its own, beside "1.jpg" and "1.cls"
+    if classes.numbered:  # "1.depth.png" beside "1.jpg" and "1.cls" is not a separate image
         images = [image for image in images if f".{_split(image.name)[2].lower()}" in EXTENSIONS]
     targets = [_target(image.name, listing, classes) for image in images]
     kept = [(image, target) for image, target in zip(images, targets, strict=True) if target is not None]
@@ -129,26 +128,24 @@ def _rows(listing: _Listing, classes: _Classes) -> Entries:
 
 
 def _target(name: str, listing: _Listing, classes: _Classes) -> int | None:
-    """The number of an image's class; None where a damaged file has lost it."""
+    """The number of an image's class; None if it is lost in a damaged file."""
     key, folder, _ = _split(name)
     if classes.numbered:
         target = listing.numbers.get(key)
         if target is not None:
             classes.numbers.setdefault(folder, set()).add(target)
-        elif listing.whole:
+        elif listing.intact:
             raise DataError(f"{listing.path}: {name} has no .cls beside it")
         return target
     if folder:
         return classes.folders.setdefault(folder, len(classes.folders))
-    if listing.whole:
-        raise DataError(
-            f"{listing.path}: {name} has no class: there is neither a .cls beside it nor a folder around it"
-        )
+    if listing.intact:
+        raise DataError(f"{listing.path}: {name} has no class: it has no .cls beside it and is in no folder")
     return None
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    """Of "a/cat/1.seg.png": the sample's key "a/cat/1", the folder "cat", and the ending "seg.png"."""
+    """Split "a/cat/1.seg.png" into the sample's key "a/cat/1", the folder "cat" and the suffix "seg.png"."""
     path = PurePosixPath(name)
     stem, _, ending = path.name.partition(".")
     return str(path.parent / stem), path.parent.name, ending
@@ -158,14 +155,14 @@ def _number(path: Path, name: str, content: bytes) -> int:
     try:
         number = int(content)
     except ValueError as error:
-        raise DataError(f"{path}: {name} holds {content[:20]!r}, not a class index") from error
+        raise DataError(f"{path}: {name} contains {content[:20]!r}, not a class index") from error
     if not 0 <= number < MAX_CLASSES:
-        raise DataError(f"{path}: {name} holds {number}, not a class index (0 to {MAX_CLASSES - 1:,})")
+        raise DataError(f"{path}: {name} contains {number}, not a class index (0 to {MAX_CLASSES - 1:,})")
     return number
 
 
 def _named(classes: _Classes) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes, and the index of each number that the entries have as target."""
+    """Class names, and the class index of each target in the entries."""
     if not classes.numbered:
         names = sorted(classes.folders, key=natural_key)
         position = {name: index for index, name in enumerate(names)}

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
-from transxnet.data.loader import AddressedImages, Sample, places_of
+from transxnet.data.loader import AddressedImages, Sample, indices_and_bad
 from transxnet.dense.detection_transform import DetectionTransform, Target
 
 
@@ -64,7 +64,7 @@ class TrainingImages(AddressedImages):
             target["masks"] = instances.masks(self.transform.size(*instances.size))
         return image, target
 
-    def vary(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
+    def augment(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
         image, target = stored
         target = self.transform.resized_target(target, (image.shape[1], image.shape[2]))
         boxes, masks = target["boxes"], target.get("masks")
@@ -87,11 +87,13 @@ class EvaluationImages(AddressedImages):
     def read(self, index: int) -> Tensor:
         return cast(Tensor, V.pil_to_tensor(self.source.load(index)))
 
-    def vary(self, stored: Tensor, index: int) -> tuple[Tensor, Target]:
+    def augment(self, stored: Tensor, index: int) -> tuple[Tensor, Target]:
         return stored, {}
 
 
 def collate(samples: Sequence[Sample]) -> DetectionBatch:
     """One batch of the usable samples, with the names of the others; it may hold no image."""
     contents: list[Any] = [sample.content for sample in samples if sample.content is not None]
-    return DetectionBatch([image for image, _ in contents], [target for _, target in contents], *places_of(samples))
+    return DetectionBatch(
+        [image for image, _ in contents], [target for _, target in contents], *indices_and_bad(samples)
+    )

@@ -1,8 +1,8 @@
-"""The operators that the network spends its time in, and who computes them.
+"""The network's expensive operators, and the policy that chooses their implementation.
 
-Each is defined once for PyTorch, in :mod:`~transxnet.kernels.operators`: schema, shapes, gradients. Under it are a
-reference in PyTorch (:mod:`~transxnet.kernels.reference`) and kernels in C++ (:mod:`~transxnet.kernels.cpu`). Layers
-call the functions below; a policy decides who computes:
+Each operator is registered once with PyTorch, in :mod:`~transxnet.kernels.operators`: schema, shapes, gradients. Its
+implementations are a reference in PyTorch (:mod:`~transxnet.kernels.reference`) and kernels in C++
+(:mod:`~transxnet.kernels.cpu`). Layers call the functions below; a policy chooses the implementation:
 
     with transxnet.kernels.use("native"):   # or TRANSXNET_KERNELS=native in the environment
         model(images)

@@ -1,4 +1,4 @@
-"""A picture of networks trained under one budget: every seed's run, mean and deviation."""
+"""Figure of networks trained under one budget: runs, mean and deviation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw_comparison(comparison: Comparison) -> Figure:
-    """A row for each network: its runs as dots, its mean and one deviation to both sides."""
+    """Draw a row for each network: runs as dots, mean, and one standard deviation on both sides."""
     contenders = comparison.contenders
     with print_style():
         figure = Figure(figsize=(COLUMN, 0.75 + 0.24 * len(contenders)), layout="constrained")
@@ -29,7 +29,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
         axes.set_yticks(range(len(contenders)), [one.name.removeprefix(prefix) for one in contenders])
         axes.invert_yaxis()
         recipe, seeds = comparison.recipe, comparison.seeds
-        # Of the figure, not of the axes: beside long names these are too narrow for them.
+        # Labels of the figure, since the axes are too narrow beside long names.
         figure.supxlabel("held-out top-1 (%): runs, mean and deviation", fontsize="medium")
         figure.suptitle(
             f"{recipe.data}, {recipe.total_epochs} epochs of {comparison.images[0]} images, {len(seeds)} seeds each",

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from transxnet.plotting.style import COLUMN, PAGE, print_style
+from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
 
 if TYPE_CHECKING:
     from transxnet.research.erf import ReceptiveField
@@ -21,14 +21,14 @@ _ZOOM = 0.25
 
 
 def draw_fields(rows: Sequence[Sequence[ReceptiveField]], title: str) -> Figure:
-    """Heat maps of fields, and the middle of each network's last one enlarged.
+    """Draw heat maps of fields, and the enlarged middle of each network's last one.
 
-    Colours are logarithmic, over four decades below the map's brightest pixel; white squares hold half
+    Colours are logarithmic, over four decades below the map's largest value; white squares contain half
     of the contribution.
 
     Args:
-        rows: For each network its fields, of the same stages.
-        title: Over all.
+        rows: The fields of each network, for the same stages.
+        title: Title of the figure.
     """
     cells = [[*((stage, False) for stage in row), (row[-1], True)] for row in rows]
     if len(rows[0]) == 1 and len(rows) > 1:  # one stage: networks side by side, as in figure 6
@@ -44,7 +44,7 @@ def draw_fields(rows: Sequence[Sequence[ReceptiveField]], title: str) -> Figure:
             picture = _draw(axes, found, zoomed)
         bar = figure.colorbar(picture, ax=grid, location="bottom", aspect=40, pad=0.02, shrink=0.9)
         bar.set_ticks(decades := [10.0**-power for power in range(_DECADES + 1)], labels=[f"{v:g}" for v in decades])
-        bar.set_label("contribution, relative to the largest; the white square holds half of it")
+        bar.set_label("contribution, relative to the largest; the white square contains half of it")
     return figure
 
 
@@ -68,7 +68,7 @@ def _draw(axes: Axes, found: ReceptiveField, zoomed: bool) -> Any:
     else:
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
-        axes.set_title(f"{_short(found.network.name)}\nstage {found.stage}", parse_math=False)
+        axes.set_title(f"{shortened(found.network.name, 26)}\nstage {found.stage}", parse_math=False)
         axes.set_xlabel(_sides(found), fontsize=6, labelpad=2)
     return picture
 
@@ -77,7 +77,3 @@ def _sides(found: ReceptiveField) -> str:
     squares = found.squares()
     shares = "/".join(f"{share:.0%}"[:-1] for share, *_ in squares)
     return f"{shares} % in\n{' / '.join(str(side) for _, side, _ in squares)} px"
-
-
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,4 +1,4 @@
-"""Figure 7 of the paper: images with the places that speak for a class."""
+"""Figure 7 of the paper: images with the evidence for a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from transxnet.plotting.style import COLUMN, PAGE, print_style
+from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
 from transxnet.text import printable
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ _MAP = "viridis"
 
 
 def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Figure:
-    """A row for each image: the image, then a map over it for each network and stage.
+    """Draw a row for each image: the image, then overlaid maps for each network and stage.
 
     Args:
-        rows: For each image its maps, of the same networks and stages.
-        title: Over all.
+        rows: The maps of each image, for the same networks and stages.
+        title: Title of the figure.
     """
     height, width = len(rows), 1 + len(rows[0])
     side = min(1.7, (COLUMN if width < 4 else PAGE) / width)
@@ -37,14 +37,13 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
         grid[0][0].set_title("input")
         for axes, row in zip(grid, rows, strict=True):
             axes[0].imshow(row[0].picture)
-            for place, found in zip(axes[1:], row, strict=True):
-                place.imshow(_over(found))
-                answer = textwrap.shorten(printable(found.class_name), wrap, placeholder="…")
-                place.set_xlabel(f"{answer}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
-        for place, found in zip(grid[0][1:], rows[0], strict=True):
-            name = found.network.name
-            name = name if len(name) <= wrap + 4 else name[: wrap + 3] + "…"
-            place.set_title(f"{name}\n{found.place}", parse_math=False)
+            for cell, found in zip(axes[1:], row, strict=True):
+                cell.imshow(_overlay(found))
+                class_name = textwrap.shorten(printable(found.class_name), wrap, placeholder="…")
+                cell.set_xlabel(f"{class_name}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
+        for cell, found in zip(grid[0][1:], rows[0], strict=True):
+            name = shortened(found.network.name, wrap + 4)
+            cell.set_title(f"{name}\n{found.layer}", parse_math=False)
         for axis in grid.flat:
             axis.set(xticks=[], yticks=[])
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), _MAP)
@@ -53,9 +52,9 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
     return figure
 
 
-def _over(found: ActivationMap) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """The map in colours over the image in grey, so that no colour of the image is taken for the map's."""
+def _overlay(found: ActivationMap) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The coloured map over the grey image, so that the image's colours cannot be mistaken for the map's."""
     grey = found.picture @ np.array([0.299, 0.587, 0.114])
     colours = mpl.colormaps[_MAP](found.values)[..., :3]
-    over: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = 0.4 * grey[..., None] + 0.6 * colours
-    return over
+    overlay: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = 0.4 * grey[..., None] + 0.6 * colours
+    return overlay

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and what the network says of some images."""
+"""Figures of a run: curves, and predictions for some images."""
 
 from __future__ import annotations
 
@@ -13,69 +13,68 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from transxnet.files import replacing
-from transxnet.plotting.style import BLUE, ORANGE, RED
+from transxnet.plotting.style import BLUE, ORANGE, RED, shortened
 from transxnet.text import printable
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One image with its true class and what the network says."""
+class Prediction:
+    """An image with its true class, and the predicted class with its probability."""
 
     image: Image.Image
     truth: str
-    answer: str
+    predicted: str
     probability: float
 
     @property
-    def right(self) -> bool:
-        return self.truth == self.answer
+    def correct(self) -> bool:
+        return self.truth == self.predicted
 
 
-def save_samples(verdicts: Sequence[Verdict], path: Path, title: str, columns: int = 8) -> None:
-    """A sheet of images: blue frames and a tick are right, red frames and a cross are wrong."""
-    rows = -(-len(verdicts) // columns)
+def save_samples(predictions: Sequence[Prediction], path: Path, title: str, columns: int = 8) -> None:
+    """Save a sheet of images: correct ones with blue frames and a tick, others with red frames and a cross."""
+    rows = -(-len(predictions) // columns)
     figure = Figure(figsize=(1.45 * columns, 1.85 * rows + 0.6), dpi=110, layout="constrained")
     figure.suptitle(printable(title), fontsize=13, parse_math=False)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        if place < len(verdicts):
-            _draw(axes, verdicts[place])
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if index < len(predictions):
+            _draw(axes, predictions[index])
         else:
             axes.axis("off")
     _save(figure, path)
 
 
-def _draw(axes: Axes, verdict: Verdict) -> None:
-    colour = BLUE if verdict.right else RED
-    side = 160  # shown at one size, whatever the images' own
-    scale = side / max(verdict.image.size)
-    width, height = (max(1, round(length * scale)) for length in verdict.image.size)
-    axes.imshow(verdict.image.resize((width, height), Image.Resampling.BICUBIC))
+def _draw(axes: Axes, prediction: Prediction) -> None:
+    colour = BLUE if prediction.correct else RED
+    side = 160  # all images are drawn at one size
+    scale = side / max(prediction.image.size)
+    width, height = (max(1, round(length * scale)) for length in prediction.image.size)
+    axes.imshow(prediction.image.resize((width, height), Image.Resampling.BICUBIC))
     axes.set(xticks=[], yticks=[], xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.5)
-    mark = "✓" if verdict.right else "✗"
-    caption = f"{mark} {_short(verdict.answer)} {100 * verdict.probability:.0f} %"
-    if not verdict.right:
-        caption += f"\nis {_short(verdict.truth)}"
-    axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False)  # a class may hold dollars
+    mark = "✓" if prediction.correct else "✗"
+    caption = f"{mark} {_short(prediction.predicted)} {100 * prediction.probability:.0f} %"
+    if not prediction.correct:
+        caption += f"\nis {_short(prediction.truth)}"
+    axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False)  # class names may contain dollar signs
 
 
-def _short(name: str, most: int = 16) -> str:
-    name = printable(name)
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str) -> str:
+    return shortened(printable(name), 16)
 
 
 def save_curves(
     history: Sequence[Mapping[str, float]], path: Path, title: str, *, loss: str, score: tuple[str, str]
 ) -> None:
-    """Loss and validation score over the epochs.
+    """Plot loss and validation score over the epochs.
 
     Args:
-        history: A row of metrics for each epoch.
-        path: The picture.
-        title: What was trained, and how good it is.
-        loss: What the loss is.
-        score: Name of the score, a share of 1, among the metrics, and what people call it.
+        history: Metrics of each epoch.
+        path: The image file.
+        title: Title of the figure.
+        loss: Name of the loss.
+        score: Key of the score in the metrics, a share from 0 to 1, and its label.
     """
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     figure.suptitle(printable(title), fontsize=12, parse_math=False)
@@ -102,5 +101,5 @@ def save_curves(
 
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a class's name in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of class names in scripts that the font lacks
         figure.savefig(temporary)

@@ -1,4 +1,4 @@
-"""Figure 8 of the paper: throughputs side by side, and against accuracy."""
+"""Figure 8 of the paper: throughput of networks, and accuracy against throughput."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ _MARKERS = "osD^vP*X"
 
 
 def draw_speeds(groups: Sequence[Sequence[Speed]], title: str) -> Figure:
-    """Bars of images a second for each batch and image size; whiskers are the quartiles.
+    """Draw bars of images per second for each batch and image size, with quartiles as whiskers.
 
-    Where the paper publishes the accuracy of two networks or more, a panel shows it against the
-    throughput.
+    If the paper has accuracies of two or more of the networks, a panel plots them against throughput.
 
     Args:
-        groups: Measurements of the same batch and image size together.
-        title: Over all.
+        groups: Measurements, grouped by batch and image size.
+        title: Title of the figure.
     """
     panels = [(speeds, _bars) for speeds in groups]
     panels += [(speeds, _scatter) for speeds in groups if len(_published(speeds)) > 1]
@@ -50,25 +49,23 @@ def _settings(speeds: Sequence[Speed]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((speed.candidate.mode, speed.candidate.precision) for speed in speeds))
 
 
-def _where(speed: Speed) -> str:
+def _input_label(speed: Speed) -> str:
     return "batch {}, input {} × {}".format(speed.batch_size, *speed.image_size)
 
 
 def _bars(axes: Axes, speeds: Sequence[Speed]) -> None:
     settings = _settings(speeds)
-    for place, speed in enumerate(speeds):
+    for row, speed in enumerate(speeds):
         setting = (speed.candidate.mode, speed.candidate.precision)
         found = speed.images_per_second
-        axes.barh(place, found.median, color=COLOURS[settings.index(setting) % len(COLOURS)], height=0.75)
+        axes.barh(row, found.median, color=COLOURS[settings.index(setting) % len(COLOURS)], height=0.75)
         spread = [[found.median - found.low], [found.high - found.median]]
-        axes.errorbar(found.median, place, xerr=spread, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5)
-        axes.annotate(
-            f"{found.median:.3g}", (found.high, place), xytext=(4, 0), textcoords="offset points", va="center"
-        )
+        axes.errorbar(found.median, row, xerr=spread, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5)
+        axes.annotate(f"{found.median:.3g}", (found.high, row), xytext=(4, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(speeds)), [speed.candidate.network.name for speed in speeds], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.18 * max(speed.images_per_second.high for speed in speeds))
-    axes.set_xlabel(f"images/s ({_where(speeds[0])})")
+    axes.set_xlabel(f"images/s ({_input_label(speeds[0])})")
     tidy(axes)
 
 
@@ -92,7 +89,7 @@ def _scatter(axes: Axes, speeds: Sequence[Speed]) -> None:
         points += [(x, y, s.candidate.network.name) for x, y, s in zip(x, y, chosen, strict=True)]
     fastest = {name: max(x for x, _, other in points if other == name) for name in accuracies}
     labels = [(x, y, accuracies[name].model if x == fastest[name] else "") for x, y, name in points]
-    axes.set_xlabel(f"images/s ({_where(speeds[0])})")
+    axes.set_xlabel(f"images/s ({_input_label(speeds[0])})")
     axes.set_ylabel("ImageNet-1K top-1 (%), as published")
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))

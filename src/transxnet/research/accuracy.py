@@ -1,4 +1,4 @@
-"""Published accuracies: Table II of the paper, and which of its networks timm has."""
+"""Published accuracies: Table II of the paper, with timm's names of its networks."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def table2() -> tuple[Published, ...]:
 
 
 def published(name: str) -> Published | None:
-    """The row of a network by its registered name; None if there is none."""
-    wanted = _IN_TIMM.get(name.partition(".")[0])
-    return next((row for row in table2() if row.model == wanted), None)
+    """The row of a network, by its registered name; None if it has none."""
+    model = _IN_TIMM.get(name.partition(".")[0])
+    return next((row for row in table2() if row.model == model), None)

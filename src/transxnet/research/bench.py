@@ -1,4 +1,4 @@
-"""Throughput and latency of networks, measured in turns, so that a machine's moods fall on all of them."""
+"""Throughput and latency of networks that take turns, so that slowdowns of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from transxnet.research.modes import MODES, Run
 from transxnet.research.networks import Network
 
 Precision = Literal["fp32", "bf16"]
-"""``bf16`` is PyTorch's autocast: weights stay in float32."""
+"""``bf16`` uses PyTorch's autocast: weights stay in float32."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network and how it is run."""
+    """A network with a mode and a precision."""
 
     network: Network
     mode: str
@@ -38,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the quartiles around it."""
+    """Median and quartiles."""
 
     median: float
     low: float
@@ -52,17 +52,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of a candidate.
+    """Measurements of a candidate.
 
     Attributes:
-        candidate: Which.
+        candidate: The candidate.
         batch_size: Images in a batch.
         image_size: Height and width in pixels.
-        seconds: For each round, the time of one batch.
+        seconds: Time of one batch in each round.
         images_per_second: Median and quartiles over the rounds.
-        latency: The same for a batch, in milliseconds.
-        ratio: Speed over the first candidate's in the same round: median and quartiles of the rounds' ratios.
-        memory: Bytes of the weights and of the most that a pass holds beside them.
+        latency: Time of one batch in milliseconds, median and quartiles.
+        ratio: Speed relative to the first candidate's in the same round, median and quartiles.
+        memory: Bytes of the weights and of a pass's peak memory beside them.
     """
 
     candidate: Candidate
@@ -89,22 +89,21 @@ def measure_speed(
     device: str = "cpu",
     advance: Callable[[], None] = lambda: None,
 ) -> list[Speed]:
-    """Time candidates in turns: each round times every one, forwards and backwards in alternation.
+    """Time candidates in rounds; each round times every candidate, in alternating order.
 
-    Every candidate is first run until it takes a steady course (compilation is not timed). A timing
-    is of as many batches in a row as take ``min_seconds``. Comparing within a round cancels what
-    slows a whole round down.
+    Candidates are warmed up first, so compilation is not timed. A timing covers as many consecutive
+    batches as take ``min_seconds``. Comparing within rounds cancels slowdowns of whole rounds.
 
     Args:
-        candidates: The first is what the others are compared with.
-        batch_size: Images in a batch; they are random numbers, already on the device.
-        rounds: Timings of each candidate; an even number, so that each order counts as often.
-        min_seconds: Least duration of a timing.
+        candidates: The candidates; the first is the reference.
+        batch_size: Images in a batch; random numbers, already on the device.
+        rounds: Timings of each candidate; even, so that both orders are used equally often.
+        min_seconds: Minimum duration of a timing.
         device: PyTorch's name of a device.
-        advance: Called after every timing, and after every candidate's preparation.
+        advance: Called after each timing, and after preparing each candidate.
 
     Raises:
-        ConfigError: If a number is out of range, or memory does not suffice.
+        ConfigError: If a number is out of range, or a candidate cannot be run.
     """
     for name, value, kind in (
         ("batch_size", batch_size, BatchSize),
@@ -123,8 +122,8 @@ def measure_speed(
     gc.collect()
     for number in range(rounds):
         order = range(len(candidates))
-        for place in order if number % 2 == 0 else reversed(order):
-            seconds[number, place] = _time(calls[place], repeats[place], device)
+        for index in order if number % 2 == 0 else reversed(order):
+            seconds[number, index] = _time(calls[index], repeats[index], device)
             advance()
     return [
         Speed(
@@ -142,7 +141,7 @@ def measure_speed(
 
 
 def _prepare(candidate: Candidate, batch_size: int, device: str) -> tuple[Callable[[], Any], int]:
-    """Something to time, warmed up, and its memory in bytes."""
+    """A warmed-up call to time, and its memory in bytes."""
     model = copy.deepcopy(candidate.network.model).eval().to(device)  # a mode may change its network
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, *candidate.network.input_size, generator=generator).to(device)
@@ -157,7 +156,7 @@ def _prepare(candidate: Candidate, batch_size: int, device: str) -> tuple[Callab
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0][:160]
         name = f"{candidate.network.name} ({candidate.mode}, {candidate.precision}, batch {batch_size})"
-        raise ConfigError(f"{name} does not run here: {reason}") from error
+        raise ConfigError(f"{name} cannot be run: {reason}") from error
 
 
 def _call(run: Run, images: Tensor, precision: Precision, device: str) -> Callable[[], Any]:
@@ -172,7 +171,7 @@ def _call(run: Run, images: Tensor, precision: Precision, device: str) -> Callab
 
 
 def _time(call: Callable[[], Any], repeats: int, device: str) -> float:
-    """Seconds of one call, the mean of several in a row."""
+    """Seconds per call, the mean of consecutive calls."""
     _wait(device)
     started = time.perf_counter()
     for _ in range(repeats):

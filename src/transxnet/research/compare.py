@@ -1,4 +1,4 @@
-"""Networks trained under one budget on one data set, with several seeds each: small versions of Tables V to IX."""
+"""Comparing networks under one training budget, with several seeds each: small versions of Tables V to IX."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from transxnet.training.run import train
 from transxnet.training.run_folder import RunFolder, is_run
 from transxnet.zoo import full_name
 
-_SURE = 0.05
-"""A difference is called one if chance would give as large a one less often than this."""
+_SIGNIFICANCE = 0.05
+"""Significance level of differences."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A network's results.
+    """Results of a network.
 
     Attributes:
-        name: The network's.
-        scores: Top-1 of each seed's run, shares of 1.
-        parameters: In the network.
-        seconds: Of training, for each run.
-        p_value: How often chance alone would give as large a difference to the first network; None
-            for the first itself and where there are too few runs.
+        name: The network's registered name.
+        scores: Top-1 accuracy of each seed's run, from 0 to 1.
+        parameters: Number of parameters.
+        seconds: Training time of each run.
+        p_value: P-value of the difference to the first network; None for the first network, and for
+            too few runs.
     """
 
     name: str
@@ -52,26 +52,26 @@ class Contender:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of a run; None for a single one."""
+        """Standard deviation over the runs; None for a single run."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     @property
     def verdict(self) -> str:
-        """How the network compares with the first, in words."""
+        """The comparison with the first network in words."""
         if self.p_value is None:
             return ""
-        return "different" if self.p_value < _SURE else "within the noise"
+        return "different" if self.p_value < _SIGNIFICANCE else "within the noise"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks under one budget.
+    """Results of networks under one budget.
 
     Attributes:
-        recipe: The budget: every setting but network and seed.
-        seeds: Of the runs.
-        images: That were learned from and judged by.
-        contenders: In the order they were given.
+        recipe: The budget: all settings except network and seed.
+        seeds: Seeds of the runs.
+        images: Numbers of training and validation images.
+        contenders: Results in the given order.
     """
 
     recipe: ClassificationRecipe
@@ -88,28 +88,28 @@ def compare(
     console: Console,
     done: Callable[[str, int, float], None] = lambda name, seed, score: None,
 ) -> Comparison:
-    """Train every network with every seed, and judge each run's held-out images.
+    """Train every network with every seed, and evaluate each run on the held-out images.
 
-    A run that is there already is not made again; one that was interrupted goes on.
+    Finished runs are not repeated; interrupted ones are resumed.
 
     Args:
         names: Registered names.
         recipe: The budget.
-        seeds: Each decides initialisation, order and augmentation of one run of every network.
-        folder: Where the runs go.
-        console: Where each run's progress is shown.
-        done: Told of each run's top-1.
+        seeds: Seeds of initialisation, order and augmentation, one per run of a network.
+        folder: Folder of the runs.
+        console: Console for each run's progress.
+        done: Called with name, seed and top-1 of each finished run.
 
     Raises:
-        ConfigError: If a name is unknown or given twice, or the folder holds runs of another budget.
-        Stopped: If a signal asked to stop.
+        ConfigError: If a name is unknown or given twice, or the folder has runs of another budget.
+        Stopped: If a signal stopped a run.
     """
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         full_name(name)
-        if name in names[:place]:
+        if name in names[:index]:
             raise ConfigError(f"{name} is given twice")
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for seed in seeds:  # each seed's round is a whole comparison, should the rest be cut off
+    for seed in seeds:  # seeds first, so that an interrupted comparison covers all networks
         for name in names:
             summary = _run(dataclasses.replace(recipe, model=name, seed=seed), folder / name / f"seed{seed}", console)
             summaries[name].append(summary)
@@ -123,10 +123,10 @@ def compare(
 def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str, Any]:
     folder = RunFolder(output_folder(path, ours=is_run))
     if is_run(path) and read_text(folder.config) != recipe.to_yaml():
-        raise ConfigError(f"{path} holds a run of another budget; choose another folder, or remove it")
+        raise ConfigError(f"{path} has a run of another budget; choose another folder, or remove it")
     if not folder.summary.exists():
         train(ClassificationExperiment, recipe, folder, console, resume=newest_whole(folder.checkpoints, console))
-    with reading(folder.summary, ConfigError, "remove the run, which is then made again"):
+    with reading(folder.summary, ConfigError, "remove the run to repeat it"):
         summary: dict[str, Any] = read_json(folder.summary)
         numbers = {name: float(summary[name]) for name in ("top1", "seconds")}
         counts = {name: int(summary[name]) for name in ("parameters", "training_images", "validation_images")}
@@ -134,7 +134,7 @@ def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder holds runs of :func:`compare`."""
+    """Whether a folder has runs of :func:`compare`."""
     return any(is_run(run) for run in folder.glob("*/seed*"))
 
 
@@ -144,20 +144,20 @@ def _contender(
     scores = tuple(summary["top1"] for summary in summaries)
     p_value = None
     if reference is not None and len(scores) > 1:
-        p_value = chance(scores, [summary["top1"] for summary in reference])
+        p_value = welch_p_value(scores, [summary["top1"] for summary in reference])
     parameters = summaries[0]["parameters"]
     return Contender(name, scores, parameters, tuple(summary["seconds"] for summary in summaries), p_value)
 
 
-def chance(scores: Sequence[float], others: Sequence[float]) -> float:
-    """How often chance alone gives means as far apart: Welch's t-test, two-sided."""
-    if len({*scores}) == len({*others}) == 1:  # no noise was seen, so that every difference is one
+def welch_p_value(scores: Sequence[float], others: Sequence[float]) -> float:
+    """P-value of a difference of means by Welch's t-test, two-sided."""
+    if len({*scores}) == len({*others}) == 1:  # without noise every difference is significant
         return 1.0 if scores[0] == others[0] else 0.0
     return float(ttest_ind(scores, others, equal_var=False).pvalue)
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """Plain values, as for JSON."""
+    """Plain values, for JSON."""
     return {
         "budget": comparison.recipe.settings(),
         "seeds": list(comparison.seeds),
@@ -180,7 +180,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A table, and what it can and cannot say."""
+    """A table of the results, with the conclusion."""
     lines = [
         "| network | parameters | top-1 of each seed | mean | deviation | beside the first |",
         "|---|---|---|---|---|---|",
@@ -195,20 +195,22 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """What the comparison says of the first network and the others, without more than it shows."""
+    """The differences between the first network and the others, and their significance, in words."""
     first, *others = comparison.contenders
-    judged = [one for one in others if one.p_value is not None]
-    if not judged:
-        return "With one seed, nothing can be said of differences: the noise is not known."
-    different = [one for one in judged if one.p_value is not None and one.p_value < _SURE]
+    tested = [one for one in others if one.p_value is not None]
+    if not tested:
+        return "With one seed the noise is unknown, so differences cannot be assessed."
+    different = [one for one in tested if one.p_value is not None and one.p_value < _SIGNIFICANCE]
     step = 100 / comparison.images[1]
     text = (
-        f"{len(judged) - len(different)} of {len(judged)} networks differ from {first.name} by no more than the "
-        f"noise of {len(comparison.seeds)} seeds (Welch's t-test, p >= {_SURE}); one image is {step:.2f} points."
+        f"{len(tested) - len(different)} of {len(tested)} networks differ from {first.name} by no more than the "
+        f"noise of {len(comparison.seeds)} seeds (Welch's t-test, p >= {_SIGNIFICANCE}); one image is {step:.2f} "
+        "points."
     )
     if different:
         named = ", ".join(f"{one.name} ({100 * (one.mean - first.mean):+.2f})" for one in different)
-        text += f" Different: {named}. Of {len(judged)} tests, chance alone calls {_SURE * len(judged):.1f} different."
+        expected = f"{_SIGNIFICANCE * len(tested):.1f}"
+        text += f" Different: {named}. Of {len(tested)} tests, {expected} would be different by chance."
     return text
 
 

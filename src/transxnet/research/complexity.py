@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulate operations (MACs), fully and by the paper's rule."""
+"""Counting parameters and multiply-accumulate operations (MACs), all of them or by the paper's rule."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Complexity:
 
     Attributes:
         parameters: All parameters, position biases included.
-        macs: Every convolution and matrix product, inside attention and IDConv too, and one for
-            each value that a residual branch's scale multiplies.
-        paper_macs: The paper's "FLOPs": MACs of the modules that a forward pass calls. Convolutions
-            count their bias, normalisations twice their input, pooling its input. Nothing
-            functional counts: no products inside attention, no dynamic convolution, no activation
-            but the ReLU module.
+        macs: MACs of all convolutions and matrix products, including those inside attention and IDConv,
+            and of layer scales.
+        paper_macs: The paper's "FLOPs": MACs of the modules called in a forward pass. Convolutions
+            count their bias, normalisations twice their input, pooling its input. Functions do not
+            count: products inside attention, dynamic convolution, activations other than the ReLU
+            module.
     """
 
     parameters: int
@@ -38,24 +38,23 @@ class Complexity:
 
 
 Rule = tuple[type[nn.Module], ...]
-"""The modules that the paper's count knows."""
+"""Types of the modules that the paper counts."""
 
 _BATCH_NORMS: Rule = (nn.BatchNorm2d, BatchNorm2d)
 _NORMS: Rule = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 CLASSIFIER: Rule = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.AdaptiveAvgPool2d, nn.ReLU)
-"""As the paper counts classifiers."""
+"""The paper's rule for classifiers."""
 DENSE: Rule = tuple(kind for kind in CLASSIFIER if kind not in _BATCH_NORMS)
-"""As it counts detectors and segmenters, whose batch norms had become synchronised ones, unknown to its counter."""
+"""The paper's rule for detectors and segmenters, whose synchronised batch norms its counter did not know."""
 
 
 def complexity(model: nn.Module, input_size: tuple[int, int, int], rule: Rule = CLASSIFIER) -> Complexity:
-    """Count a network for an input of (channels, height, width), without computing anything.
+    """Count a network for an input of (channels, height, width).
 
-    The counts are taken on PyTorch's meta device, on a copy if the network is not there, in
-    evaluation mode.
+    Counting runs on PyTorch's meta device in evaluation mode, on a copy if the network is elsewhere.
 
     Args:
-        model: Whatever maps images (B, channels, H, W).
+        model: A network for images (B, channels, H, W).
         input_size: Channels, height and width.
         rule: :data:`CLASSIFIER`, or :data:`DENSE` for a backbone or a segmenter.
     """
@@ -63,12 +62,12 @@ def complexity(model: nn.Module, input_size: tuple[int, int, int], rule: Rule = 
 
 
 def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity:
-    """Count what a function does with a network.
+    """Count the operations of a function of a network.
 
     Args:
-        model: The network; if it is not on the meta device, a copy is counted there.
-        run: Called with it in evaluation mode; whatever modules it calls are counted.
-        rule: The modules that the paper's count knows.
+        model: The network; if it is not on the meta device, a copy is used.
+        run: Called with the network in evaluation mode; the modules that it calls are counted.
+        rule: Types of the modules that the paper counts.
     """
     on_meta = all(parameter.is_meta for parameter in model.parameters())
     meta = model if on_meta else copy.deepcopy(model).to("meta")
@@ -83,7 +82,7 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
                     hooks.append(module.register_forward_hook(tally.add))
                 if isinstance(module, Block):
                     vars(module)["forward"] = partial(tally.once, repr(module), module.forward)
-                if isinstance(module, PositionBias):  # resizing it counts nowhere, and takes long
+                if isinstance(module, PositionBias):  # resizing it does not count, and is slow
                     vars(module)["forward"] = partial(_bias_for, module)
             run(meta)
             paper, macs = tally.total()
@@ -97,30 +96,30 @@ def count(model: nn.Module, run: Callable[[Any], Any], rule: Rule) -> Complexity
 
 
 def _bias_for(bias: PositionBias, x: Tensor) -> Tensor:
-    """A bias of the shape that the map (B, C, H, W) wants. Shape: (1, heads, N, M)."""
+    """An empty bias for a map (B, C, H, W). Shape: (1, heads, N, M)."""
     height, width = x.shape[2:]
     keys = -(-height // bias.reduction) * -(-width // bias.reduction)
     return torch.empty(1, bias.table.shape[1], height * width, keys, device="meta")
 
 
 class _Tally:
-    """Adds up what modules count; blocks of a stage that are alike are run once and counted each time."""
+    """Sums of the modules' counts; equal blocks of a stage are run once and counted each time."""
 
     def __init__(self, flops: FlopCounterMode) -> None:
         self._flops = flops
         self._paper = 0
-        self._macs = 0  # beside those of the FLOP counter
+        self._macs = 0  # in addition to the FLOP counter's
         self._known: dict[Any, tuple[int, int]] = {}
 
     def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """After a call of a module."""
+        """Forward hook of the counted modules."""
         if isinstance(module, LayerScale):
             self._macs += output.numel()
         else:
             self._paper += _module_macs(module, inputs[0], output)
 
     def once(self, structure: str, forward: Callable[..., Tensor], x: Tensor, *others: Any) -> Tensor:
-        """In place of a block's forward pass, which keeps the shape of ``x``."""
+        """Replacement of a block's forward pass, which keeps the shape of ``x``."""
         key = (structure, x.shape)
         if key in self._known:
             paper, macs = self._known[key]
@@ -134,20 +133,20 @@ class _Tally:
         return x
 
     def total(self) -> tuple[int, int]:
-        """The paper's MACs, and all."""
+        """The paper's MACs, and all MACs."""
         return self._paper, int(self._flops.get_total_flops()) // 2 + self._macs
 
 
 def detector_complexity(
     detector: Detector, size: tuple[int, int] = (800, 1280), boxes: int = 1000, masks: int = 100
 ) -> Complexity:
-    """Count a detector as Table III does: from the backbone to its heads' outputs.
+    """Count a detector as in Table III: from the backbone to its heads' outputs.
 
-    Of Mask R-CNN's second stage the paper's counter ran the box head on 1000 regions and the mask
-    head on 100. It is counted in the form of the released one: see :func:`_as_released`.
+    For Mask R-CNN's second stage, the paper counts the box head on 1000 regions and the mask head on
+    100. It is counted in the released form: see :func:`_as_released`.
 
     Args:
-        detector: As of :func:`transxnet.create_detector`.
+        detector: From :func:`transxnet.create_detector`.
         size: Height and width of the padded image.
         boxes: Regions of the box head.
         masks: Regions of the mask head.
@@ -168,10 +167,10 @@ def detector_complexity(
 
 
 def _as_released(detector: MaskRCNN) -> MaskRCNN:
-    """The detector with the outputs and the ReLU modules of the released one, for counting only.
+    """The detector with the outputs and ReLU modules of the released one, for counting only.
 
-    Torchvision's predictors of boxes and masks have outputs for the background too. Its proposal
-    head has a module for what the released one does in a function, its box head the reverse.
+    Torchvision's box and mask predictors also have outputs for the background. Its proposal head uses
+    a module for ReLU where the released one uses a function, and its box head the reverse.
     """
     detector = copy.deepcopy(detector).to("meta")
     proposals, heads = detector.rpn.head, detector.roi_heads
@@ -187,11 +186,11 @@ def _as_released(detector: MaskRCNN) -> MaskRCNN:
 
 def _module_macs(module: nn.Module, given: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        # Each output of a convolution gathers a kernel, each input of a transposed one scatters a kernel.
+        # Each output of a convolution gathers a kernel; each input of a transposed one scatters a kernel.
         transposed = isinstance(module, nn.ConvTranspose2d)
-        places, others = (given, module.out_channels) if transposed else (output, module.in_channels)
+        values, others = (given, module.out_channels) if transposed else (output, module.in_channels)
         kernel = module.kernel_size[0] * module.kernel_size[1] * others // module.groups
-        return places.numel() * kernel + (output.numel() if module.bias is not None else 0)
+        return values.numel() * kernel + (output.numel() if module.bias is not None else 0)
     if isinstance(module, nn.Linear):
         return given.numel() * module.out_features
     if isinstance(module, _NORMS):

@@ -1,4 +1,4 @@
-"""Averaging effective receptive fields over images, in a run that can be killed and go on."""
+"""Averaging effective receptive fields over images, in a resumable run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ReceptiveField:
     """The effective receptive field of one stage of a network.
 
     Attributes:
-        network: Whose.
-        stage: Which stage, from 1.
+        network: The network.
+        stage: Number of the stage, from 1.
         values: (H, W), the mean contribution of each pixel over the images.
         images: Number of images.
     """
@@ -60,14 +60,14 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """Settings of the measurement.
 
     Attributes:
-        stages: Which stages, from 1, rising.
-        rule: What counts.
-        batch_size: Images in a step.
+        stages: Numbers of the stages, from 1, increasing.
+        rule: Which outputs and gradients count.
+        batch_size: Images in a batch.
         device: PyTorch's name of a device.
-        save_seconds: Seconds between two notes of what is done.
+        save_seconds: Seconds between two saves of the sums.
     """
 
     stages: tuple[int, ...]
@@ -82,10 +82,10 @@ class Settings:
 
 @dataclass
 class _Sums:
-    """What was added up until now."""
+    """Sums over the images so far."""
 
     fields: npt.NDArray[np.float64]  # (stages, H, W)
-    done: int = 0  # images dealt with, the bad ones included
+    done: int = 0  # processed images, bad ones included
     bad: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -94,12 +94,12 @@ class _Sums:
 
     @classmethod
     def load(cls, path: Path, shape: tuple[int, ...], images: int) -> _Sums | None:
-        """The sums in a file; None if there are none, or not for so many images and maps of this shape."""
+        """Load the sums; None if there are none, or they do not fit the shape and number of images."""
         try:
             check_regular(path)
             with np.load(path) as stored:
                 sums = cls(stored["fields"], int(stored["done"]), dict(json.loads(str(stored["bad"]))))
-        except Exception:  # noqa: BLE001 (whatever is wrong with it, it only saved time)
+        except Exception:  # noqa: BLE001 (a damaged file only costs time)
             return None
         fits = sums.fields.shape == shape and sums.fields.dtype == np.float64 and 0 <= sums.done <= images
         return sums if fits else None
@@ -116,19 +116,18 @@ def measure(
     """Average the effective receptive fields of a network's stages over images.
 
     Args:
-        network: It is moved to the device.
-        examples: The images; they are resized and cropped as for the network's evaluation.
-        settings: How to measure.
-        state: File that holds the sums; a run that was killed goes on from it, to the same bits.
-            It is left where it is. Sums of other networks, images or settings are not used if
-            the name is that of :func:`state_path`.
-        advance: Told of progress, in images.
+        network: The network, which is moved to the device.
+        examples: The images, which are preprocessed as for the network's evaluation.
+        settings: The settings.
+        state: File for the sums, from which a killed run resumes with bit-identical results. It is not
+            removed. :func:`state_path` names it after networks, images and settings.
+        advance: Called with the number of images just processed.
 
     Returns:
-        A field for each stage, and the name and reason of each image that could not be read.
+        A field for each stage, and name and reason for each unreadable image.
 
     Raises:
-        DataError: If none of the images can be read.
+        DataError: If no image can be read.
     """
     shape = (len(settings.stages), *network.input_size[1:])
     sums = (_Sums.load(state, shape, len(examples)) if state else None) or _Sums(np.zeros(shape))
@@ -156,7 +155,7 @@ def measure(
 
 
 def _add(sums: _Sums, model: nn.Module, examples: Sequence[Example], settings: Settings) -> None:
-    """Add a batch, wholly or not at all."""
+    """Add a batch, atomically."""
     transform = evaluation_transform(vars(model)["pretrained_cfg"])
     images, bad = [], {}
     for example in examples:
@@ -173,7 +172,7 @@ def _add(sums: _Sums, model: nn.Module, examples: Sequence[Example], settings: S
 
 
 def state_path(out: Path, network: Network, examples: Sequence[Example], settings: Settings) -> Path:
-    """Where a run keeps its sums, beside its result; the name depends on all that decides them."""
+    """The file for a run's sums, beside its result; its name depends on everything that affects them."""
     weights = hashlib.sha256()
     for name, tensor in network.model.state_dict().items():
         weights.update(name.encode())

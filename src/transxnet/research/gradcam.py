@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), as of figure 7 of the paper: where a stage finds a class."""
+"""Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), as in figure 7 of the paper."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from transxnet.research.networks import Network, stage_index, stage_names
 
 @dataclass(frozen=True)
 class ActivationMap:
-    """Where a layer of a network finds a class in an image.
+    """Evidence for a class in the output of a layer.
 
     Attributes:
-        network: Whose.
-        place: The stage or layer, for people.
-        picture: What the network saw, (H, W, 3), from 0 to 1.
-        values: (H, W), from 0 to 1, the largest is 1; all 0 where nothing speaks for the class.
+        network: The network.
+        layer: The stage or layer, for display.
+        picture: The network's input, (H, W, 3), from 0 to 1.
+        values: (H, W), from 0 to 1, with a maximum of 1; all 0 if there is no evidence for the class.
         target: Index of the class.
-        class_name: What it is called.
-        probability: What the network gives it.
+        class_name: Name of the class.
+        probability: The network's probability of the class.
     """
 
     network: Network
-    place: str
+    layer: str
     picture: npt.NDArray[np.float32]
     values: npt.NDArray[np.float32]
     target: int
@@ -45,33 +45,33 @@ class ActivationMap:
     probability: float
 
 
-def find_class(network: Network, wanted: str | None) -> int | None:
-    """The index of a class given by its name, WordNet id or index; None if none is given.
+def find_class(network: Network, label: str | None) -> int | None:
+    """The index of a class given by name, WordNet id or index; None for None.
 
     Raises:
         ConfigError: If the network has no such class.
     """
-    if wanted is None:
+    if label is None:
         return None
     model = cast(TransXNet, network.model)
     count = model.num_classes
     for names in (label_names(model), readable_names(model)):
         lowered = [name.lower() for name in names]
-        if wanted.lower() in lowered:
-            return lowered.index(wanted.lower())
-    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < count:
-        return int(wanted)
-    near = difflib.get_close_matches(wanted, readable_names(model), 1)
+        if label.lower() in lowered:
+            return lowered.index(label.lower())
+    if label.isdecimal() and len(label) < 10 and int(label) < count:
+        return int(label)
+    near = difflib.get_close_matches(label, readable_names(model), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"classes are names or 0 to {count - 1}"
-    raise ConfigError(f"{network.name} has no class {wanted!r}; {hint}")
+    raise ConfigError(f"{network.name} has no class {label!r}; {hint}")
 
 
 def stage_layer(network: Network, stage: str) -> tuple[str, str]:
-    """The layer whose output stands for a stage ("last" or a number from 1), and what to call it.
+    """The layer of a stage ("last" or a number from 1), and its name for display.
 
-    It is the stage's output, before any final normalisation: the layer with the same meaning in
-    every stage and network. In a vision transformer that classifies by a token of its own, the
-    last block's patches have no gradient, so it is the first normalisation of the block.
+    It is the stage's output before any final normalisation, which means the same in every stage and
+    network. In a vision transformer with a class token, the last block's patches have no gradient, so
+    it is the first normalisation of the block.
     """
     index = stage_index(network.model, stage)
     name = stage_names(network.model)[index]
@@ -86,43 +86,42 @@ def activation_maps(
     """Grad-CAM of one image for some layers.
 
     Args:
-        network: A classifier; it is moved to the device.
-        example: The image; it is resized and cropped as for the network's evaluation.
-        layers: Names of modules that give out maps, and what to call them.
+        network: A classifier, which is moved to the device.
+        example: The image, which is preprocessed as for the network's evaluation.
+        layers: Names of modules that return maps, with names for display.
         target: Index of the class; None for the most probable one.
         device: PyTorch's name of a device.
 
     Raises:
         BadImageError: If the image cannot be read.
-        ConfigError: If a layer does not exist or gives out no map.
+        ConfigError: If a layer does not exist or does not return a map.
     """
     model = network.model.eval().to(device)
-    described = vars(model)["pretrained_cfg"]
-    image: Any = evaluation_transform(described)(example.read())
+    config = vars(model)["pretrained_cfg"]
+    image: Any = evaluation_transform(config)(example.read())
     with torch.inference_mode():
         probabilities = model(image[None].to(device)).softmax(dim=1)[0]
     chosen = int(probabilities.argmax()) if target is None else target
-    deviation, mean = (torch.tensor(described[name]).view(-1, 1, 1) for name in ("std", "mean"))
-    shown = (image * deviation + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    deviation, mean = (torch.tensor(config[name]).view(-1, 1, 1) for name in ("std", "mean"))
+    picture = (image * deviation + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
     name = readable_names(cast(TransXNet, model))[chosen]
     return [
-        ActivationMap(network, place, shown, grad_cam(model, layer, image[None].to(device), chosen), chosen, name,
+        ActivationMap(network, title, picture, grad_cam(model, layer, image[None].to(device), chosen), chosen, name,
                       float(probabilities[chosen]))
-        for layer, place in layers
+        for layer, title in layers
     ]  # fmt: skip
 
 
 def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> npt.NDArray[np.float32]:
     """Grad-CAM of a layer.
 
-    The channels of the layer's output are summed, each weighted with the mean over its places of
-    the gradient of the class's score; what is negative becomes 0; the result is scaled to [0, 1] and
-    resized bilinearly to the image.
+    The channels of the layer's output are summed, each weighted with its mean gradient of the class's
+    score; negative values become 0; the result is scaled to [0, 1] and resized bilinearly to the image.
 
     Args:
         model: A classifier in evaluation mode.
-        layer: Name of a module that gives out (1, C, h, w), (1, h, w, C) or (1, n, C), h and w being
-            in the image's proportion; of n tokens, those at the end are the places.
+        layer: Name of a module that returns (1, C, h, w), (1, h, w, C) or (1, n, C), with h and w in the
+            image's aspect ratio; of n tokens, the last h * w are the map.
         image: (1, C, H, W), normalised.
         target: Index of the class.
 
@@ -135,13 +134,13 @@ def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> npt.ND
         raise ConfigError(f"there is no layer {layer!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     shape = _output_shape(model, modules[layer], image)
     if shape is None:
-        raise ConfigError(f"layer {layer!r} gives out no tensor; name another layer")
+        raise ConfigError(f"layer {layer!r} does not return a tensor; name another layer")
     prefix = int(getattr(model, "num_prefix_tokens", 0))
 
     def as_nchw(output: Tensor) -> Tensor:
         return _as_nchw(output, image.shape[2] / image.shape[3], prefix, layer)
 
-    as_nchw(torch.empty(shape))  # says what is wrong before anything is computed
+    as_nchw(torch.empty(shape))  # raises errors before anything is computed
     with GradCAM(model, [modules[layer]], reshape_transform=as_nchw) as method:
         values: npt.NDArray[np.float32] = method(image, [ClassifierOutputTarget(target)])[0]
     model.zero_grad()
@@ -163,17 +162,17 @@ def _output_shape(model: nn.Module, layer: nn.Module, image: Tensor) -> torch.Si
     return shapes[-1] if shapes else None
 
 
-def _as_nchw(output: Tensor, proportion: float, prefix: int, layer: str) -> Tensor:
+def _as_nchw(output: Tensor, aspect: float, prefix: int, layer: str) -> Tensor:
     if output.ndim == 4:
         by_order = ((output, output.shape[2:]), (output.permute(0, 3, 1, 2), output.shape[1:3]))
         for ordered, (height, width) in by_order:
-            if height == math.ceil(width * proportion) or width == math.ceil(height / proportion):
+            if height == math.ceil(width * aspect) or width == math.ceil(height / aspect):
                 return ordered
     if output.ndim == 3:
-        places = output.shape[1] - prefix
-        width = round(math.sqrt(places / proportion))
-        if width and places % width == 0 and round(width * proportion) == places // width:
-            tokens = output[:, output.shape[1] - places :].transpose(1, 2)  # (B, C, N)
-            map_: Tensor = tokens.unflatten(2, (places // width, width))
+        count = output.shape[1] - prefix
+        width = round(math.sqrt(count / aspect))
+        if width and count % width == 0 and round(width * aspect) == count // width:
+            tokens = output[:, output.shape[1] - count :].transpose(1, 2)  # (B, C, N)
+            map_: Tensor = tokens.unflatten(2, (count // width, width))
             return map_
-    raise ConfigError(f"layer {layer!r} gives out {tuple(output.shape)}, which is no map of the image")
+    raise ConfigError(f"layer {layer!r} returns {tuple(output.shape)}, which is not a map of the image")

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and the memory that a call needs there."""
+"""Description of the machine that runs a measurement, and peak memory of calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transxnet.version import __version__
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Names and versions that decide a speed, and the load before the measurement (runnable processes)."""
+    """Hardware and versions that affect speed, and the load (runnable processes) before the measurement."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "cores": os.cpu_count(),
@@ -46,7 +46,7 @@ def _processor() -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the notes that the profiler's library writes out of the terminal; errors are still raised."""
+    """Silence standard error, to which the profiler's library writes notes; errors are still raised."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -59,10 +59,10 @@ def _silent() -> Iterator[None]:
 
 
 def peak_memory(call: Callable[[], Any], device: str) -> int:
-    """The most bytes of tensors that a call holds at once, beyond those that exist before it.
+    """Peak memory of a call's tensors in bytes, beyond those that exist before it.
 
-    Counted by PyTorch's allocator, of the GPU or of the CPU (there from a profile of the call);
-    memory that libraries take elsewhere, and what the allocator keeps free, does not count.
+    Counted by PyTorch's allocator, on CPUs from a profile of the call; memory that libraries allocate
+    otherwise, and the allocator's free memory, do not count.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
@@ -78,8 +78,8 @@ def peak_memory(call: Callable[[], Any], device: str) -> int:
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     changes = [event for event in events if event.get("name") == "[memory]"]
-    held = most = 0
+    held = peak = 0
     for event in sorted(changes, key=lambda event: event["ts"]):
         held += event["args"]["Bytes"]
-        most = max(most, held)
-    return int(most)
+        peak = max(peak, held)
+    return int(peak)

@@ -1,4 +1,4 @@
-"""Ways to run a network, by name. Another one is a function and an entry in :data:`MODES`."""
+"""Modes of running a network, by name. To add one, write a function and register it in :data:`MODES`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from transxnet.model import Trunk
 
 Run = Callable[[Tensor], Any]
 Mode = Callable[[nn.Module, Tensor], Run]
-"""From a network of its own, in evaluation mode, and an example batch (B, C, H, W) on the same
-device to something that is called with such batches."""
+"""Maps a network in evaluation mode, which it may change, and an example batch (B, C, H, W) on the same
+device to a callable for such batches."""
 
 
 def eager(model: nn.Module, example: Tensor) -> Run:
-    """As PyTorch runs it by itself."""
+    """Eager PyTorch."""
     return model
 
 
 def channels_last(model: nn.Module, example: Tensor) -> Run:
-    """With the channels last in memory, the batch's conversion included."""
+    """Channels-last memory format, including the conversion of the batch."""
     model = model.to(memory_format=torch.channels_last)
     return lambda images: model(images.contiguous(memory_format=torch.channels_last))
 
 
 def compiled(model: nn.Module, example: Tensor) -> Run:
-    """With torch.compile: our networks block by block, as in training, others as a whole."""
+    """torch.compile: our networks block by block, as in training, others as a whole."""
     if isinstance(model, Trunk):
         for stage in model.stage_list:
             for block in stage.blocks:
@@ -45,25 +45,25 @@ def compiled(model: nn.Module, example: Tensor) -> Run:
 
 
 def fused(model: nn.Module, example: Tensor) -> Run:
-    """Our networks with everything folded that can be, in PyTorch.
+    """Our networks fused, in PyTorch.
 
     Raises:
-        ConfigError: If there is nothing of this package in the network.
+        ConfigError: If the network has no part of this package.
     """
     return fuse(model)
 
 
 def native(model: nn.Module, example: Tensor) -> Run:
-    """With stages on a CPU by kernels of our own, float32.
+    """Our networks fused, with native kernels for CPUs, in float32.
 
     Raises:
-        ConfigError: If there is nothing of this package in the network, or no C++ compiler.
+        ConfigError: If the network has no part of this package, or there is no C++ compiler.
     """
     return channels_last(fuse(model, native=True), example)
 
 
 def onnx(model: nn.Module, example: Tensor) -> Run:
-    """Our networks exported to ONNX and run by ONNX Runtime, batches as arrays that PyTorch shares.
+    """Our networks exported to ONNX and run by ONNX Runtime, on arrays that share PyTorch's memory.
 
     Raises:
         ConfigError: If the network cannot be exported, or a library is missing.
@@ -72,7 +72,7 @@ def onnx(model: nn.Module, example: Tensor) -> Run:
 
 
 def openvino(model: nn.Module, example: Tensor) -> Run:
-    """The same with OpenVINO, in float32."""
+    """Our networks exported to OpenVINO, in float32."""
     return _exported(model, "openvino")
 
 

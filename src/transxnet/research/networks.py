@@ -1,4 +1,4 @@
-"""Networks to look into: ours and timm's, opened by name or checkpoint, and the maps of their stages."""
+"""Networks for analysis, ours and timm's, by name or checkpoint, and the maps of their stages."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from transxnet.zoo import SHORT_NAMES, create_model, load_model
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in evaluation mode, and how to speak of it.
+    """A classifier in evaluation mode, with its name.
 
     Attributes:
         name: Its registered name, or the checkpoint's file name.
-        weights: Where the weights are from, such as "random, seed 0".
+        weights: Source of the weights, such as "random, seed 0".
         model: The network.
         trained: Whether the weights are from a file.
     """
@@ -42,23 +42,23 @@ class Network:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images it is meant for."""
+        """Channels, height and width of its input images."""
         channels, height, width = self.model.pretrained_cfg["input_size"]  # type: ignore[index]
         return channels, height, width
 
 
 def describe_sizes(networks: Sequence[Network]) -> str:
-    """Heights and widths of networks' images, such as "224 × 224", each once."""
+    """Distinct sizes of the networks' images, such as "224 × 224"."""
     return " and ".join(dict.fromkeys("{} × {}".format(*network.input_size[1:]) for network in networks))
 
 
 def describe_weights(networks: Sequence[Network]) -> str:
-    """Lines that say where networks' weights are from, with the untrained ones in one."""
+    """Sources of the networks' weights, one per line, untrained networks together."""
     lines = [f"{network.name}: {network.weights}" for network in networks if network.trained]
     untrained = [network for network in networks if not network.trained]
     if untrained:
-        whose = "" if len(untrained) == len(networks) else f" ({', '.join(network.name for network in untrained)})"
-        lines.append(f"untrained: weights {untrained[0].weights}{whose}")
+        names = "" if len(untrained) == len(networks) else f" ({', '.join(network.name for network in untrained)})"
+        lines.append(f"untrained: weights {untrained[0].weights}{names}")
     return "\n".join(dict.fromkeys(map(printable, lines)))
 
 
@@ -70,17 +70,17 @@ def open_networks(
     image_size: int | None = None,
     seed: int = 0,
 ) -> list[Network]:
-    """The networks that a command line names, in its order.
+    """Create the networks named on a command line, in the given order.
 
     Args:
         models: ``NAME`` or ``NAME=CHECKPOINT``, of our networks or timm's.
-        checkpoints: Files, run folders or URLs. Beside one model, its weights; alone, classifiers of ours.
-        pretrained: Download the weights of networks that are given without a checkpoint.
-        image_size: Side of the square images in pixels, where it is not to be the networks'.
-        seed: Of the random weights where there are no others.
+        checkpoints: Files, run folders or URLs: weights of the one model, or without models our classifiers.
+        pretrained: Whether to download weights of networks without a checkpoint.
+        image_size: Side of square images in pixels; the networks' own by default.
+        seed: Seed of random weights of networks without others.
 
     Raises:
-        CheckpointError: If weights cannot be had.
+        CheckpointError: If weights cannot be loaded.
         ConfigError: If a name is unknown, or several models share checkpoints.
     """
     checked("image_size", image_size, ImageSide | None)
@@ -97,11 +97,11 @@ def _open(name: str, checkpoint: str, pretrained: bool, image_size: int | None, 
     with addressed_randomness(seed):
         model = _create(name, checkpoint, pretrained, image_size)
     if image_size is not None:
-        described = vars(model)["pretrained_cfg"]
-        described["input_size"] = (described["input_size"][0], image_size, image_size)
+        config = vars(model)["pretrained_cfg"]
+        config["input_size"] = (config["input_size"][0], image_size, image_size)
     weights = checkpoint or ("pretrained" if pretrained else f"random, seed {seed}")
-    shown = f"{name} ({Path(checkpoint).name})" if name and checkpoint else name or Path(checkpoint).name
-    return Network(shown, weights, model.eval(), trained=bool(checkpoint or pretrained))
+    title = f"{name} ({Path(checkpoint).name})" if name and checkpoint else name or Path(checkpoint).name
+    return Network(title, weights, model.eval(), trained=bool(checkpoint or pretrained))
 
 
 def _create(name: str, checkpoint: str, pretrained: bool, image_size: int | None) -> nn.Module:
@@ -122,7 +122,7 @@ def _create(name: str, checkpoint: str, pretrained: bool, image_size: int | None
     try:
         model = timm.create_model(name, pretrained=pretrained and not checkpoint, **settings)
     except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(f"{name} cannot be had: {str(error).partition(chr(10))[0]}") from error
+        raise CheckpointError(f"{name} cannot be created: {str(error).partition(chr(10))[0]}") from error
     if checkpoint:
         _load(model, checkpoint, name)
     return model
@@ -141,17 +141,17 @@ def _load(model: nn.Module, checkpoint: str, name: str) -> None:
 
 
 def _stores_size(name: str) -> bool:
-    """Whether a network of timm is made for one image size, which its constructor takes."""
+    """Whether a network of timm is built for one image size."""
     with torch.device("meta"):
         kind = type(timm.create_model(name))
     return "img_size" in inspect.signature(kind.__init__).parameters
 
 
 def stage_names(model: nn.Module) -> dict[int, str]:
-    """The stages of a network: their modules' names, counted from 1.
+    """The stages of a network, by number from 1, and the names of their modules.
 
-    These are the entries of timm's ``feature_info`` with a stride of 4 or more, so that a stem that
-    timm lists too does not shift the count; of a plain vision transformer, each block is one.
+    Stages are the entries of timm's ``feature_info`` with a stride of at least 4, which excludes stems;
+    in a plain vision transformer, each block is a stage.
 
     Raises:
         ConfigError: If the network does not describe its stages.
@@ -160,11 +160,11 @@ def stage_names(model: nn.Module) -> dict[int, str]:
 
 
 def _stages(model: nn.Module) -> list[tuple[int, Mapping[str, Any]]]:
-    described: Any = getattr(model, "feature_info", None)
-    entries = list(getattr(described, "info", described) or [])
+    features: Any = getattr(model, "feature_info", None)
+    entries = list(getattr(features, "info", features) or [])
     if not entries:
         raise ConfigError(f"{type(model).__name__} does not describe its stages (timm's feature_info)")
-    return [(place, info) for place, info in enumerate(entries) if info["reduction"] >= 4]
+    return [(index, info) for index, info in enumerate(entries) if info["reduction"] >= 4]
 
 
 def stage_index(model: nn.Module, stage: str) -> int:
@@ -177,21 +177,21 @@ def stage_index(model: nn.Module, stage: str) -> int:
 
 
 def stage_maps(model: nn.Module, images: Tensor, stages: Sequence[int]) -> list[Tensor]:
-    """What stages give out, before any normalisation that is not theirs.
+    """Outputs of stages, before any final normalisation.
 
     Args:
         model: A network with timm's ``forward_intermediates``.
         images: (B, C, H, W).
-        stages: Their numbers, as of :func:`stage_names`, rising.
+        stages: Numbers of the stages, as in :func:`stage_names`, increasing.
 
     Returns:
-        For each stage, (B, C', H', W'), whatever order the network works in.
+        A map (B, C', H', W') for each stage, for networks of any memory format.
     """
     if not hasattr(model, "forward_intermediates"):
-        raise ConfigError(f"{type(model).__name__} cannot give its stages' maps (timm's forward_intermediates)")
-    described = _stages(model)
-    places = [described[stage - 1][0] for stage in stages]
+        raise ConfigError(f"{type(model).__name__} cannot return its stages' maps (timm's forward_intermediates)")
+    known = _stages(model)
+    indices = [known[stage - 1][0] for stage in stages]
     maps: list[Tensor] = model.forward_intermediates(  # type: ignore[operator]
-        images, indices=places, output_fmt="NCHW", intermediates_only=True, stop_early=True
+        images, indices=indices, output_fmt="NCHW", intermediates_only=True, stop_early=True
     )
     return maps

@@ -8,19 +8,19 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from transxnet.research.tables import LEGEND, Figure, Line, PaperTable
+from transxnet.research.tables import LEGEND, Line, PaperTable, PaperValue
 
 _COSTS = ("#F paper", "ours", "diff.", "all", "#P paper", "ours", "diff.")
 _LONG = ("table", "row", "network", "task", "quantity", "unit", "paper", "ours", "difference", "note")
 
 
 def headings(table: PaperTable) -> list[str]:
-    """Of the columns of :func:`cells`; the first two hold words, the others numbers."""
+    """Headings of the columns of :func:`cells`; the first two are text, the others numbers."""
     return ["network", "task", *_COSTS, *(heading for heading, _ in table.columns)]
 
 
 def cells(table: PaperTable) -> list[list[str]]:
-    """A row of text for each line, "-" where there is no number, a star where one is a misprint."""
+    """A row of strings for each line, with "-" for missing numbers and a star for misprints."""
     return [
         [
             line.label,
@@ -35,13 +35,13 @@ def cells(table: PaperTable) -> list[list[str]]:
 
 
 def footnotes(table: PaperTable) -> list[str]:
-    """What stands below the table: its notes, then what the stars mean."""
+    """Notes below the table, then explanations of the stars."""
     stars = [f"* {line.label}: {_reason(line)}" for line in table.lines if _disagrees(line)]
     return [*table.notes, *stars]
 
 
 def to_markdown(tables: Sequence[PaperTable]) -> str:
-    """Headings and pipe tables."""
+    """Markdown headings and tables."""
     text = []
     for table in tables:
         names = headings(table)
@@ -53,7 +53,7 @@ def to_markdown(tables: Sequence[PaperTable]) -> str:
 
 
 def to_csv(tables: Sequence[PaperTable]) -> str:
-    """One number a line, the same columns for every table."""
+    """CSV with one number per line, and the same columns for all tables."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, _LONG, lineterminator="\n")
     writer.writeheader()
@@ -63,7 +63,7 @@ def to_csv(tables: Sequence[PaperTable]) -> str:
 
 
 def to_json(tables: Sequence[PaperTable]) -> str:
-    """The records of the CSV, and what holds for them all."""
+    """JSON with the CSV's records and the legend."""
     return json.dumps({"legend": LEGEND, "numbers": list(_records(tables))}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -71,27 +71,27 @@ def _records(tables: Sequence[PaperTable]) -> Iterator[dict[str, Any]]:
     for table in tables:
         for line in table.lines:
             start = (table.number, line.label, line.network, line.task)
-            for quantity, unit, figure in (("macs", "G", line.macs), ("parameters", "M", line.parameters)):
-                difference = None if figure.difference is None else round(figure.difference, 3)
-                note = "" if figure.agrees else _reason(line)
-                numbers = (_number(figure.paper), figure.ours, difference, note)
+            for quantity, unit, value in (("macs", "G", line.macs), ("parameters", "M", line.parameters)):
+                difference = None if value.difference is None else round(value.difference, 3)
+                note = "" if value.agrees else _reason(line)
+                numbers = (_number(value.paper), value.ours, difference, note)
                 yield dict(zip(_LONG, (*start, quantity, unit, *numbers), strict=True))
             if line.all_macs is not None:
                 yield dict(zip(_LONG, (*start, "all_macs", "G", None, line.all_macs, None, ""), strict=True))
-            for name, value in line.accuracy.items():
-                yield dict(zip(_LONG, (*start, name, "%", _number(value), None, None, ""), strict=True))
+            for name, percent in line.accuracy.items():
+                yield dict(zip(_LONG, (*start, name, "%", _number(percent), None, None, ""), strict=True))
 
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _texts(figure: Figure, line: Line) -> tuple[str, str, str]:
-    star = "" if figure.agrees else "*"
+def _texts(value: PaperValue, line: Line) -> tuple[str, str, str]:
+    star = "" if value.agrees else "*"
     return (
-        "-" if figure.paper is None else f"{figure.paper}{star}",
-        "-" if figure.ours is None else f"{figure.ours:.3f}",
-        "-" if figure.difference is None else f"{figure.difference:+.3f}",
+        "-" if value.paper is None else f"{value.paper}{star}",
+        "-" if value.ours is None else f"{value.ours:.3f}",
+        "-" if value.difference is None else f"{value.difference:+.3f}",
     )
 
 
@@ -104,7 +104,7 @@ def _disagrees(line: Line) -> bool:
 
 
 def _reason(line: Line) -> str:
-    return line.misprint or "ours does not round to the printed number, for no known reason."
+    return line.misprint or "ours does not round to the printed number; the reason is unknown."
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,7 @@
 """The paper's tables beside our counts.
 
-Parameters and MACs of our networks are counted on the spot. Everything else, all accuracies
-included, is the paper's own printing, shipped as data; nothing of it was measured here.
+Parameters and MACs of our networks are counted when a table is made. Everything else, all accuracies
+included, is data from the paper and was not measured here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TITLES = (
 )
 LEGEND = (
     "#F: G MACs by the paper's rule, which counts normalisations and biases but no product inside attention or dynamic "
-    "convolution; all: every MAC of convolutions and matrix products. #P: M parameters. diff.: ours less the paper's "
+    "convolution; all: all MACs of convolutions and matrix products. #P: M parameters. diff.: ours minus the paper's "
     "printed number. Accuracies are the paper's; none was measured here."
 )
 
@@ -51,12 +51,12 @@ _MASK = (("AP 50 75", ("ap", "ap50", "ap75")), ("mask 50 75", ("mask_ap", "mask_
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number as the paper prints it, and ours.
+class PaperValue:
+    """A number in the paper, and ours.
 
     Attributes:
-        paper: With the digits that are printed; None where the paper leaves it out.
-        ours: None for other authors' networks.
+        paper: The number with its printed digits; None if the paper has none.
+        ours: Our count; None for other authors' networks.
     """
 
     paper: Decimal | None
@@ -64,12 +64,12 @@ class Figure:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's."""
+        """Ours minus the paper's."""
         return None if self.paper is None or self.ours is None else self.ours - float(self.paper)
 
     @property
     def agrees(self) -> bool:
-        """Whether ours, rounded to the digits that are printed, is the paper's; true where one is missing."""
+        """Whether ours rounds to the paper's number; True if one is missing."""
         if self.paper is None or self.ours is None:
             return True
         return Decimal(repr(self.ours)).quantize(self.paper) == self.paper
@@ -77,23 +77,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """One network on one task.
+    """A network on a task.
 
     Attributes:
-        label: As the paper calls it.
-        task: What it was counted and judged on.
-        macs: By the paper's rule, in G.
-        parameters: In M.
-        accuracy: The paper's, in per cent, by name.
-        network: The registered name of the network that is counted; empty for other authors'.
-        all_macs: Every multiply-accumulate operation of our network, in G.
-        misprint: Why a number that does not agree cannot be.
+        label: Its name in the paper.
+        task: The task for costs and accuracies.
+        macs: MACs by the paper's rule, in G.
+        parameters: Parameters in M.
+        accuracy: The paper's accuracies in per cent, by name.
+        network: Registered name of the counted network; empty for other authors'.
+        all_macs: All multiply-accumulate operations of our network, in G.
+        misprint: Why a number that disagrees is a misprint.
     """
 
     label: str
     task: Task
-    macs: Figure
-    parameters: Figure
+    macs: PaperValue
+    parameters: PaperValue
     accuracy: Mapping[str, Decimal]
     network: str = ""
     all_macs: float | None = None
@@ -108,14 +108,14 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper, or one of its parts.
+    """A table of the paper, or a part of one.
 
     Attributes:
-        number: From 1 to 9.
-        title: What it compares.
-        columns: Headings of the accuracies, each with the names of those it holds.
-        lines: In the paper's order.
-        notes: Below the table.
+        number: Number of the table, from 1 to 9.
+        title: Subject of the table.
+        columns: Headings of the accuracies, each with their names.
+        lines: Lines in the paper's order.
+        notes: Notes below the table.
     """
 
     number: int
@@ -126,12 +126,12 @@ class PaperTable:
 
     @property
     def name(self) -> str:
-        """Such as "Table IV"."""
+        """The name, such as "Table IV"."""
         return f"Table {ROMAN[self.number - 1]}"
 
 
 def table_number(text: str) -> int:
-    """The number that "4" or "IV" stands for; raises ConfigError if the paper has no such table."""
+    """The number of a table given as "4" or "IV"; raises ConfigError if the paper has no such table."""
     names = {**{str(index + 1): index + 1 for index in range(9)}, **{name: i + 1 for i, name in enumerate(ROMAN)}}
     if text.upper() not in names:
         raise ConfigError(f"the paper has no table {text!r}; it has 1 to 9, also written I to IX")
@@ -139,22 +139,22 @@ def table_number(text: str) -> int:
 
 
 def paper_tables(numbers: Iterable[int]) -> list[PaperTable]:
-    """The tables as printed, without our counts; Table III in two parts, one for each detector."""
+    """The printed tables, without our counts; Table III in two parts, one per detector."""
     return [part for number in numbers for part in _printed(number)]
 
 
 def with_counts(tables: Sequence[PaperTable], done: Callable[[int, int], None] | None = None) -> list[PaperTable]:
-    """The tables with the costs of our networks, counted on PyTorch's meta device.
+    """Add the costs of our networks, counted on PyTorch's meta device.
 
     Args:
-        tables: As of :func:`paper_tables`.
-        done: Told after each count how many are done, and of how many.
+        tables: From :func:`paper_tables`.
+        done: Called after each count with the number of counts done, and of all counts.
     """
-    wanted = {(line.task, _first_name(line.network)) for table in tables for line in table.lines if line.network}
-    for index, (task, name) in enumerate(sorted(wanted)):
+    counts = {(line.task, _first_name(line.network)) for table in tables for line in table.lines if line.network}
+    for index, (task, name) in enumerate(sorted(counts)):
         _cost(task, name)
         if done:
-            done(index + 1, len(wanted))
+            done(index + 1, len(counts))
     return [replace(table, lines=tuple(map(_counted, table.lines))) for table in tables]
 
 
@@ -163,7 +163,7 @@ def _counted(line: Line) -> Line:
 
 
 def _first_name(name: str) -> str:
-    """Of the names of the same network the first, so that it is counted once."""
+    """The first of several names of the same network, which is then counted once."""
     return next(known for known, config in NETWORKS.items() if config == NETWORKS[name])
 
 
@@ -227,19 +227,19 @@ def _ablation(number: int) -> PaperTable:
 
 
 def _from_file(number: int, task_of: Callable[[Mapping[str, str]], Task]) -> tuple[Line, ...]:
-    facts = ("model", "type", "detector", "input_size", "params_m", "macs_g")
+    others = ("model", "type", "detector", "input_size", "params_m", "macs_g")
     lines = []
     for row in paper_data(number):
-        accuracy = {name: value for name, value in row.items() if name not in facts}
+        accuracy = {name: value for name, value in row.items() if name not in others}
         lines.append(_line(row["model"], task_of(row), row["macs_g"], row["params_m"], **accuracy))
     return tuple(lines)
 
 
 def paper_data(number: int) -> list[dict[str, str]]:
-    """Table 2, 3 or 4 as the paper prints it; an empty text where it leaves a number out.
+    """Table 2, 3 or 4 as printed in the paper, with an empty string for a missing number.
 
     The column ``type`` of Table II (CNN, Transformer, hybrid) is not in the paper's table; it follows
-    its section II where that names the method.
+    section II of the paper where that names the method.
     """
     text = files("transxnet.research").joinpath(f"data/table{number}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
@@ -249,7 +249,7 @@ def _line(
     label: str, task: Task, macs: str | float, params: str | float, network: str = "", **accuracy: str | float
 ) -> Line:
     known = {name: number for name, value in accuracy.items() if (number := _printed_number(value)) is not None}
-    costs = (Figure(_printed_number(macs)), Figure(_printed_number(params)))
+    costs = (PaperValue(_printed_number(macs)), PaperValue(_printed_number(params)))
     return Line(label, task, *costs, known, network or _OURS.get(label, ""))
 
 

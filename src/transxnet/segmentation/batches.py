@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation
-from transxnet.data.loader import AddressedImages, Sample, places_of
+from transxnet.data.loader import AddressedImages, Sample, indices_and_bad
 from transxnet.data.segmentation import SegmentationSource
 from transxnet.dense.segmentation_transform import SegmentationTransform
 
@@ -57,7 +57,7 @@ class TrainingImages(AddressedImages):
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         return V.pil_to_tensor(self.source.load(index)), self.source.labels(index)
 
-    def vary(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+    def augment(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         return augment_segmentation(*stored, self.augmentation, self.transform)
 
 
@@ -77,7 +77,7 @@ class EvaluationImages(AddressedImages):
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         return V.pil_to_tensor(self.source.load(index)), self.source.labels(index)
 
-    def vary(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
+    def augment(self, stored: tuple[Tensor, Tensor], index: int) -> tuple[Tensor, Tensor]:
         image, labels = stored
         return self.transform(image), labels
 
@@ -86,8 +86,8 @@ def collate(samples: Sequence[Sample]) -> SegmentationBatch:
     """One batch of the usable samples, with the names of the others; it may hold no image."""
     contents: list[Any] = [sample.content for sample in samples if sample.content is not None]
     if not contents:
-        return SegmentationBatch(torch.empty(0), torch.empty(0, dtype=torch.long), *places_of(samples))
+        return SegmentationBatch(torch.empty(0), torch.empty(0, dtype=torch.long), *indices_and_bad(samples))
     return SegmentationBatch(
         torch.stack([image for image, _ in contents]), torch.stack([labels for _, labels in contents]),
-        *places_of(samples),
+        *indices_and_bad(samples),
     )  # fmt: skip

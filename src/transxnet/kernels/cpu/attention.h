@@ -1,4 +1,4 @@
-// Attention with a position bias, a few queries at a time: no map of all queries and keys is made.
+// Attention with a position bias, a few queries at a time, without a map of all queries and keys.
 
 #pragma once
 
@@ -8,9 +8,8 @@
 #include "products.h"
 #include "vectors.h"
 
-// q, k, v and out have a pixel's channels side by side, those of a head after those of the
-// one before. The bias is a map (heads, queries, keys), or the product of rows (heads, queries, stored) and
-// columns (keys, stored).
+// q, k, v and out have a pixel's channels contiguous, head after head. The bias is a map (heads, queries, keys), or the
+// product of rows (heads, queries, stored) and columns (keys, stored).
 struct Attention {
   int64_t images, queries, keys, heads, width;
   const Number* q;
@@ -24,12 +23,12 @@ struct Attention {
   int64_t stored;
 
   int64_t inner() const { return paired(width) + paired(stored); }
-  int64_t key_room() const { return panels_of(keys) * inner() * kPanel; }  // numbers, of an image's head
+  int64_t key_room() const { return panels_of(keys) * inner() * kPanel; }  // in numbers, per head of an image
   int64_t value_room() const { return panels_of(width) * paired(keys) * kPanel; }
   int64_t room() const { return images * heads * (key_room() + value_room()); }
 };
 
-// The stored keys that the keys of a panel take their bias from: a resized bias's columns are mostly 0.
+// The stored keys that contribute to the bias of a panel's keys: a resized bias's columns are mostly 0.
 struct Range {
   int64_t first, count;
 };
@@ -46,13 +45,13 @@ inline std::vector<Range> ranges_of(const Attention& job) {
   return ranges;
 }
 
-// Where a summand of a column lies below the first column of a packed panel.
+// Offset of a column's summand from the first column of a packed panel.
 inline int64_t packed_at(int64_t index, int64_t column) {
   return (index / kPair * kPanel + column) * kPair + index % kPair;
 }
 
-// Keys of an image's head, with the columns of the bias below them, as products.h stores matrices; `to` has key_room()
-// numbers.
+// Stores an image's keys of a head, with the bias's columns below them, in the layout of products.h; `to` has
+// key_room() numbers.
 inline void pack_keys(const Attention& job, const std::vector<Range>& ranges, int64_t image, int64_t head, Number* to) {
   std::fill_n(to, job.key_room(), Number(0));
   for (int64_t index = 0; index < job.keys; ++index) {
@@ -74,9 +73,9 @@ inline void pack_values(const Attention& job, int64_t image, int64_t head, Numbe
   }
 }
 
-constexpr int kQueries = 56;  // most of a task
+constexpr int kQueries = 56;  // maximum of a task
 
-// The scores of queries `first` to `last`, which are at `q` as Input has them, with the bias: as Input has rows, too.
+// The scores of queries `first` to `last`, stored at `q` as an Input, with the bias, stored as rows of an Input.
 inline void score_rows(const Attention& job, const std::vector<Range>& ranges, const Number* keys, int64_t head,
                        int64_t first, int64_t last, const Number* q, Number* scores) {
   const int64_t count = last - first, block = count * kLanes;
@@ -96,8 +95,8 @@ inline void score_rows(const Attention& job, const std::vector<Range>& ranges, c
   }
 }
 
-// The exponentials of a row's scores less the largest, of which each kLanes are `block` after those before. Returns
-// what they are to be multiplied with.
+// The exponentials of a row's scores minus the largest; each kLanes scores are `block` after the previous ones. Returns
+// the factor that normalises them.
 inline float softmax(Number* score, int64_t keys, int64_t room, int64_t block) {
   const int64_t whole = keys / kLanes * kLanes;
   Number* end = score + keys / kLanes * block;
@@ -134,7 +133,7 @@ inline void attend_rows(const Attention& job, const std::vector<Range>& ranges, 
                });
 }
 
-// `space` has room() numbers.
+// `space` is a scratch buffer of room() numbers.
 inline void attend(const Attention& job, Number* space, int threads) {
   Number *keys = space, *values = space + job.images * job.heads * job.key_room();
   const std::vector<Range> ranges = ranges_of(job);

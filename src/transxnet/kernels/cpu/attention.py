@@ -1,4 +1,4 @@
-"""Attention and its gradients: no map of all queries and keys is kept, or made but for a whole bias."""
+"""Attention and its gradients, without storing the scores of all queries and keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transxnet.kernels.cpu.build import library
 
 
 def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
-    """Attention of all pixels of a map to those of another; arguments as of the operator, float32.
+    """Attention from all pixels of a map to those of another; arguments as for the operator, float32.
 
     Returns:
         (B, C, H, W), channels last in memory.
@@ -23,8 +23,8 @@ def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: 
     bias, columns = bias.contiguous(), None if columns is None else columns.contiguous()
     out = torch.empty_like(q, memory_format=torch.channels_last)
     job = _job(q, kv, bias, columns, heads, out)
-    space = q.new_empty(_functions().attention_room(ctypes.byref(job)))
-    _functions().attention_float32(ctypes.byref(job), space.data_ptr(), torch.get_num_threads())
+    scratch = q.new_empty(_functions().attention_room(ctypes.byref(job)))
+    _functions().attention_float32(ctypes.byref(job), scratch.data_ptr(), torch.get_num_threads())
     return out
 
 
@@ -32,7 +32,7 @@ def backward(
     gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
     of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the queries, of the keys and values, and of the bias, which is empty if not asked for."""
+    """Gradients of the queries, of the keys and values, and of the bias, which is empty unless requested."""
     q, kv, out, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (q, kv, out, gradient))
     bias, columns = bias.contiguous(), None if columns is None else columns.contiguous()
     batch, channels, height, width = kv.shape
@@ -61,7 +61,7 @@ def _check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: i
     if not fits:
         factor = "" if columns is None else f" times {tuple(columns.shape)}"
         raise ValueError(
-            f"attention with {heads} heads does not take queries {tuple(q.shape)}, keys and values {tuple(kv.shape)} "
+            f"attention with {heads} heads does not accept queries {tuple(q.shape)}, keys and values {tuple(kv.shape)} "
             f"and a bias {tuple(bias.shape)}{factor}"
         )
 

@@ -1,4 +1,4 @@
-// Attention's gradients. The scores of some queries at a time are computed again; none are kept.
+// Gradients of attention. Scores are recomputed for some queries at a time; none are stored.
 
 #pragma once
 
@@ -7,15 +7,15 @@
 
 #include "attention.h"
 
-// gradient: of the output, as that lies in memory. q_gradient as q; k_gradient and v_gradient: (images, heads, keys,
-// width) each; bias_gradient: of the map or of the rows, or null.
+// gradient: of the output, in its layout. q_gradient: in the layout of q; k_gradient and v_gradient: (images, heads,
+// keys, width) each; bias_gradient: of the map or of the rows, or null.
 struct AttentionGradients {
   Attention job;
   const float* gradient;
   float *q_gradient, *k_gradient, *v_gradient, *bias_gradient;
 };
 
-// A matrix (columns, inner), `step` numbers from a column to the next, as products.h stores it.
+// Packs a matrix (columns, inner) in the layout of products.h; columns are `step` numbers apart.
 inline void pack_matrix(const float* from, int64_t step, int64_t columns, int64_t inner, float* to) {
   std::fill_n(to, panels_of(columns) * inner * kPanel, 0.0f);
   for (int64_t column = 0; column < columns; ++column)
@@ -23,7 +23,7 @@ inline void pack_matrix(const float* from, int64_t step, int64_t columns, int64_
       to[(column / kPanel * inner + i) * kPanel + column % kPanel] = from[column * step + i];
 }
 
-// The same of its transpose: `step` numbers from a summand to the next.
+// The same for its transpose: summands are `step` numbers apart.
 inline void pack_transposed(const float* from, int64_t step, int64_t columns, int64_t inner, float* to) {
   std::fill_n(to, panels_of(columns) * inner * kPanel, 0.0f);
   for (int64_t i = 0; i < inner; ++i)
@@ -31,8 +31,8 @@ inline void pack_transposed(const float* from, int64_t step, int64_t columns, in
       to[(column / kPanel * inner + i) * kPanel + column % kPanel] = from[i * step + column];
 }
 
-// sums (columns, width) += of all rows the products of left (rows, columns) and right (rows, width), both as Input has
-// them. kVectors * 16 of the width, from `first`.
+// sums (columns, width) += products of left (rows, columns) and right (rows, width), both in Input's layout, over all
+// rows, for kVectors * 16 of the width from `first`.
 template <int kVectors>
 inline void add_outer(const Input& left, const Input& right, int64_t rows, int64_t columns, int64_t width,
                       int64_t first, float* sums) {
@@ -67,13 +67,13 @@ inline void add_outer(const Input& left, const Input& right, int64_t rows, int64
       add_outer<1>(left, right, rows, columns, width, first, sums);
 }
 
-// An image's head in the forms that products take.
+// A head of an image in the layouts of products.
 struct PackedHead {
   std::vector<float> keys, values, transposed_keys;
 };
 
-// Queries `first` to `last` of one head of one image: their gradient, those of keys and values added to `k_sums` and
-// `v_sums`, and the scores' added to `score_sums`, (keys / 16, kQueries, 16).
+// For queries `first` to `last` of a head of an image: computes their gradient, adds those of keys and values to
+// `k_sums` and `v_sums`, and the scores' to `score_sums`, (keys / 16, kQueries, 16).
 inline void attention_gradients(const AttentionGradients& all_of, const std::vector<Range>& ranges, const PackedHead& head,
                                 int64_t image, int64_t place, int64_t first, int64_t last, float* k_sums, float* v_sums,
                                 float* score_sums) {
@@ -122,7 +122,7 @@ inline void attention_gradients(const AttentionGradients& all_of, const std::vec
     }
 }
 
-// The bias's gradient of some queries from the scores', (keys / 16, kQueries, 16).
+// The bias's gradient for some queries from that of the scores, (keys / 16, kQueries, 16).
 inline void bias_gradients(const AttentionGradients& all_of, const std::vector<float>& columns, int64_t place,
                            int64_t first, int64_t count, const float* score_sums) {
   const Attention& job = all_of.job;
@@ -140,7 +140,7 @@ inline void bias_gradients(const AttentionGradients& all_of, const std::vector<f
                  load(score_sums + i * kQueries + row * kLanes), lanes(job.keys - i));
 }
 
-// Queries are shared out in parts that do not depend on the number of threads, nor do the sums.
+// The partition of queries does not depend on the number of threads, so neither do the sums.
 inline void attention_gradients(const AttentionGradients& all_of, int threads) {
   const Attention& job = all_of.job;
   const std::vector<Range> ranges = ranges_of(job);

@@ -1,7 +1,7 @@
-// Batch normalisation as training has it, by itself or beside GELU, and its gradients.
+// Batch normalisation in training, alone or combined with GELU, and its gradients.
 //
-// Maps are (rows, channels): every pixel of every image is a row. GELU's output is computed again where it is
-// needed, which takes less time than memory for it.
+// Maps are (rows, channels): every pixel of every image is a row. GELU's output is recomputed, which is faster than
+// storing it.
 
 #pragma once
 
@@ -23,9 +23,9 @@ struct BatchNorm {
   const float *weight, *bias;
 };
 
-constexpr int64_t kPiece = 32;  // rows of which sums are in float32; beyond, they are in float64
+constexpr int64_t kPiece = 32;  // rows summed in float32; larger sums are in float64
 
-// A map's rows in shares of whole pieces, which do not depend on the number of threads.
+// Shares of a map's rows, in whole pieces and independent of the number of threads.
 struct Shares {
   int64_t rows, step, count;
   explicit Shares(int64_t rows) : rows(rows) {
@@ -37,8 +37,8 @@ struct Shares {
   int64_t last(int64_t share) const { return std::min(rows, (share + 1) * step); }
 };
 
-// visit(number, channel, count, skipped) for all channels: number * 16 at a time. The last sixteen begin with `skipped`
-// channels that others have had; of fewer than sixteen in all there are `count`.
+// Calls visit(number, channel, count, skipped) for all channels, number * 16 at a time. The last sixteen begin with
+// `skipped` channels that were visited before; if there are fewer than sixteen in all, `count` is their number.
 template <class Visit>
 ALWAYS_INLINE void for_channels(int64_t channels, const Visit& visit) {
   constexpr std::integral_constant<int, 1> one;
@@ -51,8 +51,8 @@ ALWAYS_INLINE void for_channels(int64_t channels, const Visit& visit) {
   visit(one, channels - kLanes, kLanes, static_cast<int>(channel - (channels - kLanes)));
 }
 
-// Puts a piece's mean and sum of squares around it to those of `seen` values. Its sums are of differences to `first`,
-// one of its values, so that they lose little however large the mean is, and nothing if all are equal.
+// Merges a piece's mean and sum of squared deviations into those of `seen` values. Its sums are of differences to
+// `first`, one of its values, so that they stay precise for large means, and exact if all values are equal.
 inline void add_piece(const float* first, const float* sums, const float* squares, int64_t size, int64_t seen,
                       int skipped, int count, double* mean, double* around) {
   const double share = static_cast<double>(size) / static_cast<double>(seen + size);
@@ -64,7 +64,7 @@ inline void add_piece(const float* first, const float* sums, const float* square
   }
 }
 
-// Means and sums of squares around them of each channel, (channels), of rows `first` to `last`.
+// Means and sums of squared deviations of each channel, (channels), over rows `first` to `last`.
 template <Gelu kGelu>
 void share_statistics(const BatchNorm& job, int64_t first, int64_t last, double* means, double* around) {
   for (int64_t begin = first; begin < last; begin += kPiece) {
@@ -104,8 +104,8 @@ void share_statistics(const BatchNorm& job, int64_t first, int64_t last, double*
   }
 }
 
-// Means and factors, and the running statistics, (channels), if there are any: a share `momentum` of them is new, and
-// the variance there is unbiased.
+// Means and factors, and updates of the running statistics, (channels), if there are any, with a share `momentum` of
+// the batch's; the running variance is unbiased.
 template <Gelu kGelu>
 void batch_statistics(const BatchNorm& job, double epsilon, double momentum, float* running_means,
                       float* running_variances, int threads) {
@@ -134,7 +134,7 @@ void batch_statistics(const BatchNorm& job, double epsilon, double momentum, flo
   }
 }
 
-// (x - mean) * scale + shift with the mean in float32, and what it lost in the shift.
+// (x - mean) * scale + shift with the mean rounded to float32, and its rounding error in the shift.
 struct Affine {
   std::vector<float> means, scales, shifts;
   explicit Affine(const BatchNorm& job) : means(job.channels), scales(job.channels), shifts(job.channels) {
@@ -151,7 +151,7 @@ struct Affine {
   }
 };
 
-// step(place, channel, count) for every sixteen channels of all rows, the last of them as for_channels() has them.
+// Calls step(index, channel, count) for every sixteen channels of all rows, the last ones as in for_channels().
 template <class Step>
 void for_rows(int64_t rows, int64_t channels, const Step& step, int threads) {
   const int64_t some = std::max<int64_t>(1, 16384 / channels);
@@ -181,13 +181,13 @@ void normalise(const BatchNorm& job, float* out, int threads) {
       threads);
 }
 
-// The gradient of what is normalised's output: through GELU after it.
+// The gradient of the normalisation's output, through a GELU after it.
 template <Gelu kGelu>
 ALWAYS_INLINE Vec inner_gradient(Vec gradient, Vec x, const Affine& affine, int64_t channel, int count) {
   return kGelu == Gelu::kAfter ? gradient * gelu_derivative(affine(x, channel, count)) : gradient;
 }
 
-// Sums, (channels), of the gradient of the normalisation's output and of its products with g(x) - mean, of rows
+// Sums, (channels), of the gradient of the normalisation's output and of its products with g(x) - mean, over rows
 // `first` to `last`.
 template <Gelu kGelu>
 void share_gradients(const BatchNorm& job, const Affine& affine, const float* gradient, int64_t first, int64_t last,
@@ -216,7 +216,7 @@ void share_gradients(const BatchNorm& job, const Affine& affine, const float* gr
   }
 }
 
-// The gradients of weight and bias, (channels), and of the input, (rows, channels), if it is wanted.
+// The gradients of weight and bias, (channels), and of the input, (rows, channels), if requested.
 template <Gelu kGelu>
 void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* in_gradient, float* weight_gradient,
                           float* bias_gradient, int threads) {
@@ -257,7 +257,7 @@ void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* in
       threads);
 }
 
-// function(integral constant) for GELU's place.
+// Calls function(integral constant) for the position of GELU.
 template <class Function>
 void with_gelu(int place, const Function& function) {
   switch (static_cast<Gelu>(place)) {

@@ -1,4 +1,4 @@
-"""Batch normalisation in training, alone or beside GELU, and its gradients."""
+"""Batch normalisation in training, alone or combined with GELU, and its gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def forward(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Normalise by the batch's own statistics; arguments as of the operator, float32.
+    """Normalise with batch statistics; arguments as for the operator, float32.
 
     Returns:
         The map, channels last in memory; the batch's means and reciprocal deviations, (2, C), float64; and the new
@@ -39,9 +39,9 @@ def forward(
 def backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, gelu: str, of_input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the input, which is empty if not asked for, of the weight and of the bias.
+    """Gradients of the input, which is empty unless requested, of the weight and of the bias.
 
-    GELU's output is not kept for them, but computed again.
+    GELU's output is recomputed instead of stored.
     """
     x, gradient = (one.contiguous(memory_format=torch.channels_last) for one in (x, gradient))
     weight, bias = weight.contiguous(), bias.contiguous()

@@ -1,4 +1,4 @@
-// What a block is made of, with all that is fixed folded, and where it keeps what it is done with at its end.
+// The constants of a fused block, and its scratch buffers.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 #include "norms.h"
 #include "products.h"
 
-struct Matrix {  // as products.h stores it, and a bias
+struct Matrix {  // packed as in products.h, and a bias
   const Number *weight, *bias;
   int64_t inner, columns;
 };
@@ -22,19 +22,18 @@ struct Norm {
   float epsilon;
 };
 
-// MS-FFN's depthwise convolutions by kLanes channels: of each its size, where its kernel (size * size, kLanes) begins, a
-// bias, and the affine map before it. A kernel has zeros where a channel's own is smaller.
+// MS-FFN's depthwise convolutions in blocks of kLanes channels: for each its size, the start of its kernel
+// (size * size, kLanes), a bias, and the affine map before it. Smaller kernels of a block are padded with zeros.
 struct Scales {
   int64_t blocks, halo;  // halo: half of the largest size
   const int64_t *sizes, *starts;
   const Number *kernels, *bias, *before_scale, *before_shift;
 };
 
-// Numbers from a line of kLanes channels of the hidden map to the next: zeros between them are the end of one and the
-// beginning of the other.
+// Distance in numbers between lines of kLanes channels of the hidden map, which share the zeros between them.
 inline int64_t hidden_line(const Scales& scales, int64_t columns) { return (columns + scales.halo) * kLanes; }
 
-// What a block is made of. layouts.py has the same fields.
+// The constants of a block. layouts.py has the same fields.
 struct Block {
   int64_t channels, local, heads, groups, kernel_size;  // local: IDConv's channels, the first ones
   Filter position;
@@ -42,7 +41,7 @@ struct Block {
   Matrix attention_squeeze, attention_scores;
   const Number* bank;  // (groups, kernel_size ** 2 + 1, local), the last place is the bias
   Matrix q, kv;
-  Reduction reduction;  // its size is 0 where keys are not reduced
+  Reduction reduction;  // its size is 0 without reduction
   Filter refinement, neighbours;
   Matrix squeeze, restore;
   const Number* identity;
@@ -56,7 +55,7 @@ struct Bias {
   int64_t stored;
 };
 
-// Where a block keeps what it is done with at its end.
+// Scratch buffers of a block.
 class Space {
  public:
   explicit Space(char* memory) : memory_(memory) {}
@@ -88,10 +87,10 @@ inline Attention attention_of(const Block& block, const Map& map, const Bias& bi
 
 inline int64_t scores_of(const Block& block) { return block.attention_scores.columns; }
 
-// Whether MS-FFN is computed in bands of rows: its wide maps then never leave the cache.
+// Bands of rows in which MS-FFN is computed, so that its wide maps stay in the cache.
 struct Bands {
-  int64_t count, rows;  // bands of an image, and rows that are computed at a time; 0 bands: the maps are made whole
-  int64_t ring;  // rows of the expanded map that are kept
+  int64_t count, rows;  // bands per image, and rows computed at a time; with 0 bands, the maps are computed whole
+  int64_t ring;  // rows of the expanded map in the ring buffer
 
   Bands(const Block& block, const Map& map, int threads) {
     const int64_t halo = block.scales.halo, wide = block.scales.blocks * kLanes;
@@ -104,12 +103,12 @@ struct Bands {
     if (std::min(map.rows, rows + 2 * halo) * expanded + rows * scaled > kCache)
       rows = std::min(height, std::max(few, (kCache - 2 * halo * expanded) / (expanded + scaled)));
     ring = std::min(map.rows, rows + 2 * halo);
-    // Twice the same rows at the bands' borders; and matrices that no cache holds are read for every few rows.
+    // Rows at the bands' borders are computed twice, and matrices larger than the cache are read for every few rows.
     if (count > 1 && height < 6 * halo) count = 0;
     if (ring * expanded + rows * scaled > kCache && rows * map.columns < 56) count = 0;
   }
 
-  static constexpr int64_t kCache = kPair * 320 * 1024;  // numbers: of a processor's own cache
+  static constexpr int64_t kCache = kPair * 320 * 1024;  // in numbers: a core's cache
 };
 
 inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool bands, Space& space) {
@@ -118,7 +117,7 @@ inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool
   const int64_t stride = block.reduction.size ? block.reduction.stride : 1;
   const int64_t keys = images * reduced(map.rows, stride) * reduced(map.columns, stride);
   Rooms rooms{};
-  space.take(rooms.x, pixels * block.channels);  // as the maps between blocks are: perhaps half of it
+  space.take(rooms.x, pixels * block.channels);  // in the storage type, so possibly half of it is used
   space.take(rooms.means, images);
   space.take(rooms.factors, images);
   space.take(rooms.normed, pixels * block.channels);

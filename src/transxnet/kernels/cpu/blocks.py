@@ -1,4 +1,4 @@
-"""Fused blocks of a stage by the kernels."""
+"""Fused blocks of a stage, computed by the kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transxnet.kernels.reference import Bias, FactoredBias
 
 @functools.cache
 def _functions(number: torch.dtype, stored: torch.dtype) -> tuple[Callable[..., int], Callable[..., int]]:
-    """The memory that a block needs, and blocks, by what is computed in and what maps are stored as."""
+    """The functions for a block's scratch size and for blocks, by the types of computation and storage."""
     count, pointer = ctypes.c_int, ctypes.c_void_p
     room, blocks = (numbers.function(name, number) for name in ("block_room", f"blocks_{numbers.TYPES[stored]}"))
     typed: Any = room
@@ -29,16 +29,16 @@ def _functions(number: torch.dtype, stored: torch.dtype) -> tuple[Callable[..., 
 
 
 class Workspace:
-    """Memory for what a block is done with when it ends; every thread has its own, which stays for the next block."""
+    """Scratch memory of blocks, one per thread, reused by the next block."""
 
     def __init__(self) -> None:
         self._memory = threading.local()
 
     def bytes(self, count: int) -> Tensor:
-        """At least so many; what is in them is chance."""
+        """At least ``count`` bytes; contents are uninitialised."""
         kept: Tensor | None = getattr(self._memory, "kept", None)
         if kept is None or len(kept) < count:
-            self._memory.kept = None  # before the larger one is made
+            self._memory.kept = None  # frees it before allocating the larger one
             kept = self._memory.kept = torch.empty(count, dtype=torch.uint8)
         return kept
 
@@ -50,11 +50,11 @@ class Workspace:
 
 
 class NativeBlocks(nn.Module):
-    """Blocks of one stage in one call, for maps on a CPU.
+    """The blocks of one stage in one call, for maps on a CPU.
 
     Args:
-        blocks: Their constants.
-        workspace: Shared by the stages of a network.
+        blocks: The constants of the blocks.
+        workspace: Scratch memory shared by the stages of a network.
     """
 
     def __init__(self, blocks: Sequence[NativeBlock], workspace: Workspace) -> None:
@@ -68,7 +68,7 @@ class NativeBlocks(nn.Module):
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W), channels last in memory.
 
         Raises:
-            ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
+            ConfigError: If the map is not on a CPU, has another type, or requires a gradient.
         """
         numbers.check(x)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -77,7 +77,7 @@ class NativeBlocks(nn.Module):
         return numbers.computed(lambda number: self._run(x, position_bias, number), x.dtype, self.suits_float16)
 
     def suits_float16(self) -> bool:
-        """Whether float16 has digits for all constants."""
+        """Whether float16 can represent all constants."""
         if self._suits is None:
             self._suits = all(cast(NativeBlock, block).suits_float16() for block in self.blocks)
         return self._suits
@@ -93,12 +93,12 @@ class NativeBlocks(nn.Module):
         memory = self.workspace.bytes(max(room(ctypes.byref(plan), shape, bias.stored, threads) for plan in plans))
         addresses = (ctypes.c_void_p * len(plans))(*map(ctypes.addressof, plans))
         run(addresses, len(plans), shape, x.data_ptr(), out.data_ptr(), ctypes.byref(bias), memory.data_ptr(), threads)
-        del kept  # until here the bias has to be in memory
+        del kept  # the bias has to stay in memory until here
         return out
 
 
 def _bias(position_bias: Bias, number: torch.dtype) -> tuple[layouts.Bias, tuple[Tensor, ...]]:
-    """As the kernels take it, and what has to stay in memory for it."""
+    """The kernels' structure of a bias, and the tensors that have to stay in memory for it."""
     if isinstance(position_bias, FactoredBias):
         rows, columns = (part.detach().to(number).contiguous() for part in position_bias)
         return layouts.Bias(None, rows.data_ptr(), columns.data_ptr(), columns.shape[1]), (rows, columns)

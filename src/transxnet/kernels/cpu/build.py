@@ -1,4 +1,4 @@
-"""The kernels compiled for this processor, once."""
+"""Compiling the kernels for this processor, and loading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from transxnet.kernels.cpu import cache, layouts
-from transxnet.kernels.cpu.compiler import Compiler, compiled, find_compiler, macros, printable, version
+from transxnet.kernels.cpu.compiler import Compiler, compiled, find_compiler, macros, short, version
 from transxnet.kernels.cpu.shared_library import load
 
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
@@ -33,17 +33,17 @@ _compiling = threading.Lock()
 def library(float16: bool = False) -> ctypes.CDLL:
     """The compiled kernels of this package, from the user's cache or compiled now, which takes some seconds.
 
-    The environment's CXX names the compiler and its arguments; by itself it is g++, or what there is of c++ and
-    clang++. What the cache holds is loaded only if nobody else can have written it (:mod:`.cache`); otherwise the
-    kernels are compiled in a private temporary folder, and kept if the cache allows it.
+    The environment variable CXX sets the compiler and its arguments; the default is g++, c++ or clang++. An entry of
+    the cache is loaded only if no other user can have written it (:mod:`.cache`); otherwise the kernels are compiled in
+    a private temporary folder, and stored in the cache if possible.
 
     Args:
-        float16: Those that compute in float16, if :func:`has_float16`, in place of float32.
+        float16: Whether to load the kernels for float16, if :func:`has_float16`, instead of float32.
 
     Raises:
         ConfigError: If there is no compiler, or it cannot compile them.
     """
-    with _compiling:  # threads that come here at once wait for the first one's library
+    with _compiling:  # other threads wait for the first one's library
         return _library(float16)
 
 
@@ -59,24 +59,24 @@ def _library(float16: bool) -> ctypes.CDLL:
 
 @functools.cache
 def has_float16() -> bool:
-    """Whether processor and compiler have float16's products, as AVX512-FP16 does.
+    """Whether processor and compiler support float16 arithmetic (AVX512-FP16).
 
     Raises:
-        ConfigError: If there is no compiler, or it does not answer.
+        ConfigError: If there is no compiler, or it does not respond.
     """
     return "__AVX512FP16__" in macros(find_compiler(), ["-march=native"])
 
 
 def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
-    """A library that was compiled from a source file and the headers beside it, from the user's cache or compiled now.
+    """A library compiled from a source file and the headers beside it, from the user's cache or compiled now.
 
     Args:
         source: The source file.
-        flags: The compiler's, which make it a shared library.
-        check: Raises OSError for a library that is not the wanted one.
+        flags: Flags of the compiler for a shared library.
+        check: Raises OSError for a wrong library.
 
     Raises:
-        ConfigError: If there is no compiler, or it makes no library that can be loaded.
+        ConfigError: If there is no compiler, or it produces no library that can be loaded.
     """
     compiler = find_compiler()
     name = f"kernels-{_key(compiler, flags, source)}.so"
@@ -84,16 +84,16 @@ def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], Non
     if kept is not None:
         try:
             return _loaded(kept, check)
-        except OSError:  # it needs another library that is no longer there, or is not ours
+        except OSError:  # it depends on a missing library, or is not ours
             pass
     made = compiled(compiler, flags, source)
     try:
         kernels = _loaded(made, check)
     except OSError as error:
-        raise compiler.error(f"makes a library that cannot be used: {printable(str(error))}") from None
+        raise compiler.error(f"produces a library that cannot be used: {short(str(error))}") from None
     refused = cache.keep(name, made)
     if refused is not None:
-        warnings.warn(f"compiled kernels are not kept, so the next process compiles them: {refused}", stacklevel=2)
+        warnings.warn(f"compiled kernels cannot be cached, so each process compiles them: {refused}", stacklevel=2)
     return kernels
 
 
@@ -116,11 +116,11 @@ def check_sizes(kernels: ctypes.CDLL, structures: Sequence[type[ctypes.Structure
         size_of = kernels[f"size_of_{structure.__name__}"]
         size_of.argtypes, size_of.restype = (), ctypes.c_int64
         if (size := size_of()) != (expected := ctypes.sizeof(structure)):
-            raise OSError(f"its {structure.__name__} has {size} bytes and not {expected}")
+            raise OSError(f"its {structure.__name__} has {size} bytes, not {expected}")
 
 
 def _key(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
-    """Names what a library depends on: sources, flags, compiler, C library and processor."""
+    """A digest of everything that affects a library: sources, flags, compiler, C library and processor."""
     sources = sorted(path for path in source.parent.iterdir() if path.suffix in (".cpp", ".h"))
     parts = [*compiler.command, version(compiler), *flags, *platform.libc_ver(), _processor()]
     for path in sources:
@@ -130,7 +130,7 @@ def _key(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What tells processors apart: code for one of them does not run on every other."""
+    """A description of the processor, since code for one may not run on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Compiled kernels kept in the user's cache, which are read only if nobody else can have written them.
+"""Compiled kernels in the user's cache, which are read only if no other user can have written them.
 
-An entry is a library and, beside it, a file with its size and SHA-256. The folder is made with the permissions 0700 and
+An entry is a library and a file with its size and SHA-256 beside it. The folder is created with the permissions 0700,
 the files with 0600.
 """
 
@@ -16,21 +16,21 @@ from pathlib import Path
 
 from transxnet.errors import ConfigError
 from transxnet.files import cache_folder, open_regular
-from transxnet.kernels.cpu.shared_library import LARGEST
+from transxnet.kernels.cpu.shared_library import MAX_BYTES
 
 _RECORD = re.compile(rb"(\d{1,9}) ([0-9a-f]{64})\n")
 
 
 def read(name: str) -> bytes | None:
-    """The library of a name, of which size and digest were checked; None if there is none, or any doubt about it.
+    """Read and verify a library; None if there is none, or it cannot be trusted.
 
-    Doubtful is what a symbolic link leads to, what belongs to another user than this one or root, what others can
-    write, and what differs from its recorded size or digest.
+    Files behind symbolic links, files of users other than this one and root, files that others can write, and files
+    that differ from the recorded size or digest are not trusted.
     """
     try:
         with _opened(cache_folder() / "kernels") as folder:
             record = _RECORD.fullmatch(_read(_record_name(name), folder, 100))
-            library = _read(name, folder, LARGEST) if record else b""
+            library = _read(name, folder, MAX_BYTES) if record else b""
     except (OSError, ConfigError):
         return None
     known = record and (int(record[1]), record[2].decode()) == (len(library), hashlib.sha256(library).hexdigest())
@@ -38,9 +38,9 @@ def read(name: str) -> bytes | None:
 
 
 def keep(name: str, library: bytes) -> str | None:
-    """Write an entry, each of its files at once, in place of a doubtful one; returns why not, if it cannot be kept.
+    """Write or replace an entry, each of its files atomically; returns the reason if it cannot be stored.
 
-    A doubtful folder is left as it is.
+    A folder that cannot be trusted is left unchanged.
     """
     record = f"{len(library)} {hashlib.sha256(library).hexdigest()}\n".encode()
     try:
@@ -62,7 +62,7 @@ def _record_name(name: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """The descriptor of a folder that only this user and root can write to; raises OSError for another."""
+    """Open a folder that only this user and root can write to; raises OSError for others."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _check(os.fstat(descriptor), repr(str(path)))
@@ -71,10 +71,10 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read(name: str, folder: int, largest: int) -> bytes:
+def _read(name: str, folder: int, limit: int) -> bytes:
     with open_regular(name, folder=folder, follow_links=False) as file:
         _check(os.fstat(file.fileno()), name)
-        return file.read(largest)
+        return file.read(limit)
 
 
 def _check(status: os.stat_result, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The machine's C++ compiler, found and run with limits on its time and output."""
+"""Finding the machine's C++ compiler, and running it with limits on time and output."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from typing import IO, cast
 
 from transxnet.errors import ConfigError
 from transxnet.files import open_regular
-from transxnet.kernels.cpu.shared_library import LARGEST, private_folder
+from transxnet.kernels.cpu.shared_library import MAX_BYTES, private_folder
+from transxnet.text import printable
 
 QUERY_SECONDS = 20.0
 COMPILE_SECONDS = 300.0
-_LARGEST_OUTPUT = 1 << 20  # bytes that a compiler may print
-_INSTEAD = (
-    "install g++ (on Debian, apt install g++), or name a C++ compiler in CXX; to do without native kernels, leave out "
+_MAX_OUTPUT = 1 << 20  # bytes that a compiler may print
+_ADVICE = (
+    "install g++ (on Debian, apt install g++), or set CXX to a C++ compiler; to do without native kernels, leave out "
     "--fuse (in Python, native=True)"
 )
 
@@ -34,20 +35,20 @@ class Compiler:
     """A C++ compiler.
 
     Attributes:
-        command: The path of the program, and the arguments that CXX gives it.
-        label: Its name in messages: what CXX says, or the path of the compiler found without CXX.
+        command: The path of the program, and its arguments from CXX.
+        label: Its name in messages: the value of CXX, or the path of the compiler found without CXX.
     """
 
     command: tuple[str, ...]
     label: str
 
     def error(self, reason: str) -> ConfigError:
-        """An error of one line with the compiler, what is wrong with it, and what to do."""
-        return ConfigError(f"the native kernels need a C++ compiler, and {self.label} {reason}; {_INSTEAD}")
+        """A one-line error with the compiler, the problem, and what to do."""
+        return ConfigError(f"the native kernels need a C++ compiler, and {self.label} {reason}; {_ADVICE}")
 
 
 def find_compiler() -> Compiler:
-    """The compiler that the environment's CXX names, with arguments if it has any, or g++, c++ or clang++.
+    """Find the compiler set in the environment variable CXX, with its arguments, or g++, c++ or clang++.
 
     Raises:
         ConfigError: If there is none.
@@ -58,21 +59,21 @@ def find_compiler() -> Compiler:
     label = f"CXX={given[:200]!r}"
     try:
         words = shlex.split(given)
-    except ValueError as error:  # a quotation without its end
+    except ValueError as error:  # an unclosed quotation
         raise Compiler((), label).error(f"cannot be read: {error}") from None
     if not words:
         found = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
         if found is None:
-            raise ConfigError(f"the native kernels need a C++ compiler, and there is none: {_INSTEAD}")
+            raise ConfigError(f"the native kernels need a C++ compiler, and there is none: {_ADVICE}")
         return Compiler((found,), found)
     program = shutil.which(words[0])
     if program is None:
-        raise Compiler((), label).error("names no program that can be run here")
+        raise Compiler((), label).error("is not an executable program")
     return Compiler((program, *words[1:]), label)
 
 
 def version(compiler: Compiler) -> str:
-    """The first line that a compiler prints of its version.
+    """The first line of a compiler's version.
 
     Raises:
         ConfigError: If there is none.
@@ -80,12 +81,12 @@ def version(compiler: Compiler) -> str:
     done = run(compiler, ["--version"], QUERY_SECONDS)
     lines = [line for line in (done.stdout + b"\n" + done.stderr).splitlines() if line.strip()]
     if done.returncode or not lines:
-        raise compiler.error(f"is none that can be used: --version fails ({_failure(done)})")
+        raise compiler.error(f"cannot be used: --version fails ({_failure(done)})")
     return lines[0].decode(errors="replace")
 
 
 def macros(compiler: Compiler, flags: Sequence[str]) -> str:
-    """The macros that a compiler defines with some flags; none, if it cannot say.
+    """The macros that a compiler defines with some flags; empty if it cannot list them.
 
     Raises:
         ConfigError: If it cannot be run, takes too long or prints too much.
@@ -95,10 +96,10 @@ def macros(compiler: Compiler, flags: Sequence[str]) -> str:
 
 
 def compiled(compiler: Compiler, flags: Sequence[str], source: Path) -> bytes:
-    """The shared library that a compiler makes of a source file, in a private temporary folder that is removed.
+    """Compile a source file to a shared library, in a private temporary folder that is removed.
 
     Raises:
-        ConfigError: If it makes none.
+        ConfigError: If that fails.
     """
     with private_folder() as folder:
         path = folder / "kernels.so"
@@ -107,24 +108,24 @@ def compiled(compiler: Compiler, flags: Sequence[str], source: Path) -> bytes:
             raise compiler.error(f"cannot compile them: {_failure(done)}")
         try:
             with open_regular(path, follow_links=False) as file:
-                data = file.read(LARGEST + 1)
+                data = file.read(MAX_BYTES + 1)
         except OSError:
             raise compiler.error("compiles without an error, but writes no library") from None
-    if len(data) > LARGEST or not _is_whole(data):
-        raise compiler.error("writes a library that is damaged")
+    if len(data) > MAX_BYTES or not _is_complete(data):
+        raise compiler.error("writes a damaged library")
     return data
 
 
 def run(
     compiler: Compiler, arguments: Sequence[str], seconds: float, temporary: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a compiler without input; it and all that it has started are ended if it takes too long or prints too much.
+    """Run a compiler without input; it and its subprocesses are killed if it takes too long or prints too much.
 
     Args:
         compiler: The compiler.
-        arguments: What it is given.
-        seconds: How long it may take.
-        temporary: Where it may keep temporary files.
+        arguments: Its arguments.
+        seconds: Time limit.
+        temporary: Folder for its temporary files.
 
     Raises:
         ConfigError: If it cannot be started, takes too long or prints too much.
@@ -147,18 +148,18 @@ def run(
             _end(process)
             if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
                 raise compiler.error(f"did not end within {seconds:g} seconds") from None
-            if isinstance(error, _TooMuch):
-                raise compiler.error(f"prints more than {_LARGEST_OUTPUT >> 20} MiB") from None
+            if isinstance(error, _TooMuchOutput):
+                raise compiler.error(f"prints more than {_MAX_OUTPUT >> 20} MiB") from None
             raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-class _TooMuch(Exception):  # noqa: N818 (not an error of this program)
+class _TooMuchOutput(Exception):  # noqa: N818 (not an error of this program)
     pass
 
 
 def _printed(process: subprocess.Popen[bytes], end: float) -> tuple[bytes, bytes]:
-    """What a process prints until it closes both streams; TimeoutError after the time ``end``."""
+    """Read the output of a process until it closes both streams; raises TimeoutError after the time ``end``."""
     descriptors = [cast(IO[bytes], stream).fileno() for stream in (process.stdout, process.stderr)]
     printed = {descriptor: bytearray() for descriptor in descriptors}
     with selectors.DefaultSelector() as selector:
@@ -173,38 +174,38 @@ def _printed(process: subprocess.Popen[bytes], end: float) -> tuple[bytes, bytes
                 printed[key.fd] += some
                 if not some:
                     selector.unregister(key.fd)
-                if len(printed[key.fd]) > _LARGEST_OUTPUT:
-                    raise _TooMuch
+                if len(printed[key.fd]) > _MAX_OUTPUT:
+                    raise _TooMuchOutput
     stdout, stderr = (bytes(printed[descriptor]) for descriptor in descriptors)
     return stdout, stderr
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:  # not waited for: its number, which is its group's, is still its own
+    if process.returncode is None:  # not reaped, so its id, also that of its group, cannot have been reused
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS denies it for a process that has ended
+        except (ProcessLookupError, PermissionError):  # raised by macOS for a process that has ended
             process.kill()
 
 
 def _failure(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The first error that a compiler prints, or its first line, in printable characters."""
+    """The first error in a compiler's output, or its first line, in printable characters."""
     lines = [line.strip() for line in (done.stderr + b"\n" + done.stdout).decode(errors="replace").splitlines()]
     lines = [line for line in lines if line]
     if not lines:
         return f"it prints nothing (exit status {done.returncode})"
-    return printable(next((line for line in lines if "error" in line.lower()), lines[0]))
+    return short(next((line for line in lines if "error" in line.lower()), lines[0]))
 
 
-def printable(text: str) -> str:
-    """At most 300 characters of a text, without those that control a terminal."""
-    return "".join(one if one.isprintable() else "?" for one in text[:300])
+def short(text: str) -> str:
+    """At most 300 characters of a text, with control characters escaped."""
+    return printable(text[:300])
 
 
-def _is_whole(library: bytes) -> bool:
-    """Whether a library of 64 bits is as long as it says: loading a part of one can end the process.
+def _is_complete(library: bytes) -> bool:
+    """Whether a 64-bit library is complete; loading a truncated one can crash the process.
 
-    The table of sections is the last thing that linkers write. Other files are left to the loader.
+    The section table is the last part that linkers write. Other files are left to the loader.
     """
     if library[:6] != b"\x7fELF\x02\x01" or len(library) < 64:
         return True

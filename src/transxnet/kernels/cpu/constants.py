@@ -1,4 +1,4 @@
-"""A fused block's constants as the kernels take them."""
+"""Constants of fused blocks in the kernels' layout."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from transxnet.kernels.cpu import layouts
 _PANEL = 32  # columns of a packed matrix's panel, as in products.h
 _MATRICES = ("attention_squeeze", "attention_scores", "q", "kv", "squeeze", "restore", "expand", "project")
 _SCALES = ("sizes", "starts", "kernels", "biases", "before_scale", "before_shift")
-_LAST = ("restore", "identity", "project")  # what branches end with
-_RANGE = (2.0**-10, 2.0**10)  # of the largest constants that float16 is used for
+_LAST = ("restore", "identity", "project")  # the last constants of branches
+_RANGE = (2.0**-10, 2.0**10)  # of the largest constants, for computing in float16
 
 
 class NativeBlock(nn.Module):
-    """The constants of a block of DPE, D-Mixer and MS-FFN as the kernels take them.
+    """The constants of a block of DPE, D-Mixer and MS-FFN in the kernels' layout.
 
-    They are kept in float32 whatever the network is converted to, since maps between blocks may be stored as
-    something that is not computed in; for kernels that compute in float16 there is a copy.
+    They stay in float32 when the network is converted, since maps between blocks may be stored in another type than
+    they are computed in; kernels that compute in float16 use a copy.
 
     Args:
         channels: C.
-        local: Channels of IDConv, the first ones.
+        local: Number of IDConv's channels, the first ones.
         heads: Attention heads.
         groups: Attention groups of IDConv.
-        kernel_size: Of IDConv.
-        reduction: Kernel size and stride of OSR; (0, 1) where keys are not reduced.
-        eps: Of the two normalisations.
-        constants: Weights (``name.0``) and biases (``name.1``) as block.h names and stores them, matrices as of
-            :func:`packed`.
+        kernel_size: Kernel size of IDConv.
+        reduction: Kernel size and stride of OSR; (0, 1) without reduction.
+        eps: Epsilon of the two normalisations.
+        constants: Weights (``name.0``) and biases (``name.1``) with the names and layouts of block.h, matrices as
+            from :func:`packed`.
         scales: Kernels (C', K, K) and biases (C') of MS-FFN's convolutions.
     """
 
@@ -51,7 +51,7 @@ class NativeBlock(nn.Module):
     def laid_out(self, number: torch.dtype) -> layouts.Block:
         """The structure of the constants' addresses, for kernels that compute in float32 or in float16.
 
-        It is made again where the constants have been copied.
+        It is rebuilt for copies of the block.
         """
         if number not in self._plans:
             float16 = number == torch.float16
@@ -66,7 +66,7 @@ class NativeBlock(nn.Module):
                 name: value.to(number).contiguous() if value.is_floating_point() else value
                 for name, value in constants.items()
             }
-            # Threads may come here at once: all of them take the one that is kept, for it holds the memory.
+            # Several threads may get here: all use the plan that is stored, which owns the memory.
             self._plans.setdefault(number, (self._lay_out(constants, halo), constants))
         return self._plans[number][0]
 
@@ -94,9 +94,9 @@ class NativeBlock(nn.Module):
         )  # fmt: skip
 
     def suits_float16(self) -> bool:
-        """Whether float16 has digits for all constants: none is too large, and none vanishes that matters.
+        """Whether float16 can represent all constants: none is too large, and none that matters vanishes.
 
-        What a branch ends with may be as small as it likes, for it is added to something.
+        The last constants of a branch may be small, since its result is added to a sum.
         """
         scales = {f"scale{i}.{j}": part for i, pair in enumerate(self._scales) for j, part in enumerate(pair)}
         return all(
@@ -112,25 +112,25 @@ class NativeBlock(nn.Module):
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A matrix (C', C) as products.h takes it: (C' / 32 or more, C, 32), float32."""
+    """A matrix (C', C) in the layout of products.h: (ceil(C' / 32), C, 32), float32."""
     rows, columns = weight.shape
     filled = F.pad(weight.detach().float(), (0, 0, 0, -rows % _PANEL))
     return filled.reshape(-1, _PANEL, columns).transpose(1, 2).contiguous()
 
 
 def suits_float16(*values: Tensor, small: bool = False) -> bool:
-    """Whether float16 has digits for constants: none is too large, and what is largest of each not too small.
+    """Whether float16 can represent constants: none is too large, and the largest of each not too small.
 
     Args:
         values: The constants.
-        small: Whether they may be small, since what comes of them is added to something.
+        small: Whether they may be small, since their result is added to a sum.
     """
     largest = [float(value.abs().max()) for value in values]
     return all(one <= _RANGE[1] and (small or one == 0 or one >= _RANGE[0]) for one in largest)
 
 
 def in_pairs(weight: Tensor) -> Tensor:
-    """A packed matrix (P, C, 32) with two summands side by side: (P, C / 2 or more, 32, 2)."""
+    """A packed matrix (P, C, 32) with pairs of summands: (P, ceil(C / 2), 32, 2)."""
     panels, inner, columns = weight.shape
     return F.pad(weight, (0, 0, 0, inner % 2)).reshape(panels, -1, 2, columns).transpose(2, 3)
 
@@ -138,16 +138,16 @@ def in_pairs(weight: Tensor) -> Tensor:
 def _by_lanes(
     scales: Sequence[tuple[Tensor, Tensor]], scale: Tensor, shift: Tensor, lanes: int
 ) -> tuple[dict[str, Tensor], int]:
-    """MS-FFN's convolutions as feed_forward.h takes them, some channels at a time, and half of the largest size.
+    """MS-FFN's convolutions in the layout of feed_forward.h, in blocks of channels, and half of the largest size.
 
-    Where these have kernels of several sizes, the smaller ones are filled up with zeros.
+    In blocks with several kernel sizes, the smaller kernels are padded with zeros.
     """
     largest = max(kernel.shape[-1] for kernel, _ in scales)
     more = -len(scale) % lanes
-    whole = F.pad(torch.cat([_filled(kernel, largest) for kernel, _ in scales]), (0, 0, 0, 0, 0, more))
+    whole = F.pad(torch.cat([_padded(kernel, largest) for kernel, _ in scales]), (0, 0, 0, 0, 0, more))
     sizes_of_all = torch.cat([torch.full((len(kernel),), kernel.shape[-1]) for kernel, _ in scales])
     sizes = [int(some.max()) for some in sizes_of_all.split(lanes)]
-    kernels = [_filled(some, size).flatten(1).T.flatten() for some, size in zip(whole.split(lanes), sizes, strict=True)]
+    kernels = [_padded(some, size).flatten(1).T.flatten() for some, size in zip(whole.split(lanes), sizes, strict=True)]
     starts = torch.tensor([0, *(len(kernel) for kernel in kernels)]).cumsum(0)
     constants = {
         "sizes": torch.tensor(sizes),
@@ -160,7 +160,7 @@ def _by_lanes(
     return constants, largest // 2
 
 
-def _filled(kernels: Tensor, size: int) -> Tensor:
-    """Kernels (C, K, K) with zeros around them, or without those that are around them: (C, size, size)."""
+def _padded(kernels: Tensor, size: int) -> Tensor:
+    """Kernels (C, K, K) padded with zeros or cropped to (C, size, size)."""
     more = (size - kernels.shape[-1]) // 2
     return F.pad(kernels, (more,) * 4)

@@ -8,18 +8,18 @@
 #include "norms.h"
 #include "vectors.h"
 
-// One with stride 1 and as much padding as keeps the map's size.
+// A convolution with stride 1 that keeps the map's size.
 //
 // kernel: (images or 1, size * size, channels), bias: (images or 1, channels), both Number.
 template <class In, class Out>
 struct Depthwise {
   Map map;
   const In* in;
-  int64_t in_pixel, in_image;  // elements from one pixel, or image, to the next
+  int64_t in_pixel, in_image;  // strides of pixels and images in elements
   Out* out;
   int64_t out_pixel, out_image;
   const Number* kernel;
-  int64_t kernel_pixel, kernel_image;  // an image's step is 0 where all share the kernel
+  int64_t kernel_pixel, kernel_image;  // kernel_image is 0 if all images share the kernel
   const Number* bias;
   int64_t bias_image;
   bool activate;
@@ -50,7 +50,7 @@ inline void depthwise_tile(const Number* const* lines, int64_t column, const Num
   }
 }
 
-// A row of kLanes channels from kSize lines, each with kSize / 2 columns more at either end.
+// A row of kLanes channels from kSize lines, each with kSize / 2 additional columns at both ends.
 template <int kSize, class Out>
 inline void depthwise_row(const Number* const* lines, int64_t columns, const Number* weights, Vec bias, Out* out,
                           int64_t out_pixel, bool activate, int count) {
@@ -81,7 +81,7 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
           load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
   const Vec bias = load_some(job.bias + image * job.bias_image + channel, count);
 
-  auto fetch = [&](int64_t row) {  // the row into its place among kSize
+  auto fetch = [&](int64_t row) {  // copies the row to its slot of kSize
     Number* line = buffer + ((row + kSize) % kSize) * width * kLanes + kPad * kLanes;
     if (row < 0 || row >= job.map.rows) {
       std::fill(line, line + job.map.columns * kLanes, Number(0));
@@ -115,7 +115,7 @@ void depthwise_rows(const Depthwise<In, Out>& job, int size, int64_t image, int6
 template <class In, class Out>
 void depthwise(const Depthwise<In, Out>& job, int size, int threads) {
   const int64_t blocks = (job.map.channels + kLanes - 1) / kLanes;
-  // Bands of rows, so that all threads have work; a band fetches its neighbours' edges again.
+  // Bands of rows, so that all threads have work; a band reads its neighbours' edges again.
   const int64_t wanted = std::max<int64_t>(1, 4 * threads / std::max<int64_t>(1, blocks * job.map.images));
   const int64_t bands = std::min(wanted, std::max<int64_t>(1, job.map.rows / (2 * size)));
 #pragma omp parallel for collapse(3) schedule(dynamic) num_threads(threads)
@@ -126,7 +126,7 @@ void depthwise(const Depthwise<In, Out>& job, int size, int threads) {
                        job.map.rows * (band + 1) / bands);
 }
 
-// One of any size and stride, padded by half its size, with GELU and an affine map after it. The places are few.
+// A convolution of any size and stride, padded by half its size, followed by GELU and an affine map, for small maps.
 //
 // kernel: (size * size, channels), the others (channels).
 struct Reduction {

@@ -13,19 +13,19 @@ from torch import Tensor
 from transxnet.kernels.cpu.build import library
 
 KERNEL_SIZES = (1, 3, 5, 7)
-"""Sizes of kernels that there is code for."""
+"""Supported kernel sizes."""
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, channels: Sequence[int], sizes: Sequence[int], identity: bool
 ) -> Tensor:
-    """Convolve each share of the channels; arguments as of the operator, float32.
+    """Convolve each share of the channels; arguments as for the operator, float32.
 
     Returns:
         (B, C, H, W), channels last in memory.
     """
     if len(weight) not in (1, len(x)):
-        raise ValueError(f"there are kernels of {len(weight)} images for {len(x)}")
+        raise ValueError(f"there are kernels for {len(weight)} images, but {len(x)} images")
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
     out = torch.empty_like(x, memory_format=torch.channels_last)
     bias = weight.new_zeros(len(weight), x.shape[1]) if bias is None else bias.contiguous()
@@ -42,7 +42,7 @@ def backward(
     gradient: Tensor, x: Tensor, weight: Tensor, channels: Sequence[int], sizes: Sequence[int], identity: bool,
     of_input: bool, of_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the input, (B, C, H, W), of the weight and of the bias; those not asked for are empty."""
+    """Gradients of the input, (B, C, H, W), of the weight and of the bias; empty unless requested."""
     x, gradient = (one.contiguous(memory_format=torch.channels_last) for one in (x, gradient))
     gradients, weight = _shares(gradient, channels), weight.contiguous()
     input_gradient = weight_gradient = bias_gradient = x.new_empty(0)
@@ -60,8 +60,8 @@ def backward(
             _shares(x, channels), gradients, _kernels(weight_gradient, channels, sizes),
             _shares(bias_gradient, channels), strict=True,
         )  # fmt: skip
-        for share, wanted, kernel, offset in shares:
-            _kernel_gradient(share, wanted, kernel, offset)
+        for share, out_gradient, kernel, offset in shares:
+            _kernel_gradient(share, out_gradient, kernel, offset)
     return input_gradient, weight_gradient, bias_gradient
 
 
@@ -71,14 +71,14 @@ def _shares(x: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
 
 
 def _kernels(weight: Tensor, channels: Sequence[int], sizes: Sequence[int]) -> Iterator[Tensor]:
-    """Views (n, C', K * K) of the kernels of each share in a weight (n, all of them)."""
+    """Views (n, C', K * K) of the kernels of each share in a weight (n, C * K * K over all shares)."""
     counts = [count * size * size for count, size in zip(channels, sizes, strict=True)]
     for part, count in zip(_shares(weight, counts), channels, strict=True):
         yield part.view(len(part), count, -1)
 
 
 def _laid_out(weight: Tensor, channels: Sequence[int], sizes: Sequence[int], identity: bool) -> Iterator[Tensor]:
-    """The kernels (n, K * K, C') as the C++ code takes them, the identity in them if there is one beside them."""
+    """The kernels (n, K * K, C') in the layout of the C++ code, with the identity added if requested."""
     for kernel in _kernels(weight, channels, sizes):
         images, count, pixels = kernel.shape
         laid = kernel.new_empty(images, pixels, count).copy_(kernel.transpose(1, 2))
@@ -109,7 +109,7 @@ def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, out: Tensor) -> None:
 
 
 def _kernel_gradient(x: Tensor, gradient: Tensor, kernel: Tensor, bias: Tensor) -> None:
-    """Put the gradients into a kernel (n, C, K * K) and its bias (n, C)."""
+    """Write the gradients to a kernel (n, C, K * K) and its bias (n, C)."""
     pixels = kernel.shape[2]
     found, offsets = x.new_empty(len(x), pixels, x.shape[1]), x.new_empty(len(x), x.shape[1])
     _functions()[1](
@@ -128,9 +128,9 @@ def _shape(x: Tensor) -> Any:
 
 
 def _steps(x: Tensor) -> tuple[int, int]:
-    """Elements from a pixel to the next, and from an image to the next, of a share of a map with channels last.
+    """Strides of pixels and images, in elements, of a share of a channels-last map.
 
-    A side of one pixel may have any stride; then another tells.
+    A side of one pixel may have any stride; another side is used then.
     """
     sides = ((x.shape[3], x.stride(3)), (x.shape[2], x.stride(2)), (x.shape[0], x.stride(0)))
     return next((stride for size, stride in sides if size > 1), x.shape[1]), x.stride(0)

@@ -1,7 +1,7 @@
 // MS-FFN.
 //
-// Hidden maps have kLanes channels of all pixels side by side, then the next ones: products write them so, depthwise
-// convolutions read and write whole lines. Between lines are as many zeros as the largest kernel looks at.
+// Hidden maps store kLanes channels of all pixels, then the next ones: products write that layout, and depthwise
+// convolutions read and write whole lines. Lines are separated by as many zeros as the largest kernel needs.
 
 #pragma once
 
@@ -39,8 +39,8 @@ inline void scale_rows(const Scales& scales, int64_t block, const Hidden& hidden
     }
 }
 
-// What follows the first product: GELU, and the affine map, which the zeros around the map do not see. `places`: where
-// the rows' numbers are in a block of kLanes channels.
+// After the first product: GELU, and the affine map, which does not apply to the padding. `places`: offsets of the
+// rows' numbers in a block of kLanes channels.
 inline auto expansion(const Block& block, Number* to, int64_t block_step, const int64_t* places) {
   const Number *bias = block.expand.bias, *scale = block.scales.before_scale, *shift = block.scales.before_shift;
   return [=](Vec value, int64_t row, int64_t column, int count) {
@@ -49,7 +49,7 @@ inline auto expansion(const Block& block, Number* to, int64_t block_step, const 
   };
 }
 
-// What follows the second one: the bias and the residual sum.
+// After the second product: the bias and the residual sum.
 template <class T>
 inline auto projection(const Block& block, const T* x, T* out, int64_t channels) {
   const Number* bias = block.project.bias;
@@ -60,8 +60,8 @@ inline auto projection(const Block& block, const T* x, T* out, int64_t channels)
   };
 }
 
-// An image's band of rows by one thread. Hidden rows are in a ring: each is needed for a few rows of the result, then
-// overwritten.
+// A band of an image's rows, by one thread. Hidden rows are in a ring buffer: each is needed for a few rows of the
+// result, then overwritten.
 template <class T>
 void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& normalised, const T* x, T* out,
                        const Bands& bands, int64_t image, int64_t top, int64_t bottom) {
@@ -81,7 +81,7 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
   for (int64_t first = top; first < bottom; first += bands.rows) {
     const int64_t last = std::min(bottom, first + bands.rows), needed = std::min(map.rows, last + scales.halo);
     while (ready < needed) {
-      // As many as lie side by side in the ring.
+      // As many as are contiguous in the ring.
       const int64_t stop = std::min({needed, ready + bands.rows, ready + ring - ready % ring});
       const int64_t start = image * map.pixels() + ready * columns, count = (stop - ready) * columns;
       normalised(start, start + count, normed, kLanes, count * kLanes);
@@ -99,7 +99,7 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
   }
 }
 
-// All images' maps whole.
+// The whole maps of all images.
 template <class T>
 void feed_forward_whole(const Block& block, const Map& map, const Normalised<T>& normalised, const T* x, T* out,
                         const Rooms& rooms, int threads) {
@@ -130,7 +130,7 @@ void feed_forward_whole(const Block& block, const Map& map, const Normalised<T>&
           projection(block, x, out, map.channels), threads);
 }
 
-// Adds MS-FFN of x to x. The result is not written over x: a band needs its neighbours' rows as they were.
+// Adds MS-FFN of x to x. The result does not overwrite x: a band needs the original rows of its neighbours.
 template <class T>
 void feed_forward(const Block& block, const Map& map, const T* x, T* out, const Rooms& rooms, const Bands& bands,
                   int threads) {

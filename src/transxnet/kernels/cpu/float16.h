@@ -1,4 +1,4 @@
-// What the kernels compute in: float16, on processors with AVX512-FP16.
+// Arithmetic in float16, on processors with AVX512-FP16.
 
 #pragma once
 
@@ -61,7 +61,7 @@ ALWAYS_INLINE void store_floats_some(T* to, Floats value, int count) {
 ALWAYS_INLINE Vec load_some(const bfloat16* from, int count) { return to_vec(load_floats_some(from, count)); }
 ALWAYS_INLINE void store_some(bfloat16* to, Vec value, int count) { store_floats_some(to, to_floats(value), count); }
 
-// For products: two summands of each column, of which the first is in the even places; or the last, alone.
+// For products: two summands of each column, the first one in the even lanes; or the last one alone.
 ALWAYS_INLINE Vec spread(const Number* from) {
   int two;
   std::memcpy(&two, from, sizeof(two));
@@ -72,7 +72,7 @@ ALWAYS_INLINE Vec spread_last(const Number* from) {
   std::memcpy(&one, from, sizeof(one));
   return reinterpret_cast<Vec>(_mm512_set1_epi32(one));
 }
-// Even and odd places added up: sixteen columns of each, in their order.
+// Sums of even and odd lanes: sixteen columns of each, in order.
 ALWAYS_INLINE Vec joined(Vec first, Vec second) {
   HalfBits32 even, odd;
   for (int i = 0; i < 32; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
@@ -80,7 +80,7 @@ ALWAYS_INLINE Vec joined(Vec first, Vec second) {
   return reinterpret_cast<Vec>(__builtin_shuffle(a, b, even)) + reinterpret_cast<Vec>(__builtin_shuffle(a, b, odd));
 }
 
-// As in float32.h, but the error function within 5e-4, on |z| <= 2.75: float16 has no more digits.
+// As in float32.h, but with an error function within 5e-4, on |z| <= 2.75, which is float16's precision.
 ALWAYS_INLINE Vec gelu(Vec x) {
   Vec z = x * all(0.70710678118654752f);
   const Vec most = all(2.75f), one = all(1.0f);

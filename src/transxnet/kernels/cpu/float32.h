@@ -1,4 +1,4 @@
-// What the kernels compute in: float32.
+// Arithmetic in float32.
 
 #pragma once
 
@@ -35,12 +35,12 @@ ALWAYS_INLINE void store_floats_some(T* to, Floats value, int count) {
   store_float_some(to, value, count);
 }
 
-// For products: a summand of each column, or the last of them.
+// For products: a summand, or the last one, for all columns.
 ALWAYS_INLINE Vec spread(const Number* from) { return all(*from); }
 ALWAYS_INLINE Vec spread_last(const Number* from) { return all(*from); }
 
 // x / 2 * (1 + erf(x / sqrt(2))). The error function is z * p(2 * (z / 3.6)**2 - 1) for |z| <= 3.6, within 6e-7, and 1
-// beyond: a Chebyshev fit of erf(z) / z, since divisions and exponentials take several times as long as products.
+// beyond: a Chebyshev fit of erf(z) / z, since divisions and exponentials are several times slower than products.
 ALWAYS_INLINE Vec gelu(Vec x) {
   Vec z = x * 0.70710678118654752f;
   z = chosen(z > 3.6f, all(3.6f), chosen(z < -3.6f, all(-3.6f), z));

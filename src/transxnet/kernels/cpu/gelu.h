@@ -1,4 +1,4 @@
-// GELU and its gradient, place by place.
+// GELU and its gradient, elementwise.
 
 #pragma once
 
@@ -38,7 +38,7 @@ ALWAYS_INLINE Vec gelu_derivative(Vec x) {
   return z * sum + 0.5f;
 }
 
-// step(first, count) for every sixteen of `size` places.
+// Calls step(first, count) for every sixteen of `size` elements.
 template <class Step>
 void everywhere(int64_t size, const Step& step, int threads) {
   constexpr int64_t kShare = 4096;

@@ -12,7 +12,7 @@ from transxnet.kernels.cpu.build import library
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether a tensor's numbers fill its memory in a usual order of the dimensions."""
+    """Whether a tensor is contiguous in one of the usual memory formats."""
     return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 

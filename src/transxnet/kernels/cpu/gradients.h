@@ -9,7 +9,7 @@
 #include "vectors.h"
 
 // in, gradient: maps (image, row, column, channel), the second one of the convolution's output.
-// kernel: (images, size * size, channels), bias: (images, channels): those of each image by itself.
+// kernel: (images, size * size, channels), bias: (images, channels): separately for each image.
 struct KernelGradient {
   Map map;
   const float* in;

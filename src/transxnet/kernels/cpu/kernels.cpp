@@ -1,5 +1,5 @@
-// What Python calls. Maps are (image, row, column, channel); what they are stored as is
-// not always what is computed in.
+// Functions called from Python. Maps are (image, row, column, channel); their storage type may differ from the type of
+// computation.
 
 #include <iterator>
 #include <type_traits>
@@ -57,7 +57,7 @@ void run_all(const Block* const* blocks, int count, const int64_t* shape, const 
   for (int i = 0; i < count; ++i) run<T>(*blocks[i], map, i ? out : in, out, bias, memory, threads);
 }
 
-// Whether all numbers of 16 bits are finite.
+// Whether all 16-bit numbers are finite.
 template <class T>
 int finite(const T* numbers, int64_t count, int threads) {
   const uint16_t exponent = std::is_same_v<T, bfloat16> ? 0x7f80 : 0x7c00;
@@ -72,7 +72,7 @@ int finite(const T* numbers, int64_t count, int threads) {
 
 extern "C" {
 
-// The sizes of the structures, which Python compares with its own: see build.py.
+// Sizes of the structures, which build.py compares with Python's.
 #define SIZE(Structure) \
   int64_t size_of_##Structure() { return sizeof(Structure); }
 SIZE(Matrix)
@@ -90,7 +90,7 @@ SIZE(BatchNorm)
 SIZE(ScaleGradients)
 #endif
 
-// The bytes of memory that a block needs.
+// Size of a block's scratch memory in bytes.
 int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int threads) {
   const Map map{shape[0], shape[1], shape[2], shape[3]};
   Space space(nullptr);
@@ -98,7 +98,7 @@ int64_t block_room(const Block* block, const int64_t* shape, int64_t stored, int
   return space.used();
 }
 
-// Blocks one after the other, of one shape.
+// Consecutive blocks of one shape.
 #define BLOCKS(T)                                                                                             \
   void blocks_##T(const Block* const* blocks, int count, const int64_t* shape, const T* in, T* out,           \
                   const Bias* bias, char* memory, int threads) {                                              \
@@ -121,7 +121,7 @@ PATCHES(float16)
 typedef float float32;
 BLOCKS(float32)
 
-// For training: a depthwise convolution, as Depthwise says.
+// For training: a depthwise convolution (see Depthwise).
 void depthwise_float32(const int64_t* shape, const float* in, int64_t in_pixel, int64_t in_image, float* out,
                        int64_t out_pixel, int64_t out_image, const float* kernel, int64_t kernel_image,
                        const float* bias, int64_t bias_image, int size, int threads) {
@@ -145,7 +145,7 @@ void attention_float32(const Attention* job, float* space, int threads) { attend
 
 void attention_gradients_float32(const AttentionGradients* job, int threads) { attention_gradients(*job, threads); }
 
-// For training: batch normalisation by its batch's own statistics, as BatchNorm says, with GELU at its `place`.
+// For training: batch normalisation with batch statistics (see BatchNorm), with GELU at `place`.
 void batch_norm_float32(const BatchNorm* job, int place, double epsilon, double momentum, float* running_means,
                         float* running_variances, float* out, int threads) {
   with_gelu(place, [&](auto gelu) {

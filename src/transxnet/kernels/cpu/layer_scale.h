@@ -15,7 +15,7 @@ struct ScaleGradients {
   float *in_gradient, *weight_gradient, *bias_gradient;
 };
 
-// Of rows `first` to `last`; sums of gradients and of their products with the input, (channels).
+// For rows `first` to `last`: sums of gradients and of their products with the input, (channels).
 inline void share_scale_gradients(const ScaleGradients& job, int64_t first, int64_t last, double* sums,
                                   double* products) {
   for (int64_t begin = first; begin < last; begin += kPiece) {

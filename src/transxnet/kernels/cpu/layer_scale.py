@@ -1,4 +1,4 @@
-"""A layer scale, of which PyTorch's operation is as fast, and its gradients, of which it is not."""
+"""Layer scale by PyTorch's own operation, which is as fast, and native gradients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from transxnet.kernels.cpu.build import library
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Scale and shift; arguments as of the operator, float32. Returns (B, C, H, W), channels last in memory."""
+    """Scale and shift; arguments as for the operator, float32. Returns (B, C, H, W), channels last in memory."""
     if not weight.numel() == bias.numel() == x.shape[1]:
-        raise ValueError(f"a scale of {weight.numel()} channels does not fit a map {tuple(x.shape)}")
+        raise ValueError(f"a scale of {weight.numel()} channels does not fit a map of shape {tuple(x.shape)}")
     out = torch.empty_like(x, memory_format=torch.channels_last)
     return torch.addcmul(bias, x, weight, out=out)
 
 
 def backward(gradient: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the input, which is empty if not asked for, of the weight and of the bias."""
+    """Gradients of the input, which is empty unless requested, of the weight and of the bias."""
     x, gradient = (one.contiguous(memory_format=torch.channels_last) for one in (x, gradient))
     input_gradient = torch.empty_like(x, memory_format=torch.channels_last) if of_input else x.new_empty(0)
     weight = weight.contiguous()

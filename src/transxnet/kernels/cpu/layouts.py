@@ -1,4 +1,4 @@
-"""The structures that C++ takes; their sizes are compared with those of C++ when it is loaded."""
+"""Structures of the C++ code; their sizes are compared when the library is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Filter(ctypes.Structure):
 
 
 class Norm(ctypes.Structure):
-    """A normalisation over an image."""
+    """Normalisation over an image."""
 
     _fields_ = [("weight", _POINTER), ("bias", _POINTER), ("epsilon", ctypes.c_float)]
 
@@ -35,7 +35,7 @@ class Reduction(ctypes.Structure):
 
 
 class Scales(ctypes.Structure):
-    """MS-FFN's depthwise convolutions, some channels at a time, and the affine map before them."""
+    """MS-FFN's depthwise convolutions in blocks of channels, and the affine map before them."""
 
     _fields_ = [
         ("blocks", _NUMBER), ("halo", _NUMBER), ("sizes", _POINTER), ("starts", _POINTER),
@@ -58,13 +58,13 @@ class Block(ctypes.Structure):
 
 
 class Convolution(ctypes.Structure):
-    """A convolution as a product with a matrix."""
+    """A convolution as a matrix product."""
 
     _fields_ = [("matrix", Matrix), ("size", _NUMBER), ("stride", _NUMBER), ("padding", _NUMBER)]
 
 
 class Attention(ctypes.Structure):
-    """Attention, of attention.h."""
+    """Attention, from attention.h."""
 
     _fields_ = [
         ("images", _NUMBER), ("queries", _NUMBER), ("keys", _NUMBER), ("heads", _NUMBER), ("width", _NUMBER),
@@ -75,7 +75,7 @@ class Attention(ctypes.Structure):
 
 
 class AttentionGradients(ctypes.Structure):
-    """Attention's gradients, of attention_gradients.h."""
+    """Attention's gradients, from attention_gradients.h."""
 
     _fields_ = [
         ("job", Attention), ("gradient", _POINTER),
@@ -84,13 +84,13 @@ class AttentionGradients(ctypes.Structure):
 
 
 class Bias(ctypes.Structure):
-    """A position bias: whole, or in factors."""
+    """A position bias, whole or in factors."""
 
     _fields_ = [("map", _POINTER), ("rows", _POINTER), ("columns", _POINTER), ("stored", _NUMBER)]
 
 
 class BatchNorm(ctypes.Structure):
-    """Batch normalisation in training, of batch_norm.h."""
+    """Batch normalisation in training, from batch_norm.h."""
 
     _fields_ = [
         ("rows", _NUMBER), ("channels", _NUMBER), ("in", _POINTER), ("means", _POINTER), ("factors", _POINTER),
@@ -99,7 +99,7 @@ class BatchNorm(ctypes.Structure):
 
 
 class ScaleGradients(ctypes.Structure):
-    """A layer scale's gradients, of layer_scale.h."""
+    """A layer scale's gradients, from layer_scale.h."""
 
     _fields_ = [
         ("rows", _NUMBER), ("channels", _NUMBER), ("in", _POINTER), ("gradient", _POINTER), ("weight", _POINTER),
@@ -111,4 +111,4 @@ SHARED = (Matrix, Filter, Norm, Reduction, Scales, Block, Convolution, Attention
 """Structures of all kernels."""
 
 FLOAT32 = (AttentionGradients, BatchNorm, ScaleGradients)
-"""Structures of the kernels that compute in float32 alone."""
+"""Structures of the kernels for float32 only."""

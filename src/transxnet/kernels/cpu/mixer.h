@@ -4,7 +4,7 @@
 
 #include "block.h"
 
-// Equation 2: a kernel for each image from its means.
+// Equation 2: each image's kernel from its means.
 inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms, int threads) {
   const int64_t places = block.kernel_size * block.kernel_size + 1, channels = block.local;
   const int64_t step = block.channels;

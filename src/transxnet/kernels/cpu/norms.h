@@ -1,4 +1,4 @@
-// Means and deviations of maps.
+// Means and normalisation of maps.
 
 #pragma once
 
@@ -15,8 +15,8 @@ struct Map {
   int64_t pixels() const { return rows * columns; }
 };
 
-// Mean and reciprocal deviation of each image, over all channels and places. Pieces of an image have means and
-// sums of squares around them, which are put together in float64: large means lose nothing.
+// Mean and reciprocal deviation of each image, over all channels and pixels. Means and sums of squared deviations of
+// pieces of an image are merged in float64: large means lose no precision.
 template <class T>
 void statistics(const Map& map, const T* in, float epsilon, float* means_out, float* factors_out, int threads) {
   const int64_t pixels = map.pixels(), channels = map.channels;
@@ -73,8 +73,7 @@ struct Normalised {
   const float *means, *factors;
   const Number *weight, *bias;
 
-  // Rows `first` to `last` of all images' pixels, `pixel` numbers apart and with `block` numbers from kLanes channels to
-  // the next ones.
+  // Rows `first` to `last` of all images' pixels, with strides `pixel` of pixels and `block` of kLanes channels.
   void operator()(int64_t first, int64_t last, Number* out, int64_t pixel, int64_t block = kLanes) const {
     for (int64_t row = first; row < last; ++row) {
       const int64_t image = row / map.pixels();
@@ -98,7 +97,7 @@ struct Normalised {
   }
 };
 
-// The means of an image's size * size bins, as adaptive average pooling makes them, and last of all of it:
+// The means of an image's size * size bins, as in adaptive average pooling, and finally of the whole image:
 // (images, size * size + 1, channels).
 inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_image, Number* out, int size, int threads) {
   const int64_t places = static_cast<int64_t>(size) * size + 1;
@@ -109,7 +108,7 @@ inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_
       auto mean = [&](int64_t top, int64_t bottom, int64_t left, int64_t right, int64_t place) {
         Floats sum{};
         for (int64_t row = top; row < bottom; ++row) {
-          Floats line{};  // sums of a line first: a large map's single sum would lose digits
+          Floats line{};  // sums of lines first: a single sum over a large map would lose precision
           const Number* from = in + image * in_image + (row * map.columns + left) * in_pixel + channel;
           for (int64_t column = left; column < right; ++column, from += in_pixel) line += to_floats(load_some(from, count));
           sum += line;
@@ -123,7 +122,7 @@ inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_
         for (int64_t j = 0; j < size; ++j)
           total += mean(i * map.rows / size, ((i + 1) * map.rows + size - 1) / size, j * map.columns / size,
                         ((j + 1) * map.columns + size - 1) / size, i * size + j);
-      if (map.rows % size == 0 && map.columns % size == 0)  // the bins share out the map
+      if (map.rows % size == 0 && map.columns % size == 0)  // the bins partition the map
         store_some(out + (image * places + places - 1) * map.channels + channel,
                    to_vec(total * (1.0f / static_cast<float>(size * size))), count);
       else

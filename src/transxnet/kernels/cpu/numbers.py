@@ -1,4 +1,4 @@
-"""What the kernels compute in, and what maps are stored as."""
+"""Types of computation and storage."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from transxnet.errors import ConfigError
 from transxnet.kernels.cpu.build import has_float16, library
 
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-"""What maps can be stored as."""
+"""Types in which maps can be stored."""
 
 
 def check(x: Tensor) -> None:
-    """Raise ConfigError if a map is not on a CPU, is of another type, or wants a gradient."""
+    """Raise ConfigError if a map is not on a CPU, has another type, or requires a gradient."""
     if x.device.type != "cpu" or x.dtype not in TYPES:
         raise ConfigError(
             "a network fused with native kernels takes float32, bfloat16 or float16 maps on a CPU, not "
             f"{x.dtype} on {x.device}"
         )
     if torch.is_grad_enabled() and x.requires_grad:
-        raise ConfigError("a network fused with native kernels gives no gradients; use the network it was made from")
+        raise ConfigError("a network fused with native kernels has no gradients; use the original network")
 
 
 def computed(run: Callable[[torch.dtype], Tensor], stored: torch.dtype, suits: Callable[[], bool]) -> Tensor:
-    """What is computed in float16, or in float32 where that has not the digits.
+    """Compute in float16, or in float32 where float16 lacks range or precision.
 
-    Maps of 16 bits are computed in float16 if the processor does so, for its products are twice as fast as those of
-    float32. What is larger than 65504 on the way comes out as infinite or not a number; then it is computed again.
+    16-bit maps are computed in float16 if the processor supports it, whose products are twice as fast as float32's.
+    Intermediate values above 65504 give infinite or NaN outputs, which are then computed again in float32.
 
     Args:
-        run: What computes in the type that it is told.
-        stored: What the maps are stored as.
-        suits: Whether float16 has digits for the constants.
+        run: Computes in the given type.
+        stored: Type in which maps are stored.
+        suits: Whether float16 can represent the constants.
     """
     if stored != torch.float32 and has_float16() and suits():
         out = run(torch.float16)
@@ -49,17 +49,16 @@ def computed(run: Callable[[torch.dtype], Tensor], stored: torch.dtype, suits: C
 
 @functools.cache
 def function(name: str, number: torch.dtype) -> Callable[..., int]:
-    """A kernel that computes in float32 or float16; what it takes is for the caller to know.
+    """A kernel that computes in float32 or float16; the caller sets its argument types.
 
     Raises:
-        ConfigError: If the compiler that made the kernels has not the type that maps are stored as.
+        ConfigError: If the compiler of the kernels does not support the storage type.
     """
     try:
         found: Callable[..., int] = library(number == torch.float16)[name]
     except AttributeError:
         stored = name.rpartition("_")[2]
         raise ConfigError(
-            f"the C++ compiler that the native kernels were compiled with has no {stored}: use another type, or a "
-            "newer compiler"
+            f"the C++ compiler of the native kernels does not support {stored}: use another type, or a newer compiler"
         ) from None
     return found

@@ -1,4 +1,4 @@
-"""Convolutions of patches on kernels of our own, in float16."""
+"""Convolutions of patches by native kernels, in float16."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from transxnet.kernels.cpu.constants import in_pairs, packed, suits_float16
 
 
 class NativeConv2d(nn.Module):
-    """A convolution that is computed in float16, as a product with what its kernel sees, where maps are stored in 16
-    bits and the processor does so; otherwise by PyTorch, which is as fast.
+    """A convolution in float16, as a matrix product with patches, for maps in 16 bits on processors that support it.
+
+    Otherwise PyTorch computes it, which is as fast.
 
     Args:
-        conv: Of one group, with a bias.
+        conv: A convolution with one group and a bias.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -35,7 +36,7 @@ class NativeConv2d(nn.Module):
         """Shapes: (B, C, H, W) to (B, C', H', W'), channels last in memory.
 
         Raises:
-            ConfigError: If the map is not on a CPU, is of another type, or wants a gradient.
+            ConfigError: If the map is not on a CPU, has another type, or requires a gradient.
         """
         numbers.check(x)
         batch, _, *sides = x.shape
@@ -62,7 +63,7 @@ class NativeConv2d(nn.Module):
             weight, bias = in_pairs(self._weight).to(number).contiguous(), self._bias.to(number)
             matrix = layouts.Matrix(weight.data_ptr(), bias.data_ptr(), self._weight.shape[1], len(bias))
             plan = layouts.Convolution(matrix, self._size, self._stride, self._padding)
-            self._plans.setdefault(number, (plan, (weight, bias)))  # as NativeBlock: threads share one
+            self._plans.setdefault(number, (plan, (weight, bias)))  # shared by threads, as in NativeBlock
         return self._plans[number][0]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class NativeConv2d(nn.Module):
 
     @staticmethod
     def takes(conv: Any) -> bool:
-        """Whether there is code for a convolution."""
+        """Whether a convolution is supported."""
         return (
             type(conv) is nn.Conv2d
             and conv.groups == 1

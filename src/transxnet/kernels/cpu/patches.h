@@ -1,4 +1,4 @@
-// Convolutions whose kernels overlap little, such as patch embeddings: products with what a kernel sees of the map.
+// Convolutions with little overlap, such as patch embeddings, as matrix products with patches of the map.
 
 #pragma once
 
@@ -9,7 +9,7 @@ struct Convolution {  // matrix: summands are (row of the kernel, column, channe
   int64_t size, stride, padding;
 };
 
-// The pixels that a kernel sees, as product() takes them.
+// The pixels of a patch, in product()'s layout.
 template <class T>
 struct Patches {
   const Convolution& job;

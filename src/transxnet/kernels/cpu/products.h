@@ -1,8 +1,8 @@
-// Products with a matrix, in registers from the first summand to what follows the last.
+// Matrix products, kept in registers from the first summand to the operations after the last.
 //
 // A matrix (columns, inner) is stored in panels of kPanel columns: (columns / kPanel, inner / kPair, kPanel, kPair), with
-// zeros where columns or summands are fewer. In float16 kPair is 2: a word of the input is spread over all columns, and
-// even and odd summands are added up apart.
+// zeros where columns or summands are fewer. In float16 kPair is 2: a word of the input is broadcast to all columns,
+// and even and odd summands are summed separately.
 
 #pragma once
 
@@ -14,27 +14,27 @@
 
 constexpr int kPanel = 2 * kFloats;
 
-// Of float16 at most so many in a row.
+// Maximum number of consecutive sums in float16.
 constexpr int64_t kSummands = 128;
 
 inline int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 inline int64_t paired(int64_t inner) { return (inner + kPair - 1) / kPair * kPair; }
 
-// Rows of summands: kLanes of all rows are side by side, then the next ones. That a row is a fixed step from the next
-// saves the processor's registers for addresses.
+// Rows of summands: kLanes of all rows are contiguous, then the next ones. A fixed stride between rows saves address
+// registers.
 struct Input {
   const Number* at;
-  int64_t block;  // numbers from kLanes summands to the next ones
+  int64_t block;  // distance in numbers between kLanes summands and the next ones
 };
 
-// More summands of each row, side by side; their part of the matrix follows the others'.
+// More summands of each row, contiguous; their part of the matrix follows the others'.
 struct Extra {
   const Number* at;
   int64_t row, count;
 };
 struct NoExtra {};
 
-// Sums of kRows rows and kVectors * 16 columns, as they are while summands are added.
+// Running sums of kRows rows and kVectors * 16 columns.
 template <int kRows, int kVectors>
 struct Sums {
   Vec at[kRows][kVectors];
@@ -64,8 +64,8 @@ struct Sums {
 template <int kRows, int kVectors, class More, class Finish>
 inline void product_tile(const Input& in, const More& more, int64_t inner, const Number* weight, int64_t columns,
                          int64_t row, int64_t column, const Finish& finish) {
-  constexpr int kParts = kPair == 1 ? kVectors : 1;  // in float16 two become one
-  Vec values[kParts][kRows];  // in memory: the loop at the end is long and would keep the sums out of registers
+  constexpr int kParts = kPair == 1 ? kVectors : 1;  // in float16 two are merged into one
+  Vec values[kParts][kRows];  // in memory: the long loop at the end would otherwise evict the sums from registers
   Sums<kRows, kVectors> sums;
   sums.clear();
   const auto finished = [&](int i, int part) ALWAYS_INLINE_LAMBDA {
@@ -76,7 +76,7 @@ inline void product_tile(const Input& in, const More& more, int64_t inner, const
   };
   int64_t added = 0;
   bool drained = false;
-  const auto drain = [&]() ALWAYS_INLINE_LAMBDA {  // so that small summands are not lost beside a large sum
+  const auto drain = [&]() ALWAYS_INLINE_LAMBDA {  // so that small summands are not lost in a large sum
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) values[0][i] = drained ? values[0][i] + finished(i, 0) : finished(i, 0);
     sums.clear();
@@ -133,7 +133,7 @@ inline void product_panel(const Input& in, const More& more, int64_t inner, cons
   tile(std::integral_constant<int, 1>{});
 }
 
-// The rows first to last, of which the first is at `in.at`, with some of the panels.
+// Rows `first` to `last`, of which the first is at `in.at`, with some of the panels.
 template <class Finish>
 inline void product_rows(const Input& in, int64_t inner, const Number* weight, int64_t columns, int64_t first,
                          int64_t last, int64_t first_panel, int64_t last_panel, const Finish& finish) {
@@ -147,15 +147,15 @@ inline void product_rows(const Input& in, int64_t inner, const Number* weight, i
   }
 }
 
-// All rows, shared among threads. rows_of(first, last, scratch) returns where those rows are, perhaps in the scratch
-// memory.
+// All rows, distributed to threads. rows_of(first, last, scratch) returns the rows, possibly written to the scratch
+// buffer.
 template <class Rows, class Finish>
 void product(int64_t rows, int64_t inner, int64_t columns, const Number* weight, const Rows& rows_of,
              const Finish& finish, int threads) {
   const int64_t panels = panels_of(columns);
-  const int64_t step = 56;  // rows of a task: their inputs stay in the cache for all panels
+  const int64_t step = 56;  // rows per task: their inputs stay in the cache for all panels
   const int64_t blocks = (rows + step - 1) / step;
-  const int64_t shares = std::min(panels, std::max<int64_t>(1, 4 * threads / blocks));  // of the panels, if rows are few
+  const int64_t shares = std::min(panels, std::max<int64_t>(1, 4 * threads / blocks));  // for few rows
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
   for (int64_t share = 0; share < shares; ++share)
     for (int64_t block = 0; block < blocks; ++block) {
@@ -166,7 +166,7 @@ void product(int64_t rows, int64_t inner, int64_t columns, const Number* weight,
     }
 }
 
-// Rows of a map, `step` apart, as Input has them.
+// Rows of a map, `step` apart, in Input's layout.
 template <class T>
 inline void pack_rows(const T* from, int64_t step, int64_t rows, int64_t inner, Number* to) {
   for (int64_t row = 0; row < rows; ++row, from += step)
@@ -176,7 +176,7 @@ inline void pack_rows(const T* from, int64_t step, int64_t rows, int64_t inner, 
 
 inline int64_t filled(int64_t inner) { return (inner + kLanes - 1) / kLanes * kLanes; }
 
-// Rows of a map as product() takes them.
+// Rows of a map in product()'s layout.
 struct Rows {
   const Number* in;
   int64_t pixel, inner;

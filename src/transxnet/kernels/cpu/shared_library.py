@@ -1,4 +1,4 @@
-"""Shared libraries loaded from memory: nothing that happens to a file later changes a library in use."""
+"""Loading shared libraries from memory, so that later changes of a file do not affect a library in use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from transxnet.errors import ConfigError
 
-LARGEST = 64 << 20
-"""Bytes of a compiled library; it takes one."""
+MAX_BYTES = 64 << 20
+"""Maximum size of a compiled library, which takes about 1 MiB."""
 
-# The loader knows libraries by their names. If a descriptor were closed and its number used again, the name would
-# stand for another library, and the loader would return the first one.
+# The loader identifies libraries by name. If a descriptor were closed and its number reused, the name would be that of
+# another library, and the loader would return the first one.
 _descriptors: list[int] = []
 
 
@@ -23,11 +23,11 @@ def load(library: bytes) -> ctypes.CDLL:
     """Load a shared library from bytes: from memory on Linux, elsewhere from a private temporary folder.
 
     Raises:
-        OSError: If it is no library, or lacks another one that it needs.
-        ConfigError: If there is no temporary folder where one is needed.
+        OSError: If it is not a library, or depends on a missing one.
+        ConfigError: If a temporary folder is needed and cannot be created.
     """
     if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
-        with suppress(OSError):  # memory that is no program's is forbidden in places
+        with suppress(OSError):  # some systems forbid executing anonymous memory
             return _from_memory(library)
     with private_folder() as folder:
         path = folder / "kernels.so"
@@ -37,7 +37,7 @@ def load(library: bytes) -> ctypes.CDLL:
 
 
 def _from_memory(library: bytes) -> ctypes.CDLL:
-    import fcntl  # not everywhere
+    import fcntl  # not on all systems
 
     descriptor = os.memfd_create("transxnet-kernels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -56,17 +56,17 @@ def _from_memory(library: bytes) -> ctypes.CDLL:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A temporary folder that only this user can enter, removed at the end.
+    """A temporary folder that only this user can access, removed at the end.
 
     Raises:
-        ConfigError: If there is nowhere to make one.
+        ConfigError: If it cannot be created.
     """
     try:
         temporary = tempfile.TemporaryDirectory(prefix="transxnet-", ignore_cleanup_errors=True)
     except OSError as error:
         raise ConfigError(
-            f"the native kernels are compiled in a temporary folder, and none can be made ({error.strerror}): set "
-            "TMPDIR to a folder that can be written; to do without them, leave out --fuse (in Python, native=True)"
+            f"the native kernels are compiled in a temporary folder, which cannot be created ({error.strerror}): set "
+            "TMPDIR to a writable folder; to do without them, leave out --fuse (in Python, native=True)"
         ) from None
     with temporary as folder:
         yield Path(folder)

@@ -1,7 +1,7 @@
-// Numbers side by side in a register, and what is computed of them. The compiler makes of them what the processor has.
+// Vectors of numbers and operations on them, which the compiler translates to the processor's registers.
 //
-// The kernels compute in Number: float32, or float16 where they are compiled with -DFLOAT16, which takes a processor
-// that adds and multiplies it. A Vec has 64 bytes of them; what needs more digits is done in Floats, as many in float32.
+// The kernels compute in Number: float32, or float16 with -DFLOAT16, for processors with float16 arithmetic. A Vec has
+// 64 bytes of them; operations that need more precision use Floats, the same count in float32.
 
 #pragma once
 
@@ -73,7 +73,7 @@ ALWAYS_INLINE void store_float(T* to, FloatVec value) {
   *reinterpret_cast<HalfBits*>(to) = narrowed(value, T());
 }
 
-// The first `count` of the sixteen, which may be none.
+// The first `count` of the sixteen, possibly none.
 template <class T>
 ALWAYS_INLINE FloatVec load_float_some(const T* from, int count) {
   if (count == kFloats) return load_float(from);
@@ -108,7 +108,7 @@ ALWAYS_INLINE void store_float_some(T* to, FloatVec value, int count) {
 ALWAYS_INLINE FloatVec chosen(IntVec mask, FloatVec yes, FloatVec no) { return mask ? yes : no; }
 ALWAYS_INLINE FloatVec larger(FloatVec a, FloatVec b) { return chosen(a > b, a, b); }
 
-// Of all numbers of a vector, by halves.
+// Combines all numbers of a vector, by halves.
 template <class Combine>
 ALWAYS_INLINE float combined(FloatVec value, const Combine& combine) {
   const IntVec place{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -124,7 +124,7 @@ ALWAYS_INLINE float largest_of(FloatVec value) {
   return combined(value, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return larger(a, b); });
 }
 
-// Of x <= 0; below -80 it is that of -80, 2e-35: smaller products are slow. Within 2 units of the last place.
+// The exponential of x <= 0, within 2 ulp; below -80 that of -80, 2e-35, since smaller products are slow.
 ALWAYS_INLINE FloatVec exponential(FloatVec x) {
   x = larger(x, all_floats(-80.0f));
   const FloatVec magic = all_floats(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number
@@ -160,7 +160,7 @@ constexpr int kPair = sizeof(float) / sizeof(Number);  // numbers of a word
 
 ALWAYS_INLINE int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
 
-// Memory of a thread, aligned so that no Vec lies in two lines of the cache.
+// Scratch memory of a thread, aligned so that no Vec crosses a cache line.
 class Scratch {
  public:
   Number* numbers(int64_t count) {

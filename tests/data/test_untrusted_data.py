@@ -1,4 +1,4 @@
-"""Data files that lie about themselves, as the commands answer them: within 4 GiB and a minute, in a line."""
+"""Data files with false contents: commands report them in one line, within 4 GiB and a minute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIES: dict[str, dict[str, Any]] = {
 
 
 def in_a_line(ended: Ended, *names: str) -> None:
-    """The command named what it could not use: in a line for people, with status 1 or 2."""
+    """Check that the command named the unusable files, in one line each, with status 1 or 2."""
     assert ended.status in (1, 2) and "Traceback" not in ended.err, ended
     assert all(name in ended.out + ended.err for name in names), ended
     if ended.status == 2:
@@ -54,7 +54,7 @@ def test_manifests(shards: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["../train-000000.tar", "/etc/passwd", "", "test-000000.tar", "val-000000.tar"])
-def test_manifests_that_point_elsewhere(shards: Path, name: str) -> None:
+def test_manifests_with_paths_outside_the_folder(shards: Path, name: str) -> None:
     path = shards / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["shards"][0]["file"] = name
@@ -63,7 +63,7 @@ def test_manifests_that_point_elsewhere(shards: Path, name: str) -> None:
 
 
 def index_of(shards: Path, change: Callable[[Any], Any]) -> Path:
-    """The first shard's index, changed as if it had been written so."""
+    """Change the first shard's index, with matching digests."""
     path = shards / "train-000000.index.npy"
     file = io.BytesIO()
     np.save(file, change(np.load(path)))
@@ -98,7 +98,7 @@ def test_an_index_that_claims_10_12_images(shards: Path) -> None:
     in_a_line(limited("data", "check", shards), path.name)
 
 
-def test_an_index_whose_bytes_are_others_is_not_trained_on(shards: Path) -> None:
+def test_an_index_with_a_wrong_digest_is_refused_in_training(shards: Path) -> None:
     path = shards / "train-000000.index.npy"
     entries = np.load(path)
     entries["target"] = entries["target"][::-1] ^ 1
@@ -144,7 +144,7 @@ def test_tar_files(tmp_path: Path, written: bytes) -> None:
     path.write_bytes(written)
     found = limited("data", "check", tmp_path)
     in_a_line(found, str(path))
-    assert found.out.rstrip().endswith("1 images, 1 broken")  # what comes before the damage is read
+    assert found.out.rstrip().endswith("1 images, 1 broken")  # images before the damage are read
     in_a_line(limited("train", "--data", tmp_path), str(path))
 
 
@@ -176,7 +176,7 @@ def test_parquet_images(tmp_path: Path) -> None:
 
 
 def parquet(folder: Path, labels: list[Any], images: list[Any]) -> Ended:
-    """What the check says of a table."""
+    """The output of checking a table."""
     pytest.importorskip("datasets")
     arrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
@@ -214,7 +214,7 @@ def test_coco_files(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> 
     change(described)
     path.write_text(json.dumps(described).replace('"levels"', "[" * 100_000 + "]" * 100_000))
     ended = limited("data", "check", path)
-    in_a_line(ended, *([str(path)] if ended.status == 2 else ["left out"] * ("numbered anew" not in ended.out)))
+    in_a_line(ended, *([str(path)] if ended.status == 2 else ["dropped"] * ("renumbered" not in ended.out)))
 
 
 @pytest.mark.parametrize(
@@ -230,14 +230,14 @@ def test_class_lists(tmp_path: Path, written: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["x/1.jpg", "a.tar", "a.parquet", "manifest.json", "annotations/instances_train.json"])
-def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_pipes_do_not_block(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
     in_a_line(limited("data", "check", tmp_path, seconds=30), str(path), "not a regular file")
 
 
-def test_images_of_169_million_pixels_do_not_take_their_memory_several_times(tmp_path: Path) -> None:
+def test_memory_for_images_of_169_million_pixels(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for mode in ("L", "RGBA", "I;16"):
         Image.new(mode, (13_000, 13_000)).save(tmp_path / f"x/{mode[0]}.png", compress_level=1)

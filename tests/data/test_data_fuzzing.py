@@ -1,4 +1,4 @@
-"""Thousands of random damages of every format that data is read from: an answer, or a line that names the file."""
+"""Random damage to every format of data: it is read, or raises a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _bounded() -> Iterator[None]:
 
 
 def ends_well(read: Callable[[], Any], *names: object) -> bool:
-    """Whether something was read; otherwise a DataError of one line has named one of the files."""
+    """Whether data was read; otherwise checks for a one-line DataError that names one of the files."""
     try:
         read()
     except DataError as error:
@@ -43,21 +43,21 @@ def ends_well(read: Callable[[], Any], *names: object) -> bool:
     return True
 
 
-def load(source: Any, place: int) -> None:
-    """Decode an image, or have it named."""
+def load(source: Any, index: int) -> None:
+    """Decode an image, or check that the error names it."""
     try:
-        source.load(place)
+        source.load(index)
     except BadImageError as error:
-        if error.path != source.name(place):
-            raise AssertionError(f"{source.name(place)} is called {error.path}") from error
+        if error.path != source.name(index):
+            raise AssertionError(f"{source.name(index)} is called {error.path}") from error
 
 
 def read_all(root: Path) -> None:
     """Open a data set and decode its images, as training does."""
     for source in open_parts(str(root)).values():
-        for place in range(len(source.targets)):
-            assert 0 <= source.targets[place] < len(source.class_names)
-            load(source, place)
+        for index in range(len(source.targets)):
+            assert 0 <= source.targets[index] < len(source.class_names)
+            load(source, index)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -111,7 +111,7 @@ def test_images(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_exif_blocks_do_not_cost_the_pixels(form: str, tmp_path: Path) -> None:
+def test_damaged_exif_does_not_affect_pixels(form: str, tmp_path: Path) -> None:
     path = tmp_path / f"image.{form.lower()}"
     generator = np.random.default_rng(0)
     expected = np.asarray(Image.open(io.BytesIO(stored(form))).convert("RGB"))
@@ -149,7 +149,7 @@ def test_indices(tmp_path: Path) -> None:
     for _ in range(DAMAGES):
         content = spoilt(whole, generator)
         path.write_bytes(content)
-        # As if it had been written so: the digest alone would find all of them.
+        # With a matching digest, which would otherwise detect all damage.
         record.update(index_bytes=len(content), index_sha256=hashlib.sha256(content).hexdigest())
         (root / "manifest.json").write_text(json.dumps(manifest))
         read += ends_well(lambda: read_all(root), path.name)
@@ -170,7 +170,7 @@ def test_tar_files(tmp_path: Path) -> None:
     read = 0
     for index in range(DAMAGES):
         content = bytearray(whole)
-        if index % 2:  # within a header, whose check sum is then made right
+        if index % 2:  # within a header, whose checksum is then fixed
             start = int(generator.choice(headers))
             header = bytearray(spoilt(whole[start : start + 500], generator)[:500].ljust(512, b"\0"))
             header[148:156] = b" " * 8
@@ -187,7 +187,7 @@ def test_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
-    rows = [{"image": {"bytes": encoded(place)[:400], "path": "x.png"}, "label": place % 2} for place in range(4)]
+    rows = [{"image": {"bytes": encoded(index)[:400], "path": "x.png"}, "label": index % 2} for index in range(4)]
     path = tmp_path / "hub/a.parquet"
     path.parent.mkdir()
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
@@ -212,9 +212,9 @@ def test_coco_files(tmp_path: Path) -> None:
 
     def read() -> None:
         source = open_coco_file(path)
-        for place in range(len(source)):
-            load(source, place)
-            source.instances(place).masks((5, 5)) if source.has_masks else source.instances(place)
+        for index in range(len(source)):
+            load(source, index)
+            source.instances(index).masks((5, 5)) if source.has_masks else source.instances(index)
         source.ground_truth()
 
     count = 0
