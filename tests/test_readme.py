@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import transxnet
 from helpers.commands import paint, run
+from helpers.forked import python
 from transxnet.classification.evaluate import run_network
 from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
@@ -90,11 +91,16 @@ def test_the_commands_run(page: Path, desk: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "place"), [(page, place) for page in PAGES for place in range(len(blocks(page, "python")))],
-    ids=lambda value: value.name if isinstance(value, Path) else str(value),
-)  # fmt: skip
-def test_the_snippets_run(page: Path, place: int, desk: Path) -> None:
-    subprocess.run([sys.executable, "-c", blocks(page, "python")[place]], check=True, cwd=desk)
+    ("page", "code"),
+    [
+        pytest.param(page, code, id=f"{page.name}-{i}")
+        for page in PAGES
+        for i, code in enumerate(blocks(page, "python"))
+    ],
+)
+def test_the_snippets_run(page: Path, code: str, desk: Path) -> None:
+    ended = python(code, folder=desk)
+    assert ended.status == 0, ended.err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

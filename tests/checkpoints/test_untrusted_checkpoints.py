@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 import transxnet
-from helpers.limited_calls import outcomes
+from helpers.forked import outcomes
 from helpers.networks import first_stages, lively_dense, nano
 from transxnet.checkpoints.writing import description
 

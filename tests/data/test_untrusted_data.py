@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from helpers.coco_files import annotation, content, write
-from helpers.limited_commands import Ended, limited
+from helpers.forked import Ended, limited
 from helpers.packed_files import encoded, fill, sharded
 
 LIES: dict[str, dict[str, Any]] = {

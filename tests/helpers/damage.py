@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.limited_commands import MEMORY
+from helpers.forked import MEMORY
 
 DAMAGES = int(os.environ.get("DAMAGES", "2000"))
 """Number of random damages per format."""

@@ -14,7 +14,7 @@ import pytest
 
 import transxnet
 from helpers.exported_files import CLASSES, NORMAL, description, program
-from helpers.limited_calls import outcomes
+from helpers.forked import outcomes
 from transxnet.errors import CheckpointError
 from transxnet.inference import formats
 from transxnet.inference.adapters import ExportedNetwork

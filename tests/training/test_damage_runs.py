@@ -16,7 +16,7 @@ from rich.console import Console
 
 from helpers.commands import paint, run
 from helpers.damage import DAMAGES, altered, bounded_memory, spoilt
-from helpers.limited_commands import limited
+from helpers.forked import limited
 from transxnet.api.training import find_job
 from transxnet.cli.train import parse_recipe
 from transxnet.errors import TransXNetError

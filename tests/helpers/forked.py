@@ -1,6 +1,6 @@
-"""Command lines in separate processes, with limits on memory and time.
+"""Command lines and Python code in separate processes, with limits on memory and time.
 
-A server process that has imported the commands forks a process for each command line, which takes a
+A server process that has imported the package forks a process for each of them, which takes a
 fraction of a second instead of the seconds of the imports.
 """
 
@@ -16,24 +16,38 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MEMORY = 4 * 2**30
-"""Bytes that a command may allocate beyond its imports (PyTorch's imports alone map more than that)."""
+"""Bytes that a process may allocate beyond its imports (PyTorch's imports alone map more than that)."""
 
 _COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam")
-_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run")
+_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run", "transxnet.api.prediction", "sklearn.datasets")
+_CALLS = """
+import json, transxnet
+outcomes = []
+for function, settings in json.loads(%r):
+    try:
+        getattr(transxnet, function)(**settings)
+    except transxnet.TransXNetError as error:
+        outcomes.append(str(error))
+    else:
+        outcomes.append("")
+print(json.dumps(outcomes))
+"""
+
+Call = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The result of a command.
+    """The result of a process.
 
     Attributes:
-        status: Exit status, or minus the signal that ended the command.
+        status: Exit status, or minus the signal that ended it.
         out: Its output.
         err: Its output on standard error.
         peak: Peak resident memory in bytes, imports included.
@@ -68,22 +82,48 @@ def limited(
         folder: Working folder; an empty one by default.
         environment: Environment variables to set.
     """
+    what = {"arguments": [str(argument) for argument in arguments]}
+    return _ended(what, seconds, memory, folder, environment)
+
+
+def python(code: str, *, seconds: float = 300, memory: int | None = None, folder: Path | None = None) -> Ended:
+    """Run a Python program; arguments as of :func:`limited`, without a memory limit by default."""
+    return _ended({"code": code}, seconds, memory, folder, None)
+
+
+def outcomes(calls: Sequence[Call], seconds: float = 300) -> list[str]:
+    """Call functions of the package within the memory limit.
+
+    Args:
+        calls: Name of the function and its keyword arguments, as JSON values.
+        seconds: Time limit for all calls.
+
+    Returns:
+        The message of the TransXNetError of each; empty for success. Any other error fails here.
+    """
+    ended = python(_CALLS % json.dumps(calls), seconds=seconds, memory=MEMORY)
+    assert ended.status == 0, ended.err[-2000:]
+    results: list[str] = json.loads(ended.out.splitlines()[-1])
+    return results
+
+
+def _ended(
+    what: dict[str, Any],
+    seconds: float,
+    memory: int | None,
+    folder: Path | None,
+    environment: Mapping[str, str] | None,
+) -> Ended:
     with tempfile.TemporaryDirectory() as outputs, tempfile.TemporaryDirectory() as empty:
-        task = {
-            "arguments": [str(argument) for argument in arguments],
-            "seconds": seconds,
-            "memory": memory,
-            "folder": str(folder or empty),
-            "environment": dict(environment or {}),
-            "outputs": outputs,
-        }
+        limits = {"seconds": seconds, "memory": memory}
+        task = {"folder": str(folder or empty), "environment": dict(environment or {}), "outputs": outputs}
         server = _server()
         assert server.stdin and server.stdout
-        server.stdin.write(json.dumps(task).encode() + b"\n")
+        server.stdin.write(json.dumps(what | limits | task).encode() + b"\n")
         server.stdin.flush()
         status, peak = json.loads(server.stdout.readline())
         out, err = (Path(outputs, name).read_text(errors="replace") for name in ("out", "err"))
-    assert status != -signal.SIGALRM, f"not finished after {seconds} s: {task['arguments']}; {err}"
+    assert status != -signal.SIGALRM, f"not finished after {seconds} s: {what}; {err}"
     return Ended(status, out, err, peak)
 
 
@@ -91,7 +131,7 @@ def limited(
 def _server() -> subprocess.Popen[bytes]:
     paths = [str(Path(__file__).parents[1]), *sys.path]
     return subprocess.Popen(
-        [sys.executable, "-c", "from helpers import limited_commands; limited_commands.serve()"],
+        [sys.executable, "-c", "from helpers import forked; forked.serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
@@ -114,7 +154,7 @@ def serve() -> None:
 
 
 def _run(task: dict[str, Any]) -> None:
-    """Run the command in this forked process."""
+    """Run the command or the program in this forked process."""
     from transxnet.cli.main import main
 
     outputs = Path(task["outputs"])
@@ -125,11 +165,15 @@ def _run(task: dict[str, Any]) -> None:
     os.chdir(task["folder"])
     os.environ.update(task["environment"])
     signal.setitimer(signal.ITIMER_REAL, task["seconds"])
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (taken + task["memory"],) * 2)
+    if task["memory"] is not None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (taken + task["memory"],) * 2)
     status = 1
     try:
-        main(task["arguments"])
+        if "code" in task:
+            exec(compile(task["code"], "<program>", "exec"), {"__name__": "__main__"})
+        else:
+            main(task["arguments"])
         status = 0
     except SystemExit as exit_:
         status = int(exit_.code or 0)
