@@ -20,6 +20,7 @@ from transxnet.data.coco import CocoSource, open_coco_file
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     torch.set_num_threads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # of their children
 
 
 @pytest.fixture(scope="session")

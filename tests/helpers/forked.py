@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -171,7 +172,9 @@ def _run(task: dict[str, Any]) -> None:
     status = 1
     try:
         if "code" in task:
-            exec(compile(task["code"], "<program>", "exec"), {"__name__": "__main__"})
+            program = outputs / "program.py"
+            program.write_text(task["code"])
+            runpy.run_path(str(program), run_name="__main__")
         else:
             main(task["arguments"])
         status = 0
