@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import urllib.error
 import urllib.request
@@ -78,9 +79,14 @@ def test_biases_that_fit_no_square_image() -> None:
     assert same(model, oblong)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
-@pytest.mark.parametrize("layout", [None, "state_dict", "model", "model_ema", "state_dict_ema"])
-@pytest.mark.parametrize("way", ["path", "Path", "state dict", "timm"])
+LAYOUTS = list(itertools.product((None, "state_dict", "model", "model_ema", "state_dict_ema"),
+                                 ("", "module.", "_orig_mod.module.")))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix", "way"),
+    [(*each, "path") for each in LAYOUTS] + [("state_dict", "module.", way) for way in ("Path", "state dict", "timm")],
+)
 def test_layouts(layout_files: dict[Any, Path], layout: str | None, prefix: str, way: str) -> None:
     path = layout_files[layout, prefix]
     if way == "timm":
@@ -100,13 +106,12 @@ def test_layouts(layout_files: dict[Any, Path], layout: str | None, prefix: str,
 def layout_files(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
     files: dict[Any, Path] = {}
     folder = tmp_path_factory.mktemp("layouts")
-    for layout in (None, "state_dict", "model", "model_ema", "state_dict_ema"):
-        for prefix in ("", "module.", "_orig_mod.module."):
-            weights: Any = {prefix + name: tensor for name, tensor in nano_weights().items()}
-            if layout:
-                weights = {"args": argparse.Namespace(lr=2e-3), "epoch": 1, layout: weights}
-            files[layout, prefix] = folder / f"{len(files)}.pth.tar"
-            torch.save(weights, files[layout, prefix])
+    for layout, prefix in LAYOUTS:
+        weights: Any = {prefix + name: tensor for name, tensor in nano_weights().items()}
+        if layout:
+            weights = {"args": argparse.Namespace(lr=2e-3), "epoch": 1, layout: weights}
+        files[layout, prefix] = folder / f"{len(files)}.pth.tar"
+        torch.save(weights, files[layout, prefix])
     return files
 
 
@@ -223,7 +228,7 @@ def test_no_network(release: Any) -> None:
         timm.create_model(f"{release.architecture}.{release.tag}", pretrained=True)
 
 
-@pytest.mark.parametrize("way", ["timm", "timm features", "address"])
+@pytest.mark.parametrize("way", ["timm features", "address"])
 def test_released_weights_are_downloaded(
     released: Released, downloads: dict[str, Path], tmp_path: Path, way: str
 ) -> None:

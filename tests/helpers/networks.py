@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -62,6 +63,12 @@ def lively(network: Network) -> Network:
 
 def nano(**settings: Any) -> transxnet.TransXNet:
     """A small lively network in evaluation mode."""
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return copy.deepcopy(_nano(**plain))
+
+
+@functools.cache
+def _nano(**settings: Any) -> transxnet.TransXNet:
     return lively(transxnet.create_model("transxnet_nano", **{"img_size": 64, "num_classes": 10, **settings})).eval()
 
 

@@ -17,7 +17,7 @@ from torch.export import Dim
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import transxnet
-from helpers.networks import assert_same, dense, hostile, images, lively, nano
+from helpers.networks import assert_same, dense, first_stages, hostile, images, lively, nano
 from transxnet import ConfigError
 from transxnet.ablation.rows import ROWS, Row
 from transxnet.layers import OSRA, Block, IDConv, LayerScale
@@ -233,7 +233,7 @@ def test_a_layer_from_outside_says_how_it_folds() -> None:
 
 
 def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
-    model = nano(depths=(1, 1, 1, 1))
+    model = nano(**first_stages(2))
     fused = transxnet.fuse(model, idconv="shifted", dynamic_size=True)
     sizes = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=33, max=2048), 3: Dim("width", min=33, max=2048)}
     program = torch.export.export(fused, (images(2, 3, 75, 90),), dynamic_shapes={"x": sizes}).module()

@@ -45,7 +45,10 @@ def test_any_network_is_the_same(
     assert sum(isinstance(module, NativeBlocks) for module in fused.modules()) == 4
 
 
-@pytest.mark.parametrize("name", ["transxnet_tiny", "transxnet_small", "transxnet_base"])
+@pytest.mark.parametrize(
+    "name",
+    ["transxnet_tiny", *(pytest.param(f"transxnet_{size}", marks=pytest.mark.slow) for size in ("small", "base"))],
+)
 def test_the_papers_networks_are_the_same(name: str) -> None:
     model = lively(transxnet.create_model(name)).eval()
     fused = transxnet.fuse(model, native=True)
@@ -82,7 +85,13 @@ def test_dense_networks_are_the_same(kind: str) -> None:
             assert_same(fused(photographs), model(photographs))
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+# With and without parts that the kernels know; the others are rows of these kinds.
+KINDS = ("table5/sra", "table6/dwconv", "table6/d_dwconv", "table7/1_3_5_7_9", "table8/0.25", "table9/nsr")
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=name, marks=[] if name in KINDS else pytest.mark.slow) for name, row in ROWS.items()]
+)
 def test_the_ablations_networks_are_the_same(row: Row) -> None:
     """Stages with parts that the kernels do not know are left to PyTorch."""
     model = lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)).eval()

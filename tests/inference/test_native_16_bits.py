@@ -38,7 +38,7 @@ def run(fused: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DIGITS, ids=str)
-@pytest.mark.parametrize("shape", [(1, 3, 64, 96), (7, 3, 33, 90), (2, 3, 300, 40)])
+@pytest.mark.parametrize("shape", [(7, 3, 33, 90), (2, 3, 300, 40)])
 def test_it_is_near(computed_in: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     model = nano()
     assert_same(run(transxnet.fuse(model, native=True), images(*shape), dtype), model(images(*shape)), DIGITS[dtype])
