@@ -108,7 +108,7 @@ class CommandParser(ArgumentParser):
         return options
 
     def _check_given(self, arguments: Sequence[str]) -> None:
-        """Check values first: jsonargparse reads numbers with PyYAML's loader, which knows no limits and reads 010 as 8."""
+        """Check values first: jsonargparse reads numbers with PyYAML's loader, without limits and 010 as 8."""
         key, several = "", False
         for argument in arguments:
             value: str | None = argument
