@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 from rich.console import Console
 from torchvision.transforms.v2 import functional as V
 
@@ -21,7 +21,9 @@ from helpers.commands import paint, run
 from helpers.exported_files import description, program
 from helpers.networks import lively_dense
 from transxnet import ConfigError, DataError
+from transxnet.api.prediction import GivenImages
 from transxnet.api.results import Classification, Detections, Segmentation
+from transxnet.data.images import read_image
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
 QUIET = Console(quiet=True)
@@ -126,6 +128,24 @@ def test_one_image_or_several_of_any_kind(predictor: transxnet.Predictor, photos
         assert sum(one.probabilities) == pytest.approx(1)
         alone = predictor(given)
         assert isinstance(alone, Classification) and alone.classes == one.classes
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "turned"])
+def test_an_opened_image_is_seen_as_its_file(mode: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (40, 48, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(values).convert("RGB" if mode == "turned" else mode)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if mode == "turned" else 1
+    path = tmp_path / "a.png"
+    image.save(path, exif=exif)
+    with Image.open(path) as opened:
+        seen = GivenImages([opened]).load(0)
+    expected = read_image(path)
+    assert seen.size == expected.size == ((40, 48) if mode == "turned" else (48, 40))
+    assert np.array_equal(np.asarray(seen), np.asarray(expected))
 
 
 def test_a_predictor_works_in_another_process(

@@ -108,7 +108,7 @@ class CommandParser(ArgumentParser):
         return options
 
     def _check_given(self, arguments: Sequence[str]) -> None:
-        """Check numbers before jsonargparse parses them: it reads them as YAML 1.1, without limits."""
+        """Check values first: jsonargparse reads numbers with PyYAML's loader, without limits and 010 as 8."""
         key, several = "", False
         for argument in arguments:
             value: str | None = argument
