@@ -92,7 +92,7 @@ def test_a_folder_that_holds_other_files_is_left_alone(
 ) -> None:
     (here / "out" / name).parent.mkdir(parents=True)
     (here / "out" / name).write_text(WORDS)
-    assert "out holds" in refused(here, capsys, *FOLDERS[command], "out")
+    assert "out contains" in refused(here, capsys, *FOLDERS[command], "out")
 
 
 @pytest.mark.parametrize("command", [*FILES, *(f"{name} FOLDER" for name in FOLDERS)])

@@ -133,7 +133,7 @@ def test_programs_hold_nothing_that_our_writer_does_not_write(pt2: bytes, tmp_pa
         (archive(pt2, inputs(saved.getvalue())), "wants to run code of its own"),
         (archive(pt2, inputs(bare)), "truncated or not an exported network"),
         (archive(pt2, inputs(nested(bare))), "wants to run code of its own"),
-        (archive(pt2, inputs(nested(hidden))), "no pickle of the protocol that PyTorch writes"),
+        (archive(pt2, inputs(nested(hidden))), "not a pickle of the protocol that PyTorch writes"),
         (archive(pt2, lambda name, part: None if "transxnet.json" in name else part), "was not written by"),
         (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is no object"),
         (archive(pt2, lambda name, part: b"{}" if "models/model" in name else part), "truncated or not an exported"),
