@@ -135,7 +135,7 @@ def test_programs_hold_nothing_that_our_writer_does_not_write(pt2: bytes, tmp_pa
         (archive(pt2, inputs(nested(bare))), "would run code"),
         (archive(pt2, inputs(nested(hidden))), "not a pickle of the protocol that PyTorch writes"),
         (archive(pt2, lambda name, part: None if "transxnet.json" in name else part), "was not written by"),
-        (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is no object"),
+        (archive(pt2, lambda name, part: b"[]" if "transxnet.json" in name else part), "it is not a JSON object"),
         (archive(pt2, lambda name, part: b"{}" if "models/model" in name else part), "truncated or not an exported"),
         (archive(pt2, lambda name, part: DEEP.encode() if "config.json" in name else part), "nested too deeply"),
         (saved.getvalue(), "truncated or not an exported|has a part that"),

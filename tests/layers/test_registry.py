@@ -152,7 +152,7 @@ def test_a_part_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: pyt
         ({"size": 2}, "stage 0: pools need an odd size, not 2"),
         ({"sise": 3}, "no setting 'token_mixer_settings.sise'; did you mean token_mixer_settings.size"),
         ({"weights": [0.5, 7]}, "token_mixer_settings.weights must be numbers from -1 to 1"),
-        ([3], "token_mixer_settings must be a mapping of names to values, not a list"),
+        ([3], "token_mixer_settings must be a mapping of names to values, not \\[3\\]"),
         (PoolSettings(12), "token_mixer_settings.size must be a whole number from 1 to 9, not 12"),
     ],
 )
