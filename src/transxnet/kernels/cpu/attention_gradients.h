@@ -75,18 +75,18 @@ struct PackedHead {
 // For queries `first` to `last` of a head of an image: computes their gradient, adds those of keys and values to
 // `k_sums` and `v_sums`, and the scores' to `score_sums`, (keys / 16, kQueries, 16).
 inline void attention_gradients(const AttentionGradients& all_of, const std::vector<Range>& ranges, const PackedHead& head,
-                                int64_t image, int64_t place, int64_t first, int64_t last, float* k_sums, float* v_sums,
+                                int64_t image, int64_t index, int64_t first, int64_t last, float* k_sums, float* v_sums,
                                 float* score_sums) {
   const Attention& job = all_of.job;
   thread_local Scratch scratch;
   const int64_t count = last - first, room = filled(job.keys), block = count * kLanes, wide = filled(job.width);
   float* scores = scratch.numbers(count * (2 * room + 2 * wide));
   float *changes = scores + count * room, *q = changes + count * room, *given = q + count * wide;
-  const int64_t at = (image * job.queries + first) * job.out_pixel + place * job.width;
+  const int64_t at = (image * job.queries + first) * job.out_pixel + index * job.width;
   const float *gradient = all_of.gradient + at, *out = job.out + at;
-  pack_rows(job.q + (image * job.queries + first) * job.q_pixel + place * job.width, job.q_pixel, count, job.width, q);
+  pack_rows(job.q + (image * job.queries + first) * job.q_pixel + index * job.width, job.q_pixel, count, job.width, q);
   pack_rows(gradient, job.out_pixel, count, job.width, given);
-  score_rows(job, ranges, head.keys.data(), place, first, last, q, scores);
+  score_rows(job, ranges, head.keys.data(), index, first, last, q, scores);
   float means[kQueries];  // of the scores' gradients before the softmax
   for (int64_t row = 0; row < count; ++row) {
     const float factor = softmax(scores + row * kLanes, job.keys, room, block);
@@ -107,7 +107,7 @@ inline void attention_gradients(const AttentionGradients& all_of, const std::vec
                  const int64_t here = column / kLanes * block + row * kLanes;
                  store_some(changes + here, load(scores + here) * (value - means[row]), some);
                });
-  float* back = all_of.q_gradient + (image * job.queries + first) * job.q_pixel + place * job.width;
+  float* back = all_of.q_gradient + (image * job.queries + first) * job.q_pixel + index * job.width;
   product_rows(Input{changes, block}, job.keys, head.transposed_keys.data(), job.width, 0, count, 0,
                panels_of(job.width), [=, step = job.q_pixel](Vec value, int64_t row, int64_t column, int some) {
                  store_some(back + row * step + column, value, some);
@@ -123,11 +123,11 @@ inline void attention_gradients(const AttentionGradients& all_of, const std::vec
 }
 
 // The bias's gradient for some queries from that of the scores, (keys / 16, kQueries, 16).
-inline void bias_gradients(const AttentionGradients& all_of, const std::vector<float>& columns, int64_t place,
+inline void bias_gradients(const AttentionGradients& all_of, const std::vector<float>& columns, int64_t index,
                            int64_t first, int64_t count, const float* score_sums) {
   const Attention& job = all_of.job;
   if (job.stored) {
-    float* to = all_of.bias_gradient + (place * job.queries + first) * job.stored;
+    float* to = all_of.bias_gradient + (index * job.queries + first) * job.stored;
     product_rows(Input{score_sums, kQueries * kLanes}, job.keys, columns.data(), job.stored, 0, count, 0,
                  panels_of(job.stored), [=, step = job.stored](Vec value, int64_t row, int64_t column, int some) {
                    store_some(to + row * step + column, value, some);
@@ -136,7 +136,7 @@ inline void bias_gradients(const AttentionGradients& all_of, const std::vector<f
   }
   for (int64_t row = 0; row < count; ++row)
     for (int64_t i = 0; i < job.keys; i += kLanes)
-      store_some(all_of.bias_gradient + (place * job.queries + first + row) * job.keys + i,
+      store_some(all_of.bias_gradient + (index * job.queries + first + row) * job.keys + i,
                  load(score_sums + i * kQueries + row * kLanes), lanes(job.keys - i));
 }
 
@@ -165,18 +165,18 @@ inline void attention_gradients(const AttentionGradients& all_of, int threads) {
   }
   std::vector<float> k_sums(parts * heads * sums), v_sums(parts * heads * sums);
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
-  for (int64_t place = 0; place < job.heads; ++place)
+  for (int64_t index = 0; index < job.heads; ++index)
     for (int64_t part = 0; part < parts; ++part) {
       std::vector<float> score_sums(all_of.bias_gradient ? filled(job.keys) * kQueries : 0);
       for (int64_t at = blocks * part / parts; at < blocks * (part + 1) / parts; ++at) {
         const int64_t first = at * kQueries, last = std::min(job.queries, first + kQueries);
         std::fill(score_sums.begin(), score_sums.end(), 0.0f);
         for (int64_t image = 0; image < job.images; ++image) {
-          const int64_t head = image * job.heads + place, own = (part * heads + head) * sums;
-          attention_gradients(all_of, ranges, packed[head], image, place, first, last, &k_sums[own], &v_sums[own],
+          const int64_t head = image * job.heads + index, own = (part * heads + head) * sums;
+          attention_gradients(all_of, ranges, packed[head], image, index, first, last, &k_sums[own], &v_sums[own],
                               all_of.bias_gradient ? score_sums.data() : nullptr);
         }
-        if (all_of.bias_gradient) bias_gradients(all_of, columns, place, first, last - first, score_sums.data());
+        if (all_of.bias_gradient) bias_gradients(all_of, columns, index, first, last - first, score_sums.data());
       }
     }
   for (int64_t i = 0; i < heads * sums; ++i) {

@@ -96,9 +96,9 @@ void share_statistics(const BatchNorm& job, int64_t first, int64_t last, double*
         store(parts[0], origin[i]);
         store(parts[1], sums[i]);
         store(parts[2], squares[i]);
-        const int64_t place = channel + i * kLanes;
-        add_piece(parts[0], parts[1], parts[2], size, begin - first, skipped, count, means + place,
-                  around + place);
+        const int64_t index = channel + i * kLanes;
+        add_piece(parts[0], parts[1], parts[2], size, begin - first, skipped, count, means + index,
+                  around + index);
       }
     });
   }
@@ -171,12 +171,12 @@ void normalise(const BatchNorm& job, float* out, int threads) {
   const Affine affine(job);
   for_rows(
       job.rows, job.channels,
-      [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
-        Vec value = load_some(job.in + place, count);
+      [&](int64_t index, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
+        Vec value = load_some(job.in + index, count);
         if (kGelu == Gelu::kBefore) value = fine_gelu(value);
         value = affine(value, channel, count);
         if (kGelu == Gelu::kAfter) value = fine_gelu(value);
-        store_some(out + place, value, count);
+        store_some(out + index, value, count);
       },
       threads);
 }
@@ -200,9 +200,9 @@ void share_gradients(const BatchNorm& job, const Affine& affine, const float* gr
       for (int64_t row = begin; row < end; ++row)
 #pragma GCC unroll 4
         for (int i = 0; i < kNumber; ++i) {
-          const int64_t column = channel + i * kLanes, place = row * job.channels + column;
-          Vec x = load_some(job.in + place, count);
-          const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, column, count);
+          const int64_t column = channel + i * kLanes, index = row * job.channels + column;
+          Vec x = load_some(job.in + index, count);
+          const Vec inner = inner_gradient<kGelu>(load_some(gradient + index, count), x, affine, column, count);
           if (kGelu == Gelu::kBefore) x = fine_gelu(x);
           sum[i] += inner;
           product[i] += inner * (x - load_some(&affine.means[column], count));
@@ -245,22 +245,22 @@ void batch_norm_gradients(const BatchNorm& job, const float* gradient, float* in
   if (!in_gradient) return;
   for_rows(
       job.rows, channels,
-      [&](int64_t place, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
-        const Vec x = load_some(job.in + place, count);
-        const Vec inner = inner_gradient<kGelu>(load_some(gradient + place, count), x, affine, channel, count);
+      [&](int64_t index, int64_t channel, int count) ALWAYS_INLINE_LAMBDA {
+        const Vec x = load_some(job.in + index, count);
+        const Vec inner = inner_gradient<kGelu>(load_some(gradient + index, count), x, affine, channel, count);
         const Vec y = (kGelu == Gelu::kBefore ? fine_gelu(x) : x) - load_some(&affine.means[channel], count);
         Vec value = inner * load_some(&affine.scales[channel], count) +
                     (y * load_some(&slopes[channel], count) + load_some(&offsets[channel], count));
         if (kGelu == Gelu::kBefore) value *= gelu_derivative(x);
-        store_some(in_gradient + place, value, count);
+        store_some(in_gradient + index, value, count);
       },
       threads);
 }
 
 // Calls function(integral constant) for the position of GELU.
 template <class Function>
-void with_gelu(int place, const Function& function) {
-  switch (static_cast<Gelu>(place)) {
+void with_gelu(int order, const Function& function) {
+  switch (static_cast<Gelu>(order)) {
     case Gelu::kNone: return function(std::integral_constant<Gelu, Gelu::kNone>{});
     case Gelu::kBefore: return function(std::integral_constant<Gelu, Gelu::kBefore>{});
     case Gelu::kAfter: return function(std::integral_constant<Gelu, Gelu::kAfter>{});

@@ -39,7 +39,7 @@ struct Block {
   Filter position;
   Norm norm1;
   Matrix attention_squeeze, attention_scores;
-  const Number* bank;  // (groups, kernel_size ** 2 + 1, local), the last place is the bias
+  const Number* bank;  // (groups, kernel_size ** 2 + 1, local), the last one is the bias
   Matrix q, kv;
   Reduction reduction;  // its size is 0 without reduction
   Filter refinement, neighbours;
@@ -60,8 +60,8 @@ class Space {
  public:
   explicit Space(char* memory) : memory_(memory) {}
   template <class T>
-  void take(T*& place, int64_t count) {
-    place = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+  void take(T*& pointer, int64_t count) {
+    pointer = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
     used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
   }
   int64_t used() const { return used_; }
@@ -113,7 +113,7 @@ struct Bands {
 
 inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool bands, Space& space) {
   const int64_t images = map.images, pixels = images * map.pixels(), local = block.local;
-  const int64_t distant = block.channels - local, places = block.kernel_size * block.kernel_size + 1;
+  const int64_t distant = block.channels - local, positions = block.kernel_size * block.kernel_size + 1;
   const int64_t stride = block.reduction.size ? block.reduction.stride : 1;
   const int64_t keys = images * reduced(map.rows, stride) * reduced(map.columns, stride);
   Rooms rooms{};
@@ -122,10 +122,10 @@ inline Rooms rooms_of(const Block& block, const Map& map, const Bias& bias, bool
   space.take(rooms.factors, images);
   space.take(rooms.normed, pixels * block.channels);
   space.take(rooms.mixed, pixels * block.channels);
-  space.take(rooms.pooled, images * places * local);
-  space.take(rooms.hidden, images * places * block.attention_squeeze.columns);
-  space.take(rooms.scores, images * places * scores_of(block));
-  space.take(rooms.kernels, images * places * local);
+  space.take(rooms.pooled, images * positions * local);
+  space.take(rooms.hidden, images * positions * block.attention_squeeze.columns);
+  space.take(rooms.scores, images * positions * scores_of(block));
+  space.take(rooms.kernels, images * positions * local);
   space.take(rooms.q, pixels * distant);
   space.take(rooms.reduced, keys * distant);
   space.take(rooms.refined, keys * distant);

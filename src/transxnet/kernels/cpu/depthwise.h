@@ -34,10 +34,10 @@ inline void depthwise_tile(const Number* const* lines, int64_t column, const Num
   for (int row = 0; row < kSize; ++row) {
     const Number* line = lines[row] + column * kLanes;
 #pragma GCC unroll 7
-    for (int place = 0; place < kSize; ++place) {
-      const Vec weight = load(weights + (row * kSize + place) * kLanes);
+    for (int index = 0; index < kSize; ++index) {
+      const Vec weight = load(weights + (row * kSize + index) * kLanes);
 #pragma GCC unroll 14
-      for (int i = 0; i < kTile; ++i) sums[i] += weight * load(line + (i + place) * kLanes);
+      for (int i = 0; i < kTile; ++i) sums[i] += weight * load(line + (i + index) * kLanes);
     }
   }
   Vec values[kTile];  // as in product_tile()
@@ -76,9 +76,9 @@ void depthwise_rows(const Depthwise<In, Out>& job, int64_t image, int64_t channe
   Number* buffer = scratch.numbers((kSize * width + kSize * kSize) * kLanes);
   std::fill_n(buffer, kSize * width * kLanes, Number(0));  // the margins stay 0
   Number* weights = buffer + kSize * width * kLanes;
-  for (int place = 0; place < kSize * kSize; ++place)
-    store(weights + place * kLanes,
-          load_some(job.kernel + image * job.kernel_image + place * job.kernel_pixel + channel, count));
+  for (int index = 0; index < kSize * kSize; ++index)
+    store(weights + index * kLanes,
+          load_some(job.kernel + image * job.kernel_image + index * job.kernel_pixel + channel, count));
   const Vec bias = load_some(job.bias + image * job.bias_image + channel, count);
 
   auto fetch = [&](int64_t row) {  // copies the row to its slot of kSize

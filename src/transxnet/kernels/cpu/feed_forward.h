@@ -39,13 +39,13 @@ inline void scale_rows(const Scales& scales, int64_t block, const Hidden& hidden
     }
 }
 
-// After the first product: GELU, and the affine map, which does not apply to the padding. `places`: offsets of the
+// After the first product: GELU, and the affine map, which does not apply to the padding. `offsets`: offsets of the
 // rows' numbers in a block of kLanes channels.
-inline auto expansion(const Block& block, Number* to, int64_t block_step, const int64_t* places) {
+inline auto expansion(const Block& block, Number* to, int64_t block_step, const int64_t* offsets) {
   const Number *bias = block.expand.bias, *scale = block.scales.before_scale, *shift = block.scales.before_shift;
   return [=](Vec value, int64_t row, int64_t column, int count) {
     value = gelu(value + load_some(bias + column, count));
-    store(to + column / kLanes * block_step + places[row], value * load(scale + column) + load(shift + column));
+    store(to + column / kLanes * block_step + offsets[row], value * load(scale + column) + load(shift + column));
   };
 }
 
@@ -54,9 +54,9 @@ template <class T>
 inline auto projection(const Block& block, const T* x, T* out, int64_t channels) {
   const Number* bias = block.project.bias;
   return [=](Vec value, int64_t row, int64_t column, int count) {
-    const int64_t place = row * channels + column;
+    const int64_t index = row * channels + column;
     value += load_some(bias + column, count);
-    store_floats_some(out + place, to_floats(value) + load_floats_some(x + place, count), count);
+    store_floats_some(out + index, to_floats(value) + load_floats_some(x + index, count), count);
   };
 }
 
@@ -74,9 +74,9 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
   Number *zeros = memory + wide, *scaled = zeros + line + end, *normed = scaled + most * scales.blocks * kLanes;
   for (int64_t i = 0; i <= scales.blocks * ring; ++i) std::fill_n(memory + i * line, end, Number(0));
   std::fill_n(zeros, line + end, Number(0));
-  thread_local std::vector<int64_t> places;
-  places.resize(most);
-  for (int64_t i = 0; i < most; ++i) places[i] = i / columns * line + (scales.halo + i % columns) * kLanes;
+  thread_local std::vector<int64_t> offsets;
+  offsets.resize(most);
+  for (int64_t i = 0; i < most; ++i) offsets[i] = i / columns * line + (scales.halo + i % columns) * kLanes;
   int64_t ready = std::max<int64_t>(0, top - scales.halo);
   for (int64_t first = top; first < bottom; first += bands.rows) {
     const int64_t last = std::min(bottom, first + bands.rows), needed = std::min(map.rows, last + scales.halo);
@@ -87,7 +87,7 @@ void feed_forward_band(const Block& block, const Map& map, const Normalised<T>& 
       normalised(start, start + count, normed, kLanes, count * kLanes);
       Number* to = hidden.at + ready % ring * line;
       product_rows(Input{normed, count * kLanes}, map.channels, block.expand.weight, block.expand.columns, 0, count, 0,
-                   panels_of(block.expand.columns), expansion(block, to, hidden.block(), places.data()));
+                   panels_of(block.expand.columns), expansion(block, to, hidden.block(), offsets.data()));
       ready = stop;
     }
     const int64_t count = (last - first) * columns;
@@ -106,12 +106,12 @@ void feed_forward_whole(const Block& block, const Map& map, const Normalised<T>&
   const Scales& scales = block.scales;
   const int64_t line = hidden_line(scales, map.columns), pixels = map.images * map.pixels();
   const int64_t each = scales.blocks * map.rows * line;  // numbers of an image
-  std::vector<int64_t> places(pixels);
+  std::vector<int64_t> offsets(pixels);
   for (int64_t i = 0; i < pixels; ++i)
-    places[i] = i / map.pixels() * each + i % map.pixels() / map.columns * line +
+    offsets[i] = i / map.pixels() * each + i % map.pixels() / map.columns * line +
                 (scales.halo + i % map.columns) * kLanes;
   product(pixels, block.expand.inner, block.expand.columns, block.expand.weight, normalised,
-          expansion(block, rooms.expanded, map.rows * line, places.data()), threads);
+          expansion(block, rooms.expanded, map.rows * line, offsets.data()), threads);
   const int64_t end = scales.halo * kLanes;
   const std::vector<Number> zeros(line + end);
   std::fill_n(rooms.expanded + map.images * each, end, Number(0));

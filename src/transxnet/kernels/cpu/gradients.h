@@ -60,8 +60,8 @@ void kernel_gradient(const KernelGradient& job, int64_t image, int64_t channel) 
       for (int x = 0; x < kSize; ++x) sums[y * kSize + x] += some[x];
     }
   }
-  for (int place = 0; place < kSize * kSize; ++place)
-    store_some(job.kernel + (image * kSize * kSize + place) * job.map.channels + channel, sums[place], count);
+  for (int index = 0; index < kSize * kSize; ++index)
+    store_some(job.kernel + (image * kSize * kSize + index) * job.map.channels + channel, sums[index], count);
   store_some(job.bias + image * job.map.channels + channel, bias, count);
 }
 

@@ -41,10 +41,10 @@ void run(const Block& block, const Map& map, const T* in, T* out, const Bias& bi
   const int64_t squeezed = block.squeeze.columns;
   product(pixels, squeezed, channels, block.restore.weight, Rows{rooms.squeezed, squeezed, squeezed},
           [&](Vec value, int64_t row, int64_t column, int count) {
-            const int64_t place = row * channels + column;
+            const int64_t index = row * channels + column;
             value += load_some(block.restore.bias + column, count);
-            value += load_some(rooms.mixed + place, count) * load_some(block.identity + column, count);
-            store_floats_some(x + place, to_floats(value) + load_floats_some(x + place, count), count);
+            value += load_some(rooms.mixed + index, count) * load_some(block.identity + column, count);
+            store_floats_some(x + index, to_floats(value) + load_floats_some(x + index, count), count);
           },
           threads);
   feed_forward(block, map, x, out, rooms, bands, threads);
@@ -145,18 +145,18 @@ void attention_float32(const Attention* job, float* space, int threads) { attend
 
 void attention_gradients_float32(const AttentionGradients* job, int threads) { attention_gradients(*job, threads); }
 
-// For training: batch normalisation with batch statistics (see BatchNorm), with GELU at `place`.
-void batch_norm_float32(const BatchNorm* job, int place, double epsilon, double momentum, float* running_means,
+// For training: batch normalisation with batch statistics (see BatchNorm), with GELU at `order`.
+void batch_norm_float32(const BatchNorm* job, int order, double epsilon, double momentum, float* running_means,
                         float* running_variances, float* out, int threads) {
-  with_gelu(place, [&](auto gelu) {
+  with_gelu(order, [&](auto gelu) {
     batch_statistics<gelu.value>(*job, epsilon, momentum, running_means, running_variances, threads);
     normalise<gelu.value>(*job, out, threads);
   });
 }
 
-void batch_norm_gradients_float32(const BatchNorm* job, int place, const float* gradient, float* in_gradient,
+void batch_norm_gradients_float32(const BatchNorm* job, int order, const float* gradient, float* in_gradient,
                                   float* weight_gradient, float* bias_gradient, int threads) {
-  with_gelu(place, [&](auto gelu) {
+  with_gelu(order, [&](auto gelu) {
     batch_norm_gradients<gelu.value>(*job, gradient, in_gradient, weight_gradient, bias_gradient, threads);
   });
 }

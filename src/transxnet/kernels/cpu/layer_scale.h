@@ -26,12 +26,12 @@ inline void share_scale_gradients(const ScaleGradients& job, int64_t first, int6
       for (int64_t row = begin; row < end; ++row)
 #pragma GCC unroll 4
         for (int i = 0; i < kNumber; ++i) {
-          const int64_t column = channel + i * kLanes, place = row * job.channels + column;
-          const Vec gradient = load_some(job.gradient + place, count);
+          const int64_t column = channel + i * kLanes, index = row * job.channels + column;
+          const Vec gradient = load_some(job.gradient + index, count);
           sum[i] += gradient;
-          product[i] += gradient * load_some(job.in + place, count);
+          product[i] += gradient * load_some(job.in + index, count);
           if (job.in_gradient)
-            store_some(job.in_gradient + place, gradient * load_some(job.weight + column, count), count);
+            store_some(job.in_gradient + index, gradient * load_some(job.weight + column, count), count);
         }
       for (int i = 0; i < kNumber; ++i)
         for (int lane = skipped; lane < count; ++lane) {

@@ -6,11 +6,11 @@
 
 // Equation 2: each image's kernel from its means.
 inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms, int threads) {
-  const int64_t places = block.kernel_size * block.kernel_size + 1, channels = block.local;
+  const int64_t positions = block.kernel_size * block.kernel_size + 1, channels = block.local;
   const int64_t step = block.channels;
   map.channels = channels;
   pool(map, rooms.normed, step, map.pixels() * step, rooms.pooled, static_cast<int>(block.kernel_size), threads);
-  const int64_t rows = map.images * places, wide = scores_of(block);
+  const int64_t rows = map.images * positions, wide = scores_of(block);
   product_to(rows, block.attention_squeeze, Rows{rooms.pooled, channels, channels}, rooms.hidden, true, threads);
   const int64_t squeezed = block.attention_squeeze.columns;
   product_to(rows, block.attention_scores, Rows{rooms.hidden, squeezed, squeezed}, rooms.scores, false, threads);
@@ -19,8 +19,8 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
       const int count = lanes(channels - channel);
       const Number* score = rooms.scores + row * wide + channel;
-      const Number* bank = block.bank + row % places * channels + channel;
-      const int64_t group_step = places * channels;
+      const Number* bank = block.bank + row % positions * channels + channel;
+      const int64_t group_step = positions * channels;
       const auto floats_of = [count](const Number* from) { return to_floats(load_some(from, count)); };
       Floats mixed{};
       if (block.groups == 2) {  // the softmax of two is the sigmoid of their difference
@@ -39,10 +39,10 @@ inline void dynamic_convolution(const Block& block, Map map, const Rooms& rooms,
       }
       store_some(rooms.kernels + row * channels + channel, to_vec(mixed), count);
     }
-  const Number* biases = rooms.kernels + (places - 1) * channels;
+  const Number* biases = rooms.kernels + (positions - 1) * channels;
   const Depthwise<Number, Number> job{map, rooms.normed, step, map.pixels() * step, rooms.mixed, step,
-                                    map.pixels() * step, rooms.kernels, channels, places * channels, biases,
-                                    places * channels, false};
+                                    map.pixels() * step, rooms.kernels, channels, positions * channels, biases,
+                                    positions * channels, false};
   depthwise(job, static_cast<int>(block.kernel_size), threads);
 }
 

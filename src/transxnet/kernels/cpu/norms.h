@@ -100,12 +100,12 @@ struct Normalised {
 // The means of an image's size * size bins, as in adaptive average pooling, and finally of the whole image:
 // (images, size * size + 1, channels).
 inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_image, Number* out, int size, int threads) {
-  const int64_t places = static_cast<int64_t>(size) * size + 1;
+  const int64_t positions = static_cast<int64_t>(size) * size + 1;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
   for (int64_t image = 0; image < map.images; ++image)
     for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
       const int count = lanes(map.channels - channel);
-      auto mean = [&](int64_t top, int64_t bottom, int64_t left, int64_t right, int64_t place) {
+      auto mean = [&](int64_t top, int64_t bottom, int64_t left, int64_t right, int64_t position) {
         Floats sum{};
         for (int64_t row = top; row < bottom; ++row) {
           Floats line{};  // sums of lines first: a single sum over a large map would lose precision
@@ -114,7 +114,7 @@ inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_
           sum += line;
         }
         sum = sum * (1.0f / static_cast<float>((bottom - top) * (right - left)));
-        store_some(out + (image * places + place) * map.channels + channel, to_vec(sum), count);
+        store_some(out + (image * positions + position) * map.channels + channel, to_vec(sum), count);
         return sum;
       };
       Floats total{};
@@ -123,9 +123,9 @@ inline void pool(const Map& map, const Number* in, int64_t in_pixel, int64_t in_
           total += mean(i * map.rows / size, ((i + 1) * map.rows + size - 1) / size, j * map.columns / size,
                         ((j + 1) * map.columns + size - 1) / size, i * size + j);
       if (map.rows % size == 0 && map.columns % size == 0)  // the bins partition the map
-        store_some(out + (image * places + places - 1) * map.channels + channel,
+        store_some(out + (image * positions + positions - 1) * map.channels + channel,
                    to_vec(total * (1.0f / static_cast<float>(size * size))), count);
       else
-        mean(0, map.rows, 0, map.columns, places - 1);
+        mean(0, map.rows, 0, map.columns, positions - 1);
     }
 }

@@ -22,8 +22,8 @@ struct Patches {
     Number* buffer = scratch.numbers(count * 2 * wide);
     Number* seen = buffer + count * wide;
     for (int64_t index = first; index < last; ++index, seen += wide) {
-      const int64_t image = index / (rows * columns), place = index % (rows * columns);
-      const int64_t top = place / columns * job.stride - job.padding, left = place % columns * job.stride - job.padding;
+      const int64_t image = index / (rows * columns), pixel = index % (rows * columns);
+      const int64_t top = pixel / columns * job.stride - job.padding, left = pixel % columns * job.stride - job.padding;
       const int64_t skipped = std::max<int64_t>(0, -left), end = std::min(job.size, map.columns - left);
       for (int64_t y = 0; y < job.size; ++y) {
         Number* to = seen + y * line;

@@ -111,11 +111,11 @@ ALWAYS_INLINE FloatVec larger(FloatVec a, FloatVec b) { return chosen(a > b, a, 
 // Combines all numbers of a vector, by halves.
 template <class Combine>
 ALWAYS_INLINE float combined(FloatVec value, const Combine& combine) {
-  const IntVec place{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  value = combine(value, __builtin_shuffle(value, place ^ 8));
-  value = combine(value, __builtin_shuffle(value, place ^ 4));
-  value = combine(value, __builtin_shuffle(value, place ^ 2));
-  return combine(value, __builtin_shuffle(value, place ^ 1))[0];
+  const IntVec position{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  value = combine(value, __builtin_shuffle(value, position ^ 8));
+  value = combine(value, __builtin_shuffle(value, position ^ 4));
+  value = combine(value, __builtin_shuffle(value, position ^ 2));
+  return combine(value, __builtin_shuffle(value, position ^ 1))[0];
 }
 ALWAYS_INLINE float sum_of(FloatVec value) {
   return combined(value, [](FloatVec a, FloatVec b) ALWAYS_INLINE_LAMBDA { return a + b; });
