@@ -72,7 +72,7 @@ class TransXNetConfig:
         in_chans: Channels of the input image.
         num_classes: Outputs of the classifier; 0 leaves the classifier out.
         img_size: Height and width, in pixels, for which the position bias is stored.
-        position_bias_resize: What to do with the position bias at another size. ``flattened``
+        position_bias_resize: Resizing of the position bias for other image sizes. ``flattened``
             resizes the query x key map as one image, as the released networks do;
             ``geometric`` resamples it along the four spatial axes it really has.
         global_pool: timm's name of the pooling before the classifier; "" leaves it out.

@@ -37,7 +37,7 @@ class CommandParser(ArgumentParser):
 
     Args:
         command: The subcommand.
-        about: What it does.
+        about: Its description.
         examples: Shown at the end of the help.
     """
 

@@ -41,7 +41,7 @@ class DenseNetwork(nn.Module, ABC):
             ``class_weight`` if not given.
         title: Its name in messages; the class's if not given.
         out_indices: Stages of the backbone whose outputs it takes.
-        predicts_masks: Whether a detector learns from and returns masks too.
+        predicts_masks: Whether a detector is trained on masks and returns them.
         sides: Bounds of an image's shorter and longer side in pixels, by default.
         mean: Mean of each channel that images are normalised with, of values from 0 to 1.
         std: Standard deviation of each channel, likewise.
@@ -163,7 +163,7 @@ class Detector(DenseNetwork):
         return batch
 
     def sample_regions(self, count: int) -> None:
-        """Set how many regions of an image a second stage learns from; a network without one ignores it."""
+        """Set the number of regions of an image that train a second stage; ignored by networks without one."""
 
 
 class Segmenter(DenseNetwork):

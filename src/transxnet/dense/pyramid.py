@@ -37,7 +37,7 @@ class P6P7(ExtraFPNBlock):
 
 
 def head_norm(channels: int) -> nn.Module:
-    """Group normalisation, of eight channels each, with which heads learn from scratch, whatever the batch."""
+    """Group normalisation over groups of eight channels, which training from scratch needs at any batch size."""
     return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)
 
 

@@ -127,7 +127,7 @@ def write_aot(program: Program, path: Path, description: Description) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters tell of their progress and warn of in passing."""
+    """Silence the exporters' progress and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -66,7 +66,7 @@ class RecomputedStatistics:
     does the same arithmetic, and leaves the real ones alone.
 
     Args:
-        module: What is run twice.
+        module: The module to run twice.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What a slice (classification, detection, segmentation) supplies to a training run."""
+"""The interface between a training run and a task (classification, detection, segmentation)."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class RegionHeads(RoIHeads):
             for target, box, of, choice in zip(targets or [], boxes, matched, chosen, strict=True)
         ]
         if not len(logits):
-            return losses | {"loss_mask": logits.sum()}  # nothing to learn from, but part of the graph
+            return losses | {"loss_mask": logits.sum()}  # no foreground regions, but part of the graph
         return losses | {"loss_mask": F.binary_cross_entropy_with_logits(logits, torch.cat(wanted).to(logits))}
 
     def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
