@@ -59,7 +59,8 @@ class _InSixteenBits(nn.Module):
         return scores.float()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("train") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,17 +22,25 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with photos in two classes, and weights of a classifier and of a segmenter."""
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos in two classes, and weights of a classifier and of a segmenter."""
+    folder = tmp_path_factory.mktemp("inputs")
     for name, colour in (("cat", "red"), ("dog", "blue")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (folder / "photos" / name).mkdir(parents=True)
         for index in range(2):
-            Image.new("RGB", (40, 40), colour).save(tmp_path / f"photos/{name}/{index}.png")
-    transxnet.save_model(nano(num_classes=2), tmp_path / "weights.safetensors")
-    transxnet.save_model(lively_dense("semantic_fpn"), tmp_path / "segmenter.safetensors")
-    (tmp_path / "coco/annotations").mkdir(parents=True)
-    (tmp_path / "coco/annotations/instances_val.json").write_text("{}")
+            Image.new("RGB", (40, 40), colour).save(folder / f"photos/{name}/{index}.png")
+    transxnet.save_model(nano(num_classes=2), folder / "weights.safetensors")
+    transxnet.save_model(lively_dense("semantic_fpn"), folder / "segmenter.safetensors")
+    (folder / "coco/annotations").mkdir(parents=True)
+    (folder / "coco/annotations/instances_val.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def here(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with copies of the inputs."""
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import transxnet
-from helpers.commands import run
+from helpers.commands import paint, run
 from helpers.networks import nano
 from transxnet.cli.main import main
 from transxnet.text import printable
@@ -143,8 +143,9 @@ def test_a_terminal_that_knows_only_ascii(tmp_path: Path) -> None:
 def test_training_outlives_the_reader_of_its_progress(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    fast = ("--epochs", 1, "--cooldown-epochs", 0, "--batch-size", 512, "--native-kernels", "false")
-    done = command("train", *fast, "--out", tmp_path / "run", stdout=writer)
+    paint(tmp_path / "photos", 5)
+    fast = ("--epochs", 1, "--image-size", 32, "--batch-size", 8, "--native-kernels", "false")
+    done = command("train", "--data", tmp_path / "photos", *fast, "--out", tmp_path / "run", stdout=writer)
     os.close(writer)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "standard output: Broken pipe; going on without it\n"

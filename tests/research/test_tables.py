@@ -159,7 +159,7 @@ def test_json_names_the_misprint(capsys: pytest.CaptureFixture[str]) -> None:
         (["five"], "no table 'five'"),
         (["5", "--format", "latex"], "--format is terminal, markdown, csv or json, not 'latex'"),
         (["5", "--out", "a.pdf"], "--out ends in .md, .csv or .json, not a.pdf"),
-        (["5", "--out", "a.md", "--format", "terminal"], "leave --out away"),
+        (["5", "--out", "a.md", "--format", "terminal"], "leave --out out"),
         (["--frobnicate"], "--frobnicate"),
     ],
 )
