@@ -24,6 +24,7 @@ from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
 
 ROOT = Path(__file__).parents[1]
+LONG = ("export", "gallery", "training")  # whose commands take minutes
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -78,7 +79,9 @@ def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
+)
 def test_the_commands_run(page: Path, desk: Path) -> None:
     for command in commands(page):
         program, *arguments = shlex.split(command)

@@ -254,7 +254,9 @@ def test_help_lists_each_task_s_options(capsys: pytest.CaptureFixture[str]) -> N
         assert option in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "retinanet" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_a_few_scenes_can_be_overfitted(kind: str, tmp_path: Path) -> None:
     """From generation to precision and picture, in a minute: the validation images are the training images."""
     data = write_scenes(tmp_path / "scenes", train=6, validation=1, size=(96, 96))

@@ -85,7 +85,7 @@ def test_a_file_has_its_metadata(small_onnx: Path) -> None:
 FORMS = [
     pytest.param("openvino", "float32"),
     pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
-    pytest.param("onnx", "float16"),
+    pytest.param("onnx", "float16", marks=pytest.mark.slow),
     pytest.param("torch", "float32"),
     pytest.param("torch", "bfloat16", marks=pytest.mark.slow),
     pytest.param("aot", "float32", marks=pytest.mark.slow),  # compiles for a minute
@@ -115,6 +115,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_whole_segmenter_predicts_from_its_file(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

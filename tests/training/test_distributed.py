@@ -94,7 +94,7 @@ def test_validation_counts_every_image_once(two: Path) -> None:
         assert sum(map(len, samplers)) == 11
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("lightning", marks=pytest.mark.slow)])
 def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: str, photos: Path, two: Path, tmp_path: Path) -> None:
     """All processes take the run's own settings, from the command that the stopped run printed."""
     folder = tmp_path / "run"
@@ -131,7 +131,7 @@ def test_processes_share_out_what_one_would_take() -> None:
     pair = [AddressSampler(50, 4, seed=3, train=True, rank=rank, world_size=2) for rank in range(2)]
     both = [index for step in zip(*(_batches(sampler, 4) for sampler in pair), strict=True) for index in step]
     assert both == _batches(one, 4)
-    with pytest.raises(ConfigError, match="a step takes 64 images on 8 devices, but there are 50"):
+    with pytest.raises(ConfigError, match="a step takes 64 images on 8 devices, but there are only 50"):
         AddressSampler(50, 8, train=True, world_size=8)
 
 
@@ -169,7 +169,7 @@ def test_hardware_that_is_not_there(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "semantic_fpn"])
+@pytest.mark.parametrize("kind", [pytest.param("retinanet", marks=pytest.mark.slow), "semantic_fpn"])
 def test_two_processes_evaluate_boxes_and_pixels_as_one_does(kind: str, tmp_path: Path) -> None:
     """Five images, which two processes cannot share evenly; the summary is one process's, of the same weights."""
     data = write_scenes(tmp_path / "objects", train=8, validation=5, size=(64, 80))

@@ -51,7 +51,8 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_runs_go_on_to_the_same_bits() -> None:
     script = [sys.executable, str(ROOT / "benchmarks/kill_and_resume.py"), "--kills", "3", "--workers", "0"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)

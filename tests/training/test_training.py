@@ -202,6 +202,7 @@ def test_shards_train_the_same_network_as_the_folder(photos: Path, tmp_path: Pat
         assert all(torch.equal(value, found[1][key][name]) for name, value in found[0][key].items())
 
 
+@pytest.mark.slow
 def test_fine_tuning_beats_training_from_scratch(tmp_path: Path) -> None:
     """From the digits 0 to 4 to a small folder of the digits 5 to 9, with the same recipe and time."""
     source, held_out = open_data("digits").train, open_data("digits").validation
