@@ -24,7 +24,9 @@ from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
 
 ROOT = Path(__file__).parents[1]
-LONG = ("export", "gallery", "training")  # whose commands take minutes
+LONG = ("export", "gallery", "training")
+"""Pages whose commands take minutes."""
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -97,9 +99,9 @@ def test_the_commands_run(page: Path, desk: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        pytest.param(page, code, id=f"{page.name}-{i}")
+        pytest.param(page, code, id=f"{page.name}-{index}", marks=[pytest.mark.slow] * (page.stem == "export"))
         for page in PAGES
-        for i, code in enumerate(blocks(page, "python"))
+        for index, code in enumerate(blocks(page, "python"))
     ],
 )
 def test_the_snippets_run(page: Path, code: str, desk: Path) -> None:
