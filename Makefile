@@ -1,5 +1,5 @@
 # make demo: set up, learn the embedded digits, show the result.
-# make test: set up, then lint, types, imports and the whole suite.
+# make test: set up, then lint, types, imports and the tests but the slow ones.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -153,9 +153,9 @@ def test_acmix_starts_as_shifts_and_halves_even_in_a_network() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"token_mixer": "d_mixr"}, 'token_mixer is "d_mixer", "acmix", "mixing_block", "sep_conv", "sra"'),
-        ({"local_operator": "conv"}, "local_operator is"),
-        ({"ffn": "mlp"}, 'ffn is "ms_ffn", "pointwise" or "vanilla"'),
+        ({"token_mixer": "d_mixr"}, 'choose "d_mixer", "acmix", "mixing_block", "sep_conv", "sra"'),
+        ({"local_operator": "conv"}, "local_operator 'conv' is not registered"),
+        ({"ffn": "mlp"}, 'choose "ms_ffn", "pointwise" or "vanilla"'),
         ({"spatial_reduction": 2}, 'spatial_reduction is "osr" or "nsr", not 2'),
         ({"ffn_scales": ()}, "ffn_scales needs 1 to 16 values, not 0"),
         ({"ffn_scales": (1, 4)}, "ffn_scales must be odd, not "),

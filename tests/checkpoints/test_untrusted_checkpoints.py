@@ -71,8 +71,11 @@ SIZES: Changes = {
     "another scale": (config(ffn_scales=[1, 3, 5]), "ffn_scales would need"),
     "encoding": (config(position_encoding="none"), "does not fit|unexpected"),
     "no such setting": (config(dephts=1), "no setting 'dephts'"),
-    "a mixture": (config(token_mixer=["d_mixer"]), "token_mixer is"),
-    "another's part": (config(token_mixer="mine"), "token_mixer is .*not 'mine'; one of your own is known once"),
+    "a mixture": (config(token_mixer=["d_mixer"]), "token_mixer .* is not registered"),
+    "another's part": (
+        config(token_mixer="mine"),
+        "token_mixer 'mine' is not registered: import the module",
+    ),
     "settings of none": (config(ffn_settings={"size": HUGE}), "ffn_settings must be null, because the ffn 'ms_ffn'"),
 }
 

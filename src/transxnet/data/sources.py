@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
-from transxnet.data.images import EXTENSIONS, find_images, read_image
+from transxnet.data.images import EXTENSIONS, BadImageError, find_images, read_image
 from transxnet.data.names import entries_of, is_folder, listed, natural_key
 from transxnet.data.parquet import open_parquet
 from transxnet.data.shards import open_shards
@@ -47,6 +47,15 @@ class ImageSource(Protocol):
 
     def load(self, index: int) -> Image.Image:
         """Read an image as RGB; raises BadImageError if it cannot be used."""
+
+
+def loaded(source: ImageSource) -> Iterator[tuple[str, Image.Image | None, str]]:
+    """Each image's name and pixels; None and the reason in their place for an unreadable one."""
+    for index in range(len(source.targets)):
+        try:
+            yield source.name(index), source.load(index), ""
+        except BadImageError as error:
+            yield source.name(index), None, error.reason
 
 
 class StoredSource(ImageSource, Protocol):

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.images import BadImageError
-from transxnet.data.sources import ImageSource
+from transxnet.data.sources import ImageSource, loaded
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 
@@ -41,12 +40,9 @@ def predict(model: Detector, source: ImageSource, *, device: str = "cpu") -> Ite
         device: PyTorch's name of a device.
     """
     model.eval().to(device)
-    for index in range(len(source.targets)):
-        name = source.name(index)
-        try:
-            image = source.load(index)
-        except BadImageError as error:
-            yield Finding(name, None, {}, error.reason)
+    for name, image, error in loaded(source):
+        if image is None:
+            yield Finding(name, None, {}, error)
             continue
         with torch.inference_mode():
             (found,) = model([V.pil_to_tensor(image).to(device)])

@@ -128,8 +128,8 @@ class PartRegistry:
         *others, last = map(json.dumps, self._parts)
         known = f"{', '.join(others)} or {last}" if others else last
         raise ConfigError(
-            f"{self.field} is {known}, not {shown(name)}; one of your own is known once the module that registers it "
-            "has been imported"
+            f"{self.field} {shown(name)} is not registered: import the module that registers it first, or choose "
+            f"{known}"
         )
 
     def settings(self, name: Any, value: Any) -> Any:

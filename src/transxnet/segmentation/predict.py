@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from transxnet.data.images import BadImageError
-from transxnet.data.sources import ImageSource
+from transxnet.data.sources import ImageSource, loaded
 from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.sample_sheet import classes_in
 
@@ -40,11 +39,8 @@ def predict(model: Segmenter, source: ImageSource, *, device: str = "cpu") -> It
         device: PyTorch's name of a device.
     """
     model.eval().to(device)
-    for index in range(len(source.targets)):
-        name = source.name(index)
-        try:
-            image = source.load(index)
-        except BadImageError as error:
-            yield Map(name, None, None, error.reason)
+    for name, image, error in loaded(source):
+        if image is None:
+            yield Map(name, None, None, error)
             continue
         yield Map(name, image, classes_in(model, image))
