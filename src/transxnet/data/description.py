@@ -1,0 +1,69 @@
+"""What was found in a data set: ``train`` and ``data check`` print the same description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transxnet.data.findings import Findings
+from transxnet.data.names import listed
+
+_LISTED = 10  # classes in a line
+
+
+@dataclass(frozen=True)
+class PartDescription:
+    """Images of one part of a data set.
+
+    Attributes:
+        name: "training" or "validation".
+        origin: Where they come from: a folder or file, or how they were held out.
+        images: Number of images.
+        unit: Unit of the counts.
+        counts: Images, objects or labelled pixels of each class.
+    """
+
+    name: str
+    origin: str
+    images: int
+    unit: Literal["images", "objects", "pixels"]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """Layout, parts and findings of a data set.
+
+    Attributes:
+        layout: Name of the layout, such as "class folders" or "COCO".
+        parts: The parts, training images first.
+        findings: Problems and remarks.
+    """
+
+    layout: str
+    parts: tuple[PartDescription, ...]
+    findings: Findings = field(default_factory=Findings)
+
+    def lines(self) -> list[str]:
+        """The description for printing: a line for the layout, one or two for each part, then the findings."""
+        lines = [f"layout: {self.layout}"]
+        for part in self.parts:
+            present = {name: count for name, count in part.counts.items() if count}
+            counted = "" if part.unit == "images" else f", {sum(present.values()):,} {part.unit}"
+            lines.append(f"{part.name}: {part.images:,} images{counted} of {len(part.counts):,} classes, {part.origin}")
+            lines.append(f"  {listed([f'{name} {count:,}' for name, count in present.items()], _LISTED)}")
+            if absent := [name for name in part.counts if name not in present]:
+                lines.append(f"  without {part.unit}: {listed(absent, _LISTED)}")
+        return lines + self.findings.lines()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        parts = [{**vars(part), "counts": dict(part.counts)} for part in self.parts]
+        return {
+            "layout": self.layout,
+            "parts": parts,
+            "problems": dict(self.findings.counts),
+            "examples": {kind: list(names) for kind, names in self.findings.examples.items()},
+            "remarks": list(self.findings.remarks),
+        }
