@@ -54,7 +54,7 @@ def load(source: Any, index: int) -> None:
 
 def read_all(root: Path) -> None:
     """Open a data set and decode its images, as training does."""
-    for source in open_parts(str(root)).values():
+    for source in open_parts(str(root)).sources.values():
         for index in range(len(source.targets)):
             assert 0 <= source.targets[index] < len(source.class_names)
             load(source, index)

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from transxnet.bounds import checked
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
@@ -34,6 +35,7 @@ def train(
     resume: Name | None = None,
     force: bool = False,
     profile: bool = False,
+    data_changed: Literal["refuse", "accept"] = "refuse",
     console: Console | None = None,
     **settings: Any,
 ) -> TrainingResult | None:
@@ -49,6 +51,8 @@ def train(
             unfinished one), from its newest undamaged checkpoint. "auto" starts a new run if there is none.
         force: Whether the run folder may hold other files.
         profile: Measure the parts of a step, and write a trace.
+        data_changed: Whether to resume a run whose data changed ("accept"): images that were held out stay
+            held out, and new ones are learned from.
         console: Prints progress; by default on standard output.
         **settings: Any setting of the recipe, such as ``model="transxnet_tiny"``, ``epochs=60`` or
             ``augmentation={"hflip": 0.0}``; they take precedence over the recipe's.
@@ -67,7 +71,7 @@ def train(
     if data is not None:
         given["data"] = os.fspath(data)
     job = find_job(recipe=recipe, task=task, data=given.get("data"), out=out, resume=resume)
-    return job.run(given, force=force, profile=profile, console=console)
+    return job.run(given, force=force, profile=profile, data_changed=data_changed, console=console)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Job:
         *,
         force: bool = False,
         profile: bool = False,
+        data_changed: Literal["refuse", "accept"] = "refuse",
         console: Console | None = None,
     ) -> TrainingResult | None:
         """Train; arguments, result and errors are those of :func:`train`."""
@@ -117,7 +122,8 @@ class Job:
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
         console.print(f"training {recipe.subject} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
         experiment = experiment_class(recipe.task)
-        return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile)
+        checked("data_changed", data_changed, Literal["refuse", "accept"])
+        return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)
 
     def recipe(self, settings: Mapping[str, Any]) -> Recipe:
         """The recipe with these settings.

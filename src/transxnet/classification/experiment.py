@@ -10,8 +10,10 @@ from transxnet.classification.labels import label_names
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.classification.sample_sheet import save_sheet
 from transxnet.classification.task import ClassificationTask
+from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages, LabelledImages
-from transxnet.data.sources import open_data
+from transxnet.data.names import same_names
+from transxnet.data.sources import LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
 from transxnet.model import TransXNet
 from transxnet.plotting.run_figures import save_curves
@@ -22,13 +24,15 @@ from transxnet.training.run_folder import RunFolder
 from transxnet.zoo import create_model, load_model
 
 
-class ClassificationExperiment(Experiment[ClassificationRecipe, TransXNet, Evaluation]):
+class ClassificationExperiment(Experiment[ClassificationRecipe, LabelledData, TransXNet, Evaluation]):
     """Labelled images, a classifier, cross entropy, and top-1 accuracy; see :class:`Experiment`."""
 
-    def __init__(self, recipe: ClassificationRecipe) -> None:
-        super().__init__(recipe)
-        data = open_data(recipe.data, recipe.seed)
-        self.train, self.validation = data.train, data.validation
+    def __init__(self, recipe: ClassificationRecipe, adopt: Adopt = lambda data: data) -> None:
+        super().__init__(recipe, adopt)
+        self.train, self.validation = self.data.train, self.data.validation
+
+    def open_data(self) -> LabelledData:
+        return open_data(self.recipe.data, self.recipe.seed)
 
     @property
     def training_images(self) -> int:
@@ -91,7 +95,7 @@ def build_network(recipe: ClassificationRecipe, class_names: Sequence[str]) -> T
         network = create_model(recipe.model, pretrained=True, **settings)
     else:
         network = create_model(recipe.model, checkpoint=recipe.checkpoint, **settings)
-    if recipe.checkpoint and label_names(network) != list(class_names):
+    if recipe.checkpoint and not same_names(label_names(network), class_names):
         network.reset_classifier(len(class_names))
     preprocessing = vars(network)["pretrained_cfg"]
     size = (recipe.image_size,) * 2 if recipe.image_size else network.config.img_size

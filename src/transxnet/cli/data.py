@@ -58,7 +58,7 @@ _EXAMPLES_SHARD = """\
 _ABOUT_CHECK = """\
 Decode every image of a folder of images, of tar shards or of Parquet files, and compare shards with
 their digests. In a folder in COCO's or ADE20K's layout, annotations are checked too. Exits with 0
-if all is well, with 1 if something is broken."""
+if all is well, with 1 if something is broken or left out."""
 _EXAMPLES_CHECK = """\
   transxnet data check imagenet --workers 8
   transxnet data check imagenet-shards --workers 8 --json
@@ -157,12 +157,13 @@ def _check(arguments: Sequence[str]) -> int:
         sys.stdout.write(_found(findings) + "\n")
     else:
         _print_found(findings)
-    return 1 if findings.broken else 0
+    return 0 if findings.sound else 1
 
 
 def _found(findings: DataReport) -> str:
     parts = {part: {name: vars(count) for name, count in counts.items()} for part, counts in findings.parts.items()}
-    return json.dumps({"parts": parts, "broken": dict(findings.broken)}, indent=2)
+    content = {"data": findings.description.to_dict(), "parts": parts, "broken": dict(findings.broken)}
+    return json.dumps(content, indent=2)
 
 
 def _print_found(findings: DataReport) -> None:
@@ -171,6 +172,8 @@ def _print_found(findings: DataReport) -> None:
         for name, count in counts.items():
             table.add_row(part, escape(name), str(count.images), str(count.broken or ""))
     console = table_console()
+    for line in findings.description.lines():
+        console.print(line, markup=False, soft_wrap=True)
     console.print(table)
     for name, reason in findings.broken.items():
         console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
@@ -185,21 +188,17 @@ def _check_annotated(options: Any) -> int:
         findings = check.run(options.workers, lambda count: progress.advance(task, count))
     if options.json:
         parts = {name: {"images": images, "objects": objects} for name, (images, objects) in findings.parts.items()}
-        content = {"parts": parts, "annotations": findings.annotations, "broken": dict(findings.broken)}
+        content: dict[str, Any] = {"data": findings.description.to_dict(), "parts": parts}
+        content |= {"annotations": findings.annotations, "broken": dict(findings.broken)}
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
-        return 1 if findings.broken or findings.annotations else 0
+        return 0 if findings.sound else 1
     console = table_console()
-    for name, (images, objects) in findings.parts.items():
-        counted = f", {sum(objects.values()):,} objects of {len(objects)} classes" if objects else ""
-        console.print(f"{name}: {images:,} images{counted}")
-        if absent := [each for each, count in objects.items() if not count]:
-            console.print(f"  without an object: {', '.join(absent)}", markup=False, soft_wrap=True)
-    for line in findings.annotations:
+    for line in findings.description.lines():
         console.print(line, markup=False, soft_wrap=True)
     for name, reason in findings.broken.items():
         console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
     console.print(f"{len(findings.broken) or 'nothing'} broken")
-    return 1 if findings.broken or findings.annotations else 0
+    return 0 if findings.sound else 1
 
 
 def _scenes(arguments: Sequence[str]) -> int:

@@ -47,7 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     settings = settings_of(recipe_class(job.file.task), options)
     finished = job.finished
     try:
-        result = job.run(settings, force=options.force, profile=options.profile, console=console)
+        result = job.run(
+            settings,
+            force=options.force,
+            profile=options.profile,
+            data_changed=options.data_changed,
+            console=console,
+        )
     except Stopped as stopped:
         return _report_stop(stopped, console)
     if result is not None and not finished:
@@ -85,6 +91,8 @@ def _parser(recipe: type[Recipe]) -> CommandParser:
     add("--resume", type=str, help='resume a run: its folder, one of its checkpoints, or "auto" for the run in --out '
         "(or the newest unfinished one), from its newest undamaged checkpoint; auto starts a new run if there is "
         "none")  # fmt: skip
+    add("--data_changed", type=str, default="refuse", help='"accept": resume even if the data changed since; images '
+        "that were held out stay held out, and new ones are learned from (default: refuse)")  # fmt: skip
     add("--profile", action="store_true", help="measure the parts of a step, and write a trace of a few steps")
     add_force(parser)
     parser.add_recipe(recipe)

@@ -17,7 +17,8 @@ from torch import Tensor
 from transxnet.data.coco_checks import read_coco
 from transxnet.data.coco_layout import annotation_files, located
 from transxnet.data.coco_records import Annotations, ImageRecord
-from transxnet.data.findings import Findings
+from transxnet.data.description import DataDescription, PartDescription
+from transxnet.data.findings import Findings, merged
 from transxnet.data.images import read_annotated
 from transxnet.data.names import listed
 from transxnet.data.run_lengths import decoded
@@ -172,10 +173,30 @@ class CocoSource:
 
 @dataclass(frozen=True)
 class InstanceData:
-    """Training images, if there are any, and validation images."""
+    """Training images, if there are any, and validation images.
+
+    Attributes:
+        train: Training images.
+        validation: Validation images.
+        everything: The images that both were drawn from; None if the data set has a validation part.
+    """
 
     train: CocoSource | None
     validation: CocoSource
+    everything: CocoSource | None = None
+
+    def description(self) -> DataDescription:
+        """What was found in the data set."""
+        sources = {"training": self.train, "validation": self.validation}
+        origin = "in one annotation file" if self.everything else "in an annotation file of its own"
+        parts = [_described(name, origin, source) for name, source in sources.items() if source is not None]
+        findings = merged(source.findings for source in sources.values() if source is not None)
+        return DataDescription("COCO", tuple(parts), findings)
+
+
+def _described(name: str, origin: str, source: CocoSource) -> PartDescription:
+    counts = np.bincount(source.annotations.labels, minlength=len(source.class_names)).tolist()
+    return PartDescription(name, origin, len(source), "objects", dict(zip(source.class_names, counts, strict=True)))
 
 
 def open_coco(data: str, *, seed: int = 0, classes: Sequence[str] | None = None, masks: bool = True) -> InstanceData:
@@ -206,7 +227,8 @@ def open_coco(data: str, *, seed: int = 0, classes: Sequence[str] | None = None,
     held = held_out(np.zeros(len(train), np.int64), seed)
     if not held.any():
         raise DataError(f"{files['train']} has a single image: nothing can be held out for validation")
-    return InstanceData(*(train.subset(np.flatnonzero(part).tolist()) for part in (~held, held)))
+    learned, validation = (train.subset(np.flatnonzero(part).tolist()) for part in (~held, held))
+    return InstanceData(learned, validation, train)
 
 
 def open_coco_file(

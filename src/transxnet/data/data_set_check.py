@@ -13,10 +13,12 @@ from typing import Any, cast
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from transxnet.data.description import DataDescription
 from transxnet.data.images import BadImageError
 from transxnet.data.loader import worker_settings
 from transxnet.data.manifest import ShardRecord, read_manifest
-from transxnet.data.sources import ImageSource, open_parts
+from transxnet.data.sources import ImageSource, OpenedParts, open_parts
+from transxnet.errors import DataError
 from transxnet.files import open_regular, reason, user_path
 
 _MAX_LISTED = 5_000
@@ -46,10 +48,17 @@ class DataReport:
     Attributes:
         parts: For each part, the images of each class; with very many classes, without empty ones.
         broken: Name and reason for each image and shard that cannot be used.
+        description: The data set as training describes it.
     """
 
     parts: Mapping[str, Mapping[str, ClassCount]]
     broken: Mapping[str, str]
+    description: DataDescription
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is broken or left out."""
+        return not self.broken and not self.description.findings.counts
 
 
 class DataCheck:
@@ -64,10 +73,12 @@ class DataCheck:
 
     def __init__(self, data: str) -> None:
         self.damaged: dict[str, str] = {}
-        self.parts = open_parts(data, self.damaged)
+        opened = open_parts(data, self.damaged)
+        self.parts = opened.sources
         self.folder = user_path(data)
         manifest = read_manifest(self.folder)
         self.records = tuple(manifest.shards) if manifest else ()
+        self.description = _description(opened, divided=manifest is not None and manifest.held_out)
 
     @property
     def steps(self) -> int:
@@ -98,7 +109,18 @@ class DataCheck:
                 for i, name in enumerate(source.class_names)
                 if all_classes or images[i]
             }
-        return DataReport(parts, broken)
+        return DataReport(parts, broken, self.description)
+
+
+def _description(opened: OpenedParts, *, divided: bool) -> DataDescription:
+    """The description that training prints; without the held-out images where training would refuse the data."""
+    if divided:
+        opened.findings.remark("the shards' validation images are held out; training holds out a fifth by its own seed")
+    try:
+        return opened.divided(seed=0).description()
+    except DataError as error:
+        opened.findings.remark(f"training is not possible: {error}")
+        return opened.description()
 
 
 class Faults(Dataset[str | None]):

@@ -10,6 +10,7 @@ from functools import partial
 
 from transxnet.data.coco import CocoSource, open_coco
 from transxnet.data.data_set_check import Faults, in_order
+from transxnet.data.description import DataDescription, joined
 from transxnet.data.images import BadImageError
 from transxnet.data.names import entries_of, is_folder
 from transxnet.data.segmentation import SegmentationSource, open_segmentation
@@ -29,11 +30,18 @@ class DenseDataReport:
         parts: For each part, its number of images and, with boxes, the number of objects of each class.
         annotations: Problems of annotations, one line each; these are dropped or fixed.
         broken: Name and reason for each image that cannot be used.
+        description: The data set as training describes it.
     """
 
     parts: Mapping[str, tuple[int, Mapping[str, int]]]
     annotations: list[str]
     broken: Mapping[str, str]
+    description: DataDescription
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is broken, left out or changed."""
+        return not self.broken and not self.description.findings.counts
 
 
 def is_annotated(data: str) -> bool:
@@ -57,19 +65,23 @@ class DenseCheck:
 
     def __init__(self, data: str, *, reduce_zero_label: bool = False) -> None:
         self.sources: dict[str, Source] = {}
+        descriptions = []
         folder = user_path(data) / "annotations"
         objects_too = is_folder(folder) and any(path.suffix == ".json" for path in entries_of(folder))
         pixels = is_folder(folder) and (part_folder(folder, TRAIN) is not None or not objects_too)
         if not pixels or objects_too:
             objects = open_coco(data)
+            descriptions.append(objects.description())
             if objects.train is not None:
                 self.sources["train, objects"] = objects.train
             self.sources["val, objects"] = objects.validation
         if pixels:
             labels = open_segmentation(data, reduce_zero_label=reduce_zero_label)
+            descriptions.append(labels.description())
             if labels.train is not None:
                 self.sources["train, pixels"] = labels.train
             self.sources["val, pixels"] = labels.validation
+        self.description = joined(descriptions)
 
     @property
     def steps(self) -> int:
@@ -90,7 +102,7 @@ class DenseCheck:
             broken.update({source.name(index): fault for index in range(len(source)) if (fault := next(faults))})
         lines = dict.fromkeys(line for source in self.sources.values() for line in source.findings.lines())
         parts = {name: (len(source), _objects(source)) for name, source in self.sources.items()}
-        return DenseDataReport(parts, list(lines), broken)
+        return DenseDataReport(parts, list(lines), broken, self.description)
 
 
 def _fault(source: Source, index: int) -> str | None:

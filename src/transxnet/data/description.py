@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transxnet.data.findings import Findings
+from transxnet.data.findings import Findings, merged
 from transxnet.data.names import listed
 
 _LISTED = 10  # classes in a line
@@ -46,13 +46,15 @@ class DataDescription:
     findings: Findings = field(default_factory=Findings)
 
     def lines(self) -> list[str]:
-        """The description for printing: a line for the layout, one or two for each part, then the findings."""
+        """The description for printing: one line for the layout, one for each part, then what is absent and found."""
         lines = [f"layout: {self.layout}"]
         for part in self.parts:
             present = {name: count for name, count in part.counts.items() if count}
-            counted = "" if part.unit == "images" else f", {sum(present.values()):,} {part.unit}"
-            lines.append(f"{part.name}: {part.images:,} images{counted} of {len(part.counts):,} classes, {part.origin}")
-            lines.append(f"  {listed([f'{name} {count:,}' for name, count in present.items()], _LISTED)}")
+            counted = "" if part.unit == "images" or not part.counts else f", {sum(present.values()):,} {part.unit}"
+            classes = listed([f"{name} {count:,}" for name, count in present.items()], _LISTED)
+            of_classes = f" of {len(part.counts):,} classes" if part.counts else ""
+            shown = f" ({classes})" if classes else ""
+            lines.append(f"{part.name}: {part.images:,} images{counted}{of_classes}, {part.origin}{shown}")
             if absent := [name for name in part.counts if name not in present]:
                 lines.append(f"  without {part.unit}: {listed(absent, _LISTED)}")
         return lines + self.findings.lines()
@@ -67,3 +69,10 @@ class DataDescription:
             "examples": {kind: list(names) for kind, names in self.findings.examples.items()},
             "remarks": list(self.findings.remarks),
         }
+
+
+def joined(descriptions: Sequence[DataDescription]) -> DataDescription:
+    """One description of a folder that holds several data sets, such as boxes and pixels of the same images."""
+    layouts = dict.fromkeys(one.layout for one in descriptions)
+    parts = tuple(part for one in descriptions for part in one.parts)
+    return DataDescription(" and ".join(layouts), parts, merged([one.findings for one in descriptions]))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from transxnet.data.folder_listing import Ignored, files_below
 from transxnet.data.image_metadata import has_too_many_scans, transposition, without_metadata
 from transxnet.data.names import is_folder, natural_key
 from transxnet.errors import DataError
@@ -259,23 +260,18 @@ def _strip_as_seen(image: Image.Image, deep: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_images(folder: Path, ignored: Ignored | None = None) -> list[Path]:
     """Find all image files below a folder, in natural order (2 before 10), without hidden ones.
+
+    Args:
+        folder: The folder.
+        ignored: Counts other files.
 
     Raises:
         DataError: If a folder cannot be read.
     """
-    found = []
-    for root, folders, files in os.walk(folder, onerror=_unreadable):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        found += [Path(root, name) for name in files if is_image_name(name) and not _hidden(name)]
+    found = files_below(folder, is_image_name, ignored)
     return sorted(found, key=lambda path: natural_key(str(path)))
-
-
-def _unreadable(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError):
-        return  # a part may lack folders of some classes
-    raise DataError(f"{error.filename} cannot be read: {reason(error)}") from error
 
 
 def expand(patterns: Iterable[str]) -> list[Path]:
@@ -306,7 +302,3 @@ def expand(patterns: Iterable[str]) -> list[Path]:
 def is_image_name(name: str) -> bool:
     """Whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__"))

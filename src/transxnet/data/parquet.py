@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, decode_image, read_image
 from transxnet.data.names import is_file
 from transxnet.data.parquet_labels import class_indices, class_labels, class_names, one_column
-from transxnet.data.splits import TRAIN, VALIDATION, part_files
+from transxnet.data.splits import TRAIN, VALIDATION, part_files, part_folders, part_of_folder, remark_parts
 from transxnet.errors import DataError
 from transxnet.files import check_regular, read_json, reading, reason
 
@@ -89,6 +90,9 @@ class ParquetSource:
             raise BadImageError(name, f"the row names a file outside {self.root}: {path[:80]!r}")
         return file
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def subset(self, indices: npt.NDArray[np.intp]) -> ParquetSource:
         return replace(self, rows=self.rows[indices], classes=self.classes[indices])
 
@@ -96,7 +100,7 @@ class ParquetSource:
         return replace(self, class_names=tuple(class_names), classes=np.asarray(indices, np.intc)[self.classes])
 
 
-def open_parquet(root: Path) -> dict[str, ParquetSource]:
+def open_parquet(root: Path, findings: Findings | None = None) -> dict[str, ParquetSource]:
     """Open the parts "train" and "val" of a folder of Parquet files, or one written by ``save_to_disk``.
 
     Returns an empty dictionary for other folders. Parquet files are copied once into the cache of the
@@ -104,12 +108,14 @@ def open_parquet(root: Path) -> dict[str, ParquetSource]:
 
     Args:
         root: The folder.
+        findings: Receives remarks.
 
     Raises:
         DataError: If ``datasets`` is not installed, or the files are damaged or have no labelled images.
     """
-    files = part_files(root, ".parquet")
-    saved = {} if files else _saved(root)
+    findings = Findings() if findings is None else findings
+    files = part_files(root, ".parquet", findings)
+    saved = {} if files else _saved(root, findings)
     if not files and not saved:
         return {}
     try:
@@ -173,7 +179,7 @@ def _row_count(arrow: Any, path: Path) -> int:
     return rows
 
 
-def _saved(root: Path) -> dict[str, Path]:
+def _saved(root: Path, findings: Findings) -> dict[str, Path]:
     """Find the folders of the parts written by ``save_to_disk``; empty for other folders.
 
     Paths out of a folder, and files that would block, are refused.
@@ -190,9 +196,11 @@ def _saved(root: Path) -> dict[str, Path]:
         splits = read_json(root / _SPLITS)["splits"]
         if not isinstance(splits, list):
             raise ValueError("its splits are not a list")
-    parts = (("train", TRAIN), ("val", VALIDATION))
-    chosen = {part: next((root / name for name in names if name in splits), None) for part, names in parts}
-    found = {part: folder for part, folder in chosen.items() if folder is not None}
+    folders = [root / name for name in splits if isinstance(name, str)]
+    train, validation = (part_folders(folders, names) for names in (TRAIN, VALIDATION))
+    found = {part: chosen[0] for part, chosen in (("train", train), ("val", validation)) if chosen}
+    words = [(str(part_of_folder(path.name)), f"the part {path.name}") for path in validation]
+    remark_parts(findings, words, has_train=bool(train))
     if not found:
         raise DataError(f"{root} has no split named {',  '.join((*TRAIN, *VALIDATION))}")
     for folder in found.values():

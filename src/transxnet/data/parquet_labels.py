@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transxnet.data.names import MAX_CLASSES, class_names_fault, listed, natural_key
+from transxnet.data.names import MAX_CLASSES, class_names_fault, listed, name_key, natural_key, same_names
 from transxnet.errors import DataError
 
 _LABELS = ("label", "labels", "fine_label", "target", "cls", "class")
@@ -86,7 +86,7 @@ def class_names(root: Path, parts: Sequence[Labels]) -> tuple[str, ...]:
         DataError: If the parts disagree, or there are more than :data:`MAX_CLASSES` classes.
     """
     given = [part.names for part in parts if part.names is not None]
-    if any(list(names) != list(given[0]) for names in given):
+    if any(not same_names(names, given[0]) for names in given):
         raise DataError(f"{root}: its parts do not have the same classes in the same order")
     present = {value for part in parts for value in part.values if value is not None}
     numbers = {value for value in present if not isinstance(value, str)}
@@ -99,7 +99,10 @@ def class_names(root: Path, parts: Sequence[Labels]) -> tuple[str, ...]:
         if largest >= MAX_CLASSES:
             raise DataError(f"{root}: a row has the class index {largest:,}, more than {MAX_CLASSES - 1:,}")
         return tuple(str(index) for index in range(largest + 1))
-    names = sorted((str(name) for name in present), key=natural_key)
+    spellings: dict[str, str] = {}
+    for name in sorted((str(name) for name in present), key=natural_key):
+        spellings.setdefault(name_key(name), name)
+    names = list(spellings.values())
     if names and (fault := class_names_fault(names)):
         raise DataError(f"{root}: {fault}")
     return tuple(names)
@@ -111,9 +114,10 @@ def class_indices(root: Path, labels: Labels, names: Sequence[str]) -> npt.NDArr
     Raises:
         DataError: If a row has no class.
     """
-    position = {name: index for index, name in enumerate(names)}
+    position = {name_key(name): index for index, name in enumerate(names)}
     numbers = [
-        position[value] if isinstance(value, str) else -1 if value is None else int(value) for value in labels.values
+        position[name_key(value)] if isinstance(value, str) else -1 if value is None else int(value)
+        for value in labels.values
     ]
     bad = [row for row, number in enumerate(numbers) if not 0 <= number < len(names)]
     if bad:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from transxnet.data.description import DataDescription, PartDescription
 from transxnet.data.findings import Findings
 from transxnet.data.images import BadImageError, find_images, opened, read_annotated, strips
 from transxnet.data.names import is_folder, natural_key
@@ -94,10 +95,28 @@ class SegmentationSource:
 
 @dataclass(frozen=True)
 class SegmentationData:
-    """Training images, if there are any, and validation images."""
+    """Training images, if there are any, and validation images.
+
+    Attributes:
+        train: Training images.
+        validation: Validation images.
+        everything: The images that both were drawn from; None if the data set has a validation part.
+    """
 
     train: SegmentationSource | None
     validation: SegmentationSource
+    everything: SegmentationSource | None = None
+
+    def description(self) -> DataDescription:
+        """What was found in the data set."""
+        sources = {"training": self.train, "validation": self.validation}
+        origin = "in one folder" if self.everything else "in a folder of its own"
+        parts = [
+            PartDescription(name, origin, len(source), "pixels", {})
+            for name, source in sources.items()
+            if source is not None
+        ]
+        return DataDescription("ADE20K", tuple(parts), self.validation.findings)
 
 
 def open_segmentation(
@@ -151,7 +170,8 @@ def open_segmentation(
     held = held_out(np.zeros(len(everything), np.int64), seed)
     if not held.any():
         raise DataError(f"{root} has a single image: nothing can be held out for validation")
-    return SegmentationData(*(everything.subset(np.flatnonzero(part).tolist()) for part in (~held, held)))
+    train, validation = (everything.subset(np.flatnonzero(part).tolist()) for part in (~held, held))
+    return SegmentationData(train, validation, everything)
 
 
 def _pairs(root: Path, findings: Findings) -> dict[str, tuple[list[Path], list[Path]]]:

@@ -17,6 +17,7 @@ import numpy as np
 from transxnet.bounds import Seed, ShardBytes, checked
 from transxnet.data.images import MAX_BYTES
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
+from transxnet.data.names import SYSTEM_FILES, name_key
 from transxnet.data.randomness import seed_for
 from transxnet.data.shard_index import entry_type
 from transxnet.data.sources import FolderSource, open_parts
@@ -26,7 +27,6 @@ from transxnet.files import read_bytes, reason, remove_leftovers, replacing
 
 _BLOCK = tarfile.BLOCKSIZE
 _LEFTOVERS = ".transxnet-*.tmp*"  # temporary files of killed processes
-_SYSTEM_FILES = {".DS_Store", ".directory", ".localized", "Thumbs.db", "desktop.ini"}  # of file managers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def plan_shards(folder: str, shard_bytes: int, seed: int = 0) -> Plan:
     """
     checked("shard_bytes", shard_bytes, ShardBytes)
     checked("seed", seed, Seed)
-    sources = {part: source for part, source in open_parts(folder).items() if isinstance(source, FolderSource)}
+    opened = open_parts(folder).sources
+    sources = {part: source for part, source in opened.items() if isinstance(source, FolderSource)}
     if not sources:
         raise DataError(f"{folder} is packed already; give a folder of image files")
     parts = {part: _pictures(source) for part, source in sources.items()}
@@ -159,7 +160,8 @@ def _pictures(source: FolderSource) -> list[_Picture]:
 
 def _stem(path: Path, class_name: str) -> str:
     folders = path.parts[:-1]
-    below = folders[len(folders) - folders[::-1].index(class_name) :]
+    names = [name_key(name).casefold() for name in folders[::-1]]
+    below = folders[len(folders) - names.index(name_key(class_name).casefold()) :]
     return "_".join((*below, path.stem)).replace(".", "_")  # a sample's name ends at the first dot
 
 
@@ -195,7 +197,7 @@ def _complete(plan: Plan, out: Path) -> dict[str, ShardRecord]:
     manifest = read_manifest(out)
     if manifest is None:
         ours = {path.name for path in out.glob(_LEFTOVERS)}
-        if any(path.name not in ours | _SYSTEM_FILES for path in out.iterdir()):
+        if any(path.name not in ours | SYSTEM_FILES for path in out.iterdir()):
             raise DataError(f"{out} contains other files than shards; give a new folder")
         return {}
     expected = plan.manifest

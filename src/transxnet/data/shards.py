@@ -85,6 +85,9 @@ class ShardSource:
             raise BadImageError(name, "the shard ends before the image")
         return decode_image(name, content)
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
     def subset(self, indices: npt.NDArray[np.intp]) -> ShardSource:
         return replace(self, entries=self.entries[indices])
 

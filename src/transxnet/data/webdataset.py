@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transxnet.data.findings import Findings
 from transxnet.data.images import EXTENSIONS, is_image_name
-from transxnet.data.names import MAX_CLASSES, natural_key
+from transxnet.data.names import MAX_CLASSES, is_system_folder, name_key, natural_key
 from transxnet.data.shard_index import Entries, entry_type
 from transxnet.data.shards import ShardSource, join
 from transxnet.data.splits import part_files
@@ -38,12 +39,14 @@ class _Listing:
         path: The file.
         images: The images.
         numbers: The class index of each sample with a ``.cls`` member.
+        hidden: Number of hidden files, such as those that macOS adds for every file.
         intact: Whether the file is undamaged; otherwise the contents end at the damage.
     """
 
     path: Path
     images: list[_Member] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
+    hidden: int = 0
     intact: bool = True
 
 
@@ -54,15 +57,19 @@ class _Classes:
     Attributes:
         numbered: Whether labels are ``.cls`` members, which all images then need; otherwise folders.
         folders: A number for each folder of images.
+        spellings: The first spelling of each folder: archives store "é" as one character or as two.
         numbers: The class indices of the images in each folder.
     """
 
     numbered: bool
     folders: dict[str, int] = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, set[int]] = field(default_factory=dict)
 
 
-def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[str, ShardSource]:
+def open_webdataset(
+    root: Path, damaged: dict[str, str] | None = None, findings: Findings | None = None
+) -> dict[str, ShardSource]:
     """Open the parts "train" and "val" of a folder of tar files; empty for other folders.
 
     An image's class is in the member ``.cls`` beside it, or else its folder. Images are in the order of
@@ -71,11 +78,13 @@ def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[s
     Args:
         root: The folder.
         damaged: Receives damaged files and the reasons; by default these raise an error.
+        findings: Receives remarks.
 
     Raises:
         DataError: If a file is damaged, or an image has no class.
     """
-    files = part_files(root, ".tar")
+    findings = Findings() if findings is None else findings
+    files = part_files(root, ".tar", findings)
     if not files:
         return {}
     listings = {part: [_listed(path, damaged) for path in paths] for part, paths in files.items()}
@@ -85,6 +94,8 @@ def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[s
     classes = _Classes(any(listing.numbers for listing in everything))
     parts = {part: join([_rows(each, classes) for each in listed]) for part, listed in listings.items()}
     names, indices = _named(classes)
+    if hidden := sum(listing.hidden for listing in everything):
+        findings.remark(f"ignored {hidden:,} hidden files in the tar files")
     sources = {}
     for part, entries in parts.items():
         entries["place"] = np.arange(len(entries))
@@ -95,11 +106,14 @@ def open_webdataset(root: Path, damaged: dict[str, str] | None = None) -> dict[s
 def _listed(path: Path, damaged: dict[str, str] | None) -> _Listing:
     images: list[_Member] = []
     numbers: dict[str, int] = {}
+    hidden = 0
     try:
         with open_regular(path) as file:
             for member in members(file):
                 key, _, ending = _split(member.name)
-                if ending.lower() == "cls":
+                if any(map(is_system_folder, PurePosixPath(member.name).parts)):
+                    hidden += 1
+                elif ending.lower() == "cls":
                     content = os.pread(file.fileno(), min(member.size, _MAX_CLS_BYTES), member.offset_data)
                     numbers[key] = _number(path, member.name, content)
                 elif is_image_name(member.name):
@@ -110,8 +124,8 @@ def _listed(path: Path, damaged: dict[str, str] | None) -> _Listing:
         if damaged is None:
             raise DataError(f"{path} is damaged ({reason(error)}); download it again") from error
         damaged[str(path)] = f"damaged ({reason(error)})"
-        return _Listing(path, images, numbers, intact=False)
-    return _Listing(path, images, numbers)
+        return _Listing(path, images, numbers, hidden, intact=False)
+    return _Listing(path, images, numbers, hidden)
 
 
 def _rows(listing: _Listing, classes: _Classes) -> Entries:
@@ -130,6 +144,7 @@ def _rows(listing: _Listing, classes: _Classes) -> Entries:
 def _target(name: str, listing: _Listing, classes: _Classes) -> int | None:
     """The number of an image's class; None if it is lost in a damaged file."""
     key, folder, _ = _split(name)
+    folder = classes.spellings.setdefault(name_key(folder), folder)
     if classes.numbered:
         target = listing.numbers.get(key)
         if target is not None:

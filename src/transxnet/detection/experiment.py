@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.data.coco import CocoSource, open_coco
+from transxnet.data.coco import CocoSource, InstanceData, open_coco
+from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages
+from transxnet.data.names import same_names
 from transxnet.data.scenes import data_folder
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
@@ -20,26 +22,28 @@ from transxnet.detection.sample_sheet import save_sheet
 from transxnet.detection.task import DetectionTask
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
-from transxnet.training.dense import findings_of, known_classes, label_names_of
+from transxnet.training.dense import known_classes, label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder
 
 
-class DetectionExperiment(Experiment[DetectionRecipe, Detector, Evaluation]):
+class DetectionExperiment(Experiment[DetectionRecipe, InstanceData, Detector, Evaluation]):
     """Images with boxes (and masks), a detector, its losses, and COCO's average precision; see :class:`Experiment`."""
 
-    def __init__(self, recipe: DetectionRecipe) -> None:
-        super().__init__(recipe)
-        self.masks = recipe.predicts_masks
-        data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=self.masks)
-        self.findings = findings_of(data.train, data.validation)
+    def __init__(self, recipe: DetectionRecipe, adopt: Adopt = lambda data: data) -> None:
+        super().__init__(recipe, adopt)
+        self.masks, data = recipe.predicts_masks, self.data
         if data.train is None:
             raise DataError(f"{recipe.data} has validation images but no training images")
         if self.masks and not data.train.has_masks:
             title = network_class(recipe.detector).title
             raise DataError(f"{recipe.data} has objects without a mask, which {title} needs; take --detector retinanet")
         self.train, self.validation = data.train.trainable(), data.validation
+
+    def open_data(self) -> InstanceData:
+        recipe = self.recipe
+        return open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.predicts_masks)
 
     @property
     def training_images(self) -> int:
@@ -107,7 +111,7 @@ def build_network(recipe: DetectionRecipe, train: CocoSource) -> Detector:
     head = known_classes(head)  # its colours
     settings = recipe.settings_of_backbone()
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
-    other = start is not None and label_names_of(start) != train.class_names
+    other = start is not None and not same_names(label_names_of(start), train.class_names)
     network = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
     assert isinstance(network, Detector)
     network.sample_regions(recipe.regions)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from transxnet.checkpoints.reading import read_checkpoint
+from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages
+from transxnet.data.names import same_names
 from transxnet.data.scenes import data_folder
-from transxnet.data.segmentation import SegmentationSource, open_segmentation
+from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.protocol import Segmenter
@@ -19,22 +21,25 @@ from transxnet.segmentation.evaluate import Evaluation, evaluate
 from transxnet.segmentation.recipe import SegmentationRecipe
 from transxnet.segmentation.sample_sheet import save_sheet
 from transxnet.segmentation.task import SegmentationTask
-from transxnet.training.dense import findings_of, label_names_of
+from transxnet.training.dense import label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder
 
 
-class SegmentationExperiment(Experiment[SegmentationRecipe, Segmenter, Evaluation]):
+class SegmentationExperiment(Experiment[SegmentationRecipe, SegmentationData, Segmenter, Evaluation]):
     """Images with a class for every pixel, a segmenter, cross entropy, and mIoU; see :class:`Experiment`."""
 
-    def __init__(self, recipe: SegmentationRecipe) -> None:
-        super().__init__(recipe)
-        data = open_segmentation(data_folder(recipe.data), reduce_zero_label=recipe.reduce_zero_label, seed=recipe.seed)
-        self.findings = findings_of(data.train, data.validation)
+    def __init__(self, recipe: SegmentationRecipe, adopt: Adopt = lambda data: data) -> None:
+        super().__init__(recipe, adopt)
+        data = self.data
         if data.train is None:
             raise DataError(f"{recipe.data} has validation images but no training images")
         self.train, self.validation = data.train, data.validation
+
+    def open_data(self) -> SegmentationData:
+        recipe = self.recipe
+        return open_segmentation(data_folder(recipe.data), reduce_zero_label=recipe.reduce_zero_label, seed=recipe.seed)
 
     @property
     def training_images(self) -> int:
@@ -98,7 +103,7 @@ def build_network(recipe: SegmentationRecipe, train: SegmentationSource) -> Segm
     )
     settings = recipe.settings_of_backbone()
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None
-    other = start is not None and label_names_of(start) != train.class_names
+    other = start is not None and not same_names(label_names_of(start), train.class_names)
     network = create_dense(head, recipe.backbone, start, recipe.backbone_source(), new_classes=other, **settings)
     assert isinstance(network, Segmenter)
     return network

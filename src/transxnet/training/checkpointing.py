@@ -23,6 +23,9 @@ from transxnet.files import check_regular, remove_leftovers, replacing, user_pat
 PROGRESS_KEY = "transxnet_progress"
 """Key of what Lightning does not save: metrics of the epoch so far, bad images, the kernels."""
 
+DATA_KEY = "transxnet_data"
+"""Key of the fingerprint of the data."""
+
 _NAME = re.compile(r"epoch(\d+)-step(\d+)\.ckpt")
 
 

@@ -157,12 +157,6 @@ def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
     return decay == "no_vectors" and parameter.ndim <= 1
 
 
-def findings_of(*sources: Any) -> list[str]:
-    """Remarks on data sets, each once; a source may be None."""
-    lines = [line for source in sources if source is not None for line in source.findings.lines()]
-    return list(dict.fromkeys(lines))
-
-
 def label_names_of(read: Checkpoint) -> tuple[str, ...]:
     """The classes that a detector's or segmenter's file was trained for; empty if they are not known."""
     weights = read.state_dict

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from transxnet.data.description import DataDescription
+from transxnet.data.fingerprint import Adopt, DividedData
 from transxnet.data.loader import AddressedImages, ResumableLoader, make_loader
 from transxnet.training.processes import Process
 from transxnet.training.recipe import Recipe
@@ -15,13 +17,14 @@ from transxnet.training.run_folder import RunFolder
 from transxnet.training.task import Task
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+AnyData = TypeVar("AnyData", bound=DividedData)
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 AnyEvaluation = TypeVar("AnyEvaluation")
 
 Loaders = tuple[ResumableLoader, ResumableLoader]
 
 
-class Experiment(ABC, Generic[AnyRecipe, AnyNetwork, AnyEvaluation]):
+class Experiment(ABC, Generic[AnyRecipe, AnyData, AnyNetwork, AnyEvaluation]):
     """Data set, network, task, loaders and evaluation for a recipe.
 
     Each slice has one subclass; :func:`transxnet.training.run.train` calls its methods in the order in
@@ -30,18 +33,32 @@ class Experiment(ABC, Generic[AnyRecipe, AnyNetwork, AnyEvaluation]):
 
     Args:
         recipe: The settings.
+        adopt: Called with the data set that was opened; returns the one to use, such as with the held-out
+            images of the run that is resumed.
 
     Attributes:
-        findings: Remarks on the data set, one line each.
+        data: The data set.
 
     Raises:
         TransXNetError: If the data cannot be used.
     """
 
-    findings: Sequence[str] = ()
-
-    def __init__(self, recipe: AnyRecipe) -> None:
+    def __init__(self, recipe: AnyRecipe, adopt: Adopt = lambda data: data) -> None:
         self.recipe = recipe
+        self.data: AnyData = adopt(self.open_data())
+
+    @property
+    def description(self) -> DataDescription:
+        """What was found in the data set."""
+        return self.data.description()
+
+    @abstractmethod
+    def open_data(self) -> AnyData:
+        """Open the recipe's data set.
+
+        Raises:
+            TransXNetError: If it cannot be used.
+        """
 
     @property
     @abstractmethod

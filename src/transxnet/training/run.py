@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from torch import nn
 from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
+from transxnet.data.fingerprint import Fingerprint
 from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
-from transxnet.files import read_json, reading, reason
+from transxnet.files import read_json, reading, reason, user_path
 from transxnet.model import Block, Stage
 from transxnet.training.checkpointing import step_of
+from transxnet.training.data_changes import DataChanged, ResumedData
 from transxnet.training.experiment import Experiment
 from transxnet.training.memory import keep_freed_memory, maximum_memory
 from transxnet.training.monitors import Monitors
@@ -30,7 +33,7 @@ from transxnet.training.run_folder import RunFolder
 from transxnet.training.task import Task
 from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memory_explained, quiet_lightning
 
-AnyExperiment = Experiment[Any, Any, Any]
+AnyExperiment = Experiment[Any, Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TrainingResult:
         skipped_steps: Steps skipped because the gradient was not finite.
         kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
         bad_images: Name and reason of each image that could not be used.
+        data: What was found in the data set.
     """
 
     folder: Path
@@ -72,6 +76,7 @@ class TrainingResult:
     skipped_steps: int
     kernels: list[str]
     bad_images: dict[str, str]
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in ``summary.json``."""
@@ -100,6 +105,7 @@ def train(
     *,
     resume: Path | None = None,
     profile: bool = False,
+    data_changed: DataChanged = "refuse",
 ) -> TrainingResult | None:
     """Train by a recipe, and write weights, metrics and pictures into the run folder.
 
@@ -110,6 +116,7 @@ def train(
         console: Prints progress.
         resume: The checkpoint to resume from.
         profile: Measure the parts of a step, and write a trace.
+        data_changed: Whether to resume a run whose data changed, with the same held-out images.
 
     Returns:
         The result; None on all ranks but zero.
@@ -119,11 +126,15 @@ def train(
         Stopped: If a signal stopped the run.
     """
     seed_everything(recipe.seed, verbose=False)
-    experiment = experiment_class(recipe)  # opens the data set
-    for line in experiment.findings:
-        console.print(f"data: {line}", markup=False)
+    resumed = ResumedData(user_path(recipe.data), resume, data_changed, partial(console.print, markup=False))
+    experiment = experiment_class(recipe, resumed.adopt)  # opens the data set
+    description = experiment.description
+    for line in description.lines():
+        console.print(line, markup=False)
+    fingerprint = Fingerprint.of(experiment.data, resumed.root)
     network = experiment.build_network()
     task = experiment.build_task(network)
+    task.data = fingerprint.state()
 
     with quiet_lightning(), out_of_memory_explained(recipe):
         set_up_process(network, recipe)
@@ -135,7 +146,7 @@ def train(
         training, validation = experiment.loaders(network, Process(trainer.global_rank, trainer.world_size))
         console.print(_introduction(recipe, network, trainer.world_size))
         if trainer.is_global_zero:
-            folder.begin(recipe)
+            folder.begin(recipe, description.to_dict() | {"fingerprint": fingerprint.to_dict()})
         with kernels.use(policy), _resume_explained(resume, monitors):
             trainer.fit(task, training, validation, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero and resume and trainer.global_step and not monitors.times.counts["step"]:
@@ -149,6 +160,7 @@ def train(
         evaluation = experiment.evaluate(network, device)
         experiment.draw(network, evaluation, monitors.history.epochs, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder)
+    result = dataclasses.replace(result, data=description.to_dict())
     folder.write_summary(result.to_dict())
     return result
 

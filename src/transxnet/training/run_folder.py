@@ -60,10 +60,14 @@ class RunFolder:
     @property
     def files(self) -> list[Path]:
         """Files of a run under fixed names, besides checkpoints and logs."""
-        return [self.config, self.metrics, self.weights, self.samples, self.curves, self.summary]
+        return [self.config, self.data, self.metrics, self.weights, self.samples, self.curves, self.summary]
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Recipe, data: dict[str, Any]) -> None:
         """Make the folder and write the recipe into it: from here on it holds a run.
+
+        Args:
+            recipe: The settings.
+            data: What was found in the data set, for ``data.json``.
 
         Raises:
             ConfigError: If the folder cannot be made.
@@ -74,10 +78,15 @@ class RunFolder:
             raise ConfigError(f"cannot make the run folder {self.path}: {error.strerror}") from error
         remove_leftovers(self.path)
         write_text(self.config, recipe.to_yaml())
+        write_text(self.data, json.dumps(data, indent=2) + "\n")
 
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
 
     @property
     def checkpoints(self) -> Path:

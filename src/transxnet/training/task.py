@@ -16,7 +16,7 @@ from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
 from transxnet.data.loader import BadImages
 from transxnet.errors import CheckpointError, ConfigError
-from transxnet.training.checkpointing import PROGRESS_KEY, agreed
+from transxnet.training.checkpointing import DATA_KEY, PROGRESS_KEY, agreed
 from transxnet.training.nonfinite import marked
 from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe
@@ -37,6 +37,7 @@ class Task(LightningModule):
         metric_label: Its name for people.
         kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
         report: Prints a remark.
+        data: State of the data's fingerprint, for the checkpoints.
     """
 
     metric: ClassVar[str]
@@ -49,6 +50,7 @@ class Task(LightningModule):
         self.bad = bad
         self.kernels = ["reference"]
         self.report: Callable[[str], None] = lambda line: None
+        self.data: dict[str, Any] = {}
         self._unsynced_bad_images = False  # whether other processes do not know the latest ones of this process
         self.train_loss = MeanMetric(nan_strategy="disable")
 
@@ -88,6 +90,7 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA_KEY] = description(self.model)  # so that the file can be loaded as a network
+        checkpoint[DATA_KEY] = self.data
         # Each process's part of the epoch's loss, and all processes' bad images.
         states = gathered((_plain_state(self.train_loss), self.bad.reasons))
         checkpoint[PROGRESS_KEY] = {
