@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,6 +14,9 @@ from typing import Any, BinaryIO
 
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.text import printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, where making room helps."""
 
 _TEMPORARY = ".transxnet-"
 _MAX_REASON = 160

@@ -43,7 +43,7 @@ def output_file(path: str | os.PathLike[str], *, inputs: Iterable[str | Path] = 
             raise ConfigError(f"{given} exists: give another name, or --force to replace it")
     if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
         raise ConfigError(f"{given}: the name is too long (at most {MAX_NAME_BYTES} bytes)")
-    _check_writable(given, target.parent)
+    check_writable(given, target.parent)
     return target
 
 
@@ -83,7 +83,7 @@ def output_folder(
             f"{given} contains other files: give a new folder, or --force to write there and replace files of the same "
             "names"
         )
-    _check_writable(given, target)
+    check_writable(given, target)
     return target
 
 
@@ -120,8 +120,11 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _check_writable(given: Path, folder: Path) -> None:
-    """Try to create a file in the nearest existing folder, so that hours of work do not end in an error."""
+def check_writable(given: Path, folder: Path, advice: str = "; give another name") -> None:
+    """Check that a folder can be written to, or made; raises ConfigError that names ``given``.
+
+    A file is created in the nearest existing folder, so that hours of work do not end in an error.
+    """
     while not os.path.lexists(folder) and folder != folder.parent:
         if len(os.fsencode(folder.name)) > MAX_NAME_BYTES:
             raise ConfigError(f"{given}: the name is too long (at most {MAX_NAME_BYTES} bytes)")
@@ -130,8 +133,8 @@ def _check_writable(given: Path, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(given, error) from error
+        raise _unwritable(given, error, advice) from error
 
 
-def _unwritable(given: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{given} cannot be written: {error.strerror or error}; give another name")
+def _unwritable(given: Path, error: OSError, advice: str = "; give another name") -> ConfigError:
+    return ConfigError(f"{given} cannot be written: {error.strerror or error}{advice}")

@@ -91,6 +91,8 @@ def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Chec
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, size)
     except CheckpointError:
         raise
+    except PermissionError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason(error)}") from error
     except Exception as error:  # readers of damaged bytes can raise anything
         raise CheckpointError(
             f"{path} ({size:,} bytes) is truncated or not a checkpoint; download or copy it again [{reason(error)}]"

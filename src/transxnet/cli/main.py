@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.files import FULL
 from transxnet.training.processes import is_rank_zero
 from transxnet.version import __version__
 
@@ -32,12 +33,12 @@ COMMANDS = {
     "convert": "turn a released checkpoint into a safetensors file",
 }
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LOST = (*_FULL, errno.EBADF, errno.EIO)
+_LOST = (*FULL, errno.EFBIG, errno.EBADF, errno.EIO)
 _SYSTEM = {
     errno.EROFS: "is on a read-only file system",
     errno.EACCES: "cannot be read or written by this user (permission denied)",
     errno.EPERM: "cannot be read or written by this user (operation not permitted)",
+    errno.EFBIG: "cannot be written: it would be larger than this user or this file system may have files",
     errno.ENAMETOOLONG: "has a name that is too long",
     errno.EISDIR: "is a folder, not a file",
     errno.ENOTDIR: "is inside a file, not a folder",
@@ -116,7 +117,7 @@ def _command(given: Sequence[str]) -> int:
 def _explained(error: OSError) -> str:
     """An error of the operating system in words, with what to do."""
     name = error.filename or "a file"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return f"cannot write {name}: {error.strerror}. Make room and run it again; training resumes with --resume"
     return f"{name} {_SYSTEM.get(error.errno or 0, f'cannot be used: {error.strerror}')}"
 

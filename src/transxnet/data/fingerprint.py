@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from transxnet.data.description import DataDescription
-from transxnet.data.names import listed, name_key, same_names
+from transxnet.data.names import counted, listed, name_key, same_names
 from transxnet.errors import CheckpointError, DataError
 
 Adopt = Callable[[Any], Any]
@@ -167,12 +167,12 @@ def image_changes(before: Fingerprint, now: Fingerprint, data: DividedData, root
         root: Its folder.
     """
     if data.everything is not None:
-        found = _image_changes("images", _both(before), ImageNames.of(data.everything, root), data.everything)
+        found = _image_changes("image", _both(before), ImageNames.of(data.everything, root), data.everything)
         if not found and not np.array_equal(np.sort(before.validation.paths), np.sort(now.validation.paths)):
             found = ["other images would be held out"]
     else:
-        found = _image_changes("training images", before.train, now.train, data.train)
-        found += _image_changes("validation images", before.validation, now.validation, data.validation)
+        found = _image_changes("training image", before.train, now.train, data.train)
+        found += _image_changes("validation image", before.validation, now.validation, data.validation)
     if not found and before.contents != now.contents:
         found = ["the order or the labels of the images"]
     return found
@@ -209,8 +209,8 @@ def _image_changes(kind: str, old: ImageNames, new: ImageNames, source: Images) 
     removed = int((~np.isin(old.paths, new.paths)).sum())
     names = listed([source.name(int(index)) for index in added[:_MAX_NAMED]])
     more = ", ..." if len(added) > _MAX_NAMED else ""
-    found = [f"{len(added):,} {kind} added ({names}{more})"] if len(added) else []
-    return found + ([f"{removed:,} {kind} removed"] if removed else [])
+    found = [f"{counted(len(added), kind)} added ({names}{more})"] if len(added) else []
+    return found + ([f"{counted(removed, kind)} removed"] if removed else [])
 
 
 def _both(fingerprint: Fingerprint) -> ImageNames:

@@ -123,8 +123,8 @@ def remark_parts(findings: Findings, validation: Sequence[tuple[str, str]], *, h
     (word, used), *others = validation
     if has_train and word in TEST:
         findings.remark(
-            f"{used} is the validation part, since there is no val/; without it, a fifth of the training images would be "
-            "held out"
+            f"{used} is the validation part, since there is no val/; without it, a fifth of the training images would "
+            "be held out"
         )
     for _, name in others:
         findings.remark(f"{name} is not used: {used} is the validation part")

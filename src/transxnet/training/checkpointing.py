@@ -18,7 +18,7 @@ from rich.console import Console
 
 from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.errors import CheckpointError
-from transxnet.files import check_regular, remove_leftovers, replacing, user_path
+from transxnet.files import FULL, check_regular, reason, remove_leftovers, replacing, user_path
 
 PROGRESS_KEY = "transxnet_progress"
 """Key of what Lightning does not save: metrics of the epoch so far, bad images, the kernels."""
@@ -139,9 +139,11 @@ class Checkpointer(Checkpoint):
         if self.files.failure is None:
             self._name(path, "last.ckpt")
         if self.files.failure is not None:
+            cause = _cause(self.files.failure)
+            advice = f". Make room in {self.folder}" if cause is not None and cause.errno in FULL else ""
             self.console.print(
                 f"no checkpoint at step {trainer.global_step}: {_reason(self.files.failure)}; training continues, and "
-                "the checkpoint before is whole. Make room in " + str(self.folder),
+                f"the checkpoint before is whole{advice}",
                 markup=False,
             )
             return None
@@ -163,10 +165,18 @@ class Checkpointer(Checkpoint):
 
 
 def saved(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first."""
-    found = [
-        (tuple(map(int, match.groups())), path) for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))
-    ]
+    """The checkpoints in a folder, newest first; none if there is no folder.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        raise CheckpointError(f"the checkpoints in {folder} cannot be read: {reason(error)}") from error
+    found = [(tuple(map(int, match.groups())), path) for path in paths if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -192,12 +202,16 @@ _CONTENT: dict[str, type] = {
 
 
 def newest_whole(folder: Path, console: Console) -> Path | None:
-    """The newest undamaged checkpoint; None without any. Damaged ones are reported."""
+    """The newest undamaged checkpoint; None without any. Damaged ones are reported.
+
+    Raises:
+        CheckpointError: If this user may not read one: it would be lost with all steps since the one before.
+    """
     for path in saved(folder):
-        reason = damage(path)
-        if reason is None:
+        found = damage(path)
+        if found is None:
             return path
-        console.print(f"{path} cannot be used ({reason}); going back to the one before", markup=False)
+        console.print(f"{path} cannot be used ({found}); going back to the one before", markup=False)
     return None
 
 
@@ -206,6 +220,9 @@ def damage(path: Path) -> str | None:
 
     PyTorch's files are zip archives with a check sum of each part, which PyTorch does not verify when it
     reads.
+
+    Raises:
+        CheckpointError: If this user may not read it.
     """
     try:
         check_regular(path)
@@ -216,6 +233,8 @@ def damage(path: Path) -> str | None:
         if name is not None:
             return f"{name} does not match its check sum"
         content = torch.load(path, map_location="meta", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason(error)}") from error
     except Exception as error:  # noqa: BLE001 (damaged bytes can raise anything)
         return _reason(error)
     if not isinstance(content, dict):
@@ -233,9 +252,9 @@ def resumable(source: str) -> Path:
     path = user_path(source)
     if not path.is_file():
         raise CheckpointError(f"there is no run folder and no checkpoint {path}")
-    if reason := damage(path):
+    if found := damage(path):
         raise CheckpointError(
-            f"training cannot be resumed from {path}: {reason}. `--resume auto` takes the newest whole checkpoint of a "
+            f"training cannot be resumed from {path}: {found}. `--resume auto` takes the newest whole checkpoint of a "
             "run; --checkpoint starts a new run from weights"
         )
     return path
@@ -250,10 +269,15 @@ def agreed(trainer: Trainer, wanted: bool, batch_idx: int) -> bool:
     return bool(trainer.strategy.reduce_boolean_decision(wanted, all=False))
 
 
-def _reason(error: Exception) -> str:
-    # The operating system's error is the context of PyTorch's RuntimeError.
+def _cause(error: Exception) -> OSError | None:
+    """The operating system's error, which is the context of PyTorch's RuntimeError."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
+    return cause
+
+
+def _reason(error: Exception) -> str:
+    cause = _cause(error)
     text = cause.strerror if cause is not None and cause.strerror else str(error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:120]

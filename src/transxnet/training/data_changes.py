@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +23,19 @@ class ResumedData:
         root: Folder of the data.
         resume: The checkpoint to resume from; None for a new run.
         changed: Whether to go on if the data changed.
-        report: Prints a remark.
+
+    Attributes:
+        remarks: What is unusual, for the description of the data.
 
     Raises:
         CheckpointError: If the checkpoint's fingerprint cannot be read.
     """
 
-    def __init__(self, root: Path, resume: Path | None, changed: DataChanged, report: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, resume: Path | None, changed: DataChanged) -> None:
         self.root = root
         self.resume = resume
         self.changed = changed
-        self.report = report
+        self.remarks: list[str] = []
         self.before = _fingerprint_in(resume) if resume else None
 
     def adopt(self, data: Any) -> Any:
@@ -48,7 +49,9 @@ class ResumedData:
             return data
         before = self.before
         if before is None:
-            self.report("this run keeps no fingerprint of its data: whether the data changed since is not known")
+            self.remarks.append(
+                "this run keeps no fingerprint of its data: whether the data changed since is not known"
+            )
             return data
         now = Fingerprint.of(data, self.root)
         if change := class_changes(before.class_names, now.class_names):
@@ -65,9 +68,9 @@ class ResumedData:
         if not found:
             return data
         data = with_split_of(before, data, self.root)
-        self.report(
-            f"the data changed since the run was started: {found}; {len(data.train):,} images are learned from, "
-            f"{len(data.validation):,} held out, none of them learned from before"
+        self.remarks.append(
+            f"the data changed since the run was started: {found}; held-out images are those of before, as far as they "
+            "exist"
         )
         return data
 

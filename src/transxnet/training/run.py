@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +125,11 @@ def train(
         Stopped: If a signal stopped the run.
     """
     seed_everything(recipe.seed, verbose=False)
-    resumed = ResumedData(user_path(recipe.data), resume, data_changed, partial(console.print, markup=False))
+    resumed = ResumedData(user_path(recipe.data), resume, data_changed)
     experiment = experiment_class(recipe, resumed.adopt)  # opens the data set
     description = experiment.description
+    for remark in resumed.remarks:
+        description.findings.remark(remark)
     for line in description.lines():
         console.print(line, markup=False)
     fingerprint = Fingerprint.of(experiment.data, resumed.root)

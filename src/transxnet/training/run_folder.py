@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from transxnet.errors import ConfigError
-from transxnet.files import open_regular, remove_leftovers, user_path, write_text
-from transxnet.output_paths import check_not_inputs, output_folder
+from transxnet.files import open_regular, reason, remove_leftovers, user_path, write_text
+from transxnet.output_paths import check_not_inputs, check_writable, output_folder
 from transxnet.training.recipe import Recipe
 
 _RUNS = Path("runs")
@@ -70,12 +70,14 @@ class RunFolder:
             data: What was found in the data set, for ``data.json``.
 
         Raises:
-            ConfigError: If the folder cannot be made.
+            ConfigError: If the folder cannot be made, or written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        for path in (self.path, self.checkpoints):  # those of a run that is resumed
+            check_writable(path, path, advice="")
         remove_leftovers(self.path)
         write_text(self.config, recipe.to_yaml())
         write_text(self.data, json.dumps(data, indent=2) + "\n")
@@ -117,10 +119,16 @@ class RunFolder:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run of ours: its ``config.yaml`` begins as :meth:`Recipe.to_yaml` begins it."""
+    """Whether a folder holds a run of ours: its ``config.yaml`` begins as :meth:`Recipe.to_yaml` begins it.
+
+    Raises:
+        ConfigError: If this user may not read it.
+    """
     try:
         with open_regular(folder / "config.yaml") as file:
             return file.read(len(_CONFIG_START)) == _CONFIG_START
+    except PermissionError as error:
+        raise ConfigError(f"{folder / 'config.yaml'} cannot be read: {reason(error)}") from error
     except OSError:
         return False
 
