@@ -16,7 +16,7 @@ from transxnet.api.results import (
     segmentation_scores,
 )
 from transxnet.classification.labels import label_names
-from transxnet.data.sources import open_evaluation
+from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
 from transxnet.inference.description import Format
 
@@ -79,9 +79,9 @@ def evaluate(
 def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progress) -> ClassificationScores:
     from transxnet.classification.evaluate import evaluate as run
 
-    source = open_evaluation(data, label_names(network) or None, network.num_classes)
+    source, described = open_evaluated(data, label_names(network) or None, network.num_classes)
     found = run(network, source, advance=_counter(len(source.targets), progress), **settings)
-    return classification_scores(found, network)
+    return classification_scores(found, network, described.findings.lines())
 
 
 def _evaluate_detector(network: Any, data: str, settings: Any, progress: Progress) -> DetectionScores:

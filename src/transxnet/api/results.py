@@ -42,6 +42,7 @@ class ClassificationScores:
         images_per_second: Through the network, reading excluded.
         bad_images: Name and reason of each image that could not be used.
         per_class: Scores of each class that has images.
+        findings: Remarks on the data set, one line each.
     """
 
     top1: float
@@ -50,10 +51,11 @@ class ClassificationScores:
     images_per_second: float
     bad_images: dict[str, str]
     per_class: tuple[ClassScores, ...] = field(repr=False)
+    findings: tuple[str, ...] = ()
 
     def to_dict(self, *, per_class: bool = True) -> dict[str, Any]:
         """Plain JSON values, with or without those of each class."""
-        values = {name: value for name, value in vars(self).items() if name != "per_class"}
+        values = {name: value for name, value in vars(self).items() if name not in ("per_class", "findings")}
         if per_class:
             values["per_class"] = {one.name: {"images": one.images, "top1": one.top1} for one in self.per_class}
         return values
@@ -221,12 +223,20 @@ class Segmentation:
 Prediction = Classification | Detections | Segmentation
 
 
-def classification_scores(found: ClassifierEvaluation, network: TransXNet) -> ClassificationScores:
+def classification_scores(
+    found: ClassifierEvaluation, network: TransXNet, findings: Sequence[str] = ()
+) -> ClassificationScores:
     """The result of a classifier's evaluation."""
     rows = zip(readable_names(network), found.counts, found.per_class, strict=True)
     per_class = tuple(ClassScores(name, count, share) for name, count, share in rows if share is not None)
     return ClassificationScores(
-        found.top1, found.top5, found.images, found.images_per_second, found.bad, per_class=per_class
+        found.top1,
+        found.top5,
+        found.images,
+        found.images_per_second,
+        found.bad,
+        per_class=per_class,
+        findings=tuple(findings),
     )
 
 

@@ -87,6 +87,8 @@ def _device(options: Any) -> str:
 
 def _print_classification(scores: ClassificationScores, per_class: bool, device: str) -> None:
     console = table_console()
+    for finding in scores.findings:
+        note(f"data: {finding}")
     if per_class:
         table = Table("class", "images", "top-1", box=None)
         for one in scores.per_class:

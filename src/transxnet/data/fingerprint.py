@@ -157,6 +157,11 @@ def class_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
     return f"classes: {', '.join(parts) or 'another order'}"
 
 
+def same_images(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two data sets have the same images, however they are divided."""
+    return np.array_equal(np.sort(_both(one).paths), np.sort(_both(other).paths))
+
+
 def image_changes(before: Fingerprint, now: Fingerprint, data: DividedData, root: Path) -> list[str]:
     """What changed in the images since a fingerprint was taken, in words; empty if nothing did.
 
@@ -168,8 +173,6 @@ def image_changes(before: Fingerprint, now: Fingerprint, data: DividedData, root
     """
     if data.everything is not None:
         found = _image_changes("image", _both(before), ImageNames.of(data.everything, root), data.everything)
-        if not found and not np.array_equal(np.sort(before.validation.paths), np.sort(now.validation.paths)):
-            found = ["other images would be held out"]
     else:
         found = _image_changes("training image", before.train, now.train, data.train)
         found += _image_changes("validation image", before.validation, now.validation, data.validation)

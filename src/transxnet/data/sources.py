@@ -205,7 +205,7 @@ def _evaluated_folder(root: Path, names: Sequence[str], num_classes: int) -> tup
     folders = list(part.classes)
     if not names and len(folders) == num_classes:
         names = folders
-    indices = _matched(root, folders, names, num_classes, found.findings)
+    indices = _matched(part.root, folders, names, num_classes, found.findings)
     paths, targets = images_of(part, indices, found.ignored, allow_empty=True)
     found.ignored.report(found.findings)
     return FolderSource(tuple(names or folders), paths, targets), str(part.root), found.findings

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from transxnet.data.fingerprint import Fingerprint, class_changes, image_changes, with_split_of
+from transxnet.data.fingerprint import Fingerprint, class_changes, image_changes, same_images, with_split_of
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.files import reason
 from transxnet.training.checkpointing import DATA_KEY
@@ -49,9 +49,7 @@ class ResumedData:
             return data
         before = self.before
         if before is None:
-            self.remarks.append(
-                "this run keeps no fingerprint of its data: whether the data changed since is not known"
-            )
+            self.remarks.append("this run has no fingerprint of its data: whether the data changed since is not known")
             return data
         now = Fingerprint.of(data, self.root)
         if change := class_changes(before.class_names, now.class_names):
@@ -59,6 +57,9 @@ class ResumedData:
                 f"the data changed since the run was started: {change}. Its network has other classes: start a new "
                 "run, from its weights with --checkpoint"
             )
+        if data.everything is not None and same_images(before, now):  # divided as before, by whatever rule that was
+            data = with_split_of(before, data, self.root)
+            now = Fingerprint.of(data, self.root)
         found = "; ".join(image_changes(before, now, data, self.root))
         if found and self.changed == "refuse":
             raise ConfigError(
