@@ -14,7 +14,6 @@ from helpers.packed_files import encoded, sharded, tar
 from helpers.packed_files import fill as fill_folder
 from transxnet import DataError
 from transxnet.data.description import DataDescription
-from transxnet.data.names import natural_key
 from transxnet.data.sources import open_data, open_evaluated
 
 Fill = Callable[[Sequence[str]], Path]
@@ -222,8 +221,9 @@ def test_a_network_knows_a_class_named_after_a_part(fill: Fill) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["①", "②"], ["m²", "m2", "m10"], ["10²5", "9"], ["٣", "٢٠"], ["01", "1"], ["½", "𝟘1"]]
+    "names",
+    [["①", "②"], ["m2", "m10", "m²"], ["9", "10²5"], ["٣", "٢٠"], ["001", "01", "1"], ["𝟘1", "½"]],
 )
 def test_unusual_digits_are_sorted(fill: Fill, names: list[str]) -> None:
-    found = open_data(str(fill(classes(names=names)))).train.class_names
-    assert sorted(found) == sorted(names) and list(found) == sorted(found[::-1], key=natural_key)
+    root = fill(classes(names=names))
+    assert list(open_data(str(root)).train.class_names) == names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,60 @@ def test_settings_that_decide_the_result_cannot_change(
     (whole / "elsewhere.json").rename(whole / "summary.json")
     said = capsys.readouterr().err
     assert "started with other settings: lr is 0.001 there, 0.5 here" in said
+
+
+def resumable_copy(whole: Path, folder: Path) -> Path:
+    """A copy of a run that lacks only its results."""
+    shutil.copytree(whole, folder)
+    (folder / "summary.json").unlink(missing_ok=True)
+    return folder
+
+
+def test_changed_data_is_named_and_refused_unless_it_is_accepted(
+    whole: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = resumable_copy(whole, tmp_path / "run")
+    (photos / "rose/0.png").rename(tmp_path / "0.png")
+    for name in ("new", "newer"):
+        shutil.copy(photos / "leaf/0.png", photos / f"leaf/{name}.png")
+    try:
+        assert run("train", "--resume", folder) == 2
+        said = capsys.readouterr().err
+        assert "2 images added" in said and "leaf/new.png" in said and "1 image removed" in said
+        assert "--data-changed accept" in said and said.count("\n") == 1
+        assert run("train", "--resume", folder, "--data-changed", "accept") == 0
+        said = capsys.readouterr().out
+        assert "the data changed since the run was started: 2 images added" in said
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["training_images"] + summary["validation_images"] == 41
+        assert summary["data"] == {
+            name: value
+            for name, value in json.loads((folder / "data.json").read_text()).items()
+            if name != "fingerprint"
+        }
+        (photos / "bird").mkdir()
+        shutil.copy(photos / "leaf/0.png", photos / "bird/0.png")
+        (folder / "summary.json").unlink()
+        assert run("train", "--resume", folder, "--data-changed", "accept") == 2
+        assert "classes: bird added. Its network has other classes" in capsys.readouterr().err
+    finally:
+        shutil.rmtree(photos / "bird", ignore_errors=True)
+        (tmp_path / "0.png").rename(photos / "rose/0.png")
+        for name in ("new", "newer"):
+            (photos / f"leaf/{name}.png").unlink()
+
+
+def test_a_run_without_a_fingerprint_is_resumed_with_a_remark(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = resumable_copy(whole, tmp_path / "run")
+    newest = saved(folder / "checkpoints")[0]
+    content = torch.load(newest, weights_only=True)
+    del content["transxnet_data"]
+    torch.save(content, newest)
+    assert run("train", "--resume", folder) == 0
+    assert "this run has no fingerprint of its data" in capsys.readouterr().out
+    assert (folder / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
 def test_auto_starts_a_run_where_there_is_none(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
