@@ -36,6 +36,15 @@ class Findings:
         if sentence not in self.remarks:
             self.remarks.append(sentence)
 
+    def include(self, other: Findings) -> None:
+        """Add the problems and remarks of another data set."""
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            examples = self.examples.setdefault(kind, [])
+            examples += other.examples[kind][: _EXAMPLES - len(examples)]
+        for sentence in other.remarks:
+            self.remark(sentence)
+
     def lines(self) -> list[str]:
         """One line for each kind of problem, then the remarks, for printing."""
         lines = []
