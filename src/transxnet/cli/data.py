@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
-from transxnet.cli.parsing import CommandParser, image_progress
+from transxnet.cli.parsing import CommandParser, add_crowds, image_progress
 from transxnet.cli.streams import error_console, table_console
 from transxnet.data.data_set_check import DataCheck, DataReport
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
@@ -144,6 +144,7 @@ def _check(arguments: Sequence[str]) -> int:
     parser.add_argument("path", type=str, help="a folder of images, of tar shards or of Parquet files")
     about_zero = "in labels of pixels, 0 means none, as in ADE20K"
     parser.add_argument("--reduce_zero_label", action="store_true", help=about_zero)
+    add_crowds(parser)
     parser.add_number("--workers", Workers, default=0, help="processes that decode (default: 0, the main one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
@@ -179,7 +180,7 @@ def _print_found(findings: DataReport) -> None:
 
 
 def _check_annotated(options: Any) -> int:
-    check = DenseCheck(options.path, reduce_zero_label=options.reduce_zero_label)
+    check = DenseCheck(options.path, reduce_zero_label=options.reduce_zero_label, crowds=options.crowds)
     with image_progress() as progress:
         task = progress.add_task("checking", total=check.steps)
         findings = check.run(options.workers, lambda count: progress.advance(task, count))
@@ -187,7 +188,7 @@ def _check_annotated(options: Any) -> int:
         parts = {name: {"images": images, "objects": objects} for name, (images, objects) in findings.parts.items()}
         content = {"parts": parts, "annotations": findings.annotations, "broken": dict(findings.broken)}
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
-        return 1 if findings.broken or findings.annotations else 0
+        return 0 if findings.sound else 1
     console = table_console()
     for name, (images, objects) in findings.parts.items():
         counted = f", {sum(objects.values()):,} objects of {len(objects)} classes" if objects else ""
@@ -199,7 +200,7 @@ def _check_annotated(options: Any) -> int:
     for name, reason in findings.broken.items():
         console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
     console.print(f"{len(findings.broken) or 'nothing'} broken")
-    return 1 if findings.broken or findings.annotations else 0
+    return 0 if findings.sound else 1
 
 
 def _scenes(arguments: Sequence[str]) -> int:

@@ -90,20 +90,15 @@ def foreign_annotations(root: Path) -> tuple[Path, ForeignAnnotations] | None:
     The folder itself and the usual ones for images, annotations and parts are searched.
     """
     folders = [root / name for name in _FOLDERS]
-    folders += [root / "images" / name for name in (*TRAIN, *VALIDATION)]
+    folders += [root / above / name for above in ("images", "labels") for name in (*TRAIN, *VALIDATION)]
     for folder in dict.fromkeys(folders):
         for path in _first_files(folder):
             if path.suffix.lower() in (".json", ".xml"):
                 kind = format_of(path)
                 if isinstance(kind, ForeignAnnotations):
                     return path, kind
-            elif path.suffix.lower() == ".txt" and folder.name in ("labels", *TRAIN, *VALIDATION):
-                if _is_yolo(path):
-                    return path, _YOLO
-    labels = root / "labels"
-    for path in (path for name in (*TRAIN, *VALIDATION) for path in _first_files(labels / name)):
-        if path.suffix.lower() == ".txt" and _is_yolo(path):
-            return path, _YOLO
+            elif folder.name in ("labels", *TRAIN, *VALIDATION) and _is_yolo(path):
+                return path, _YOLO
     return None
 
 
@@ -122,6 +117,8 @@ def _first_files(folder: Path) -> list[Path]:
 
 def _is_yolo(path: Path) -> bool:
     """Whether a text file's first line is a class index and numbers from 0 to 1."""
+    if path.suffix.lower() != ".txt":
+        return False
     try:
         with open_regular(path) as file:
             words = file.readline(1000).split()

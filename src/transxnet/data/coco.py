@@ -15,11 +15,11 @@ from transxnet.data.coco_categories import ordered
 from transxnet.data.coco_checks import Crowds, read_coco
 from transxnet.data.coco_images import ImageFinder
 from transxnet.data.coco_layout import CocoLayout, Subset, coco_layout, image_folders, lone_subset
-from transxnet.data.coco_merging import merged
+from transxnet.data.coco_merging import merged as merged_files
 from transxnet.data.coco_records import CocoFile
 from transxnet.data.coco_source import MIN_SIDE, CocoSource, Instances
 from transxnet.data.description import DataDescription, PartDescription
-from transxnet.data.findings import Findings
+from transxnet.data.findings import Findings, merged
 from transxnet.data.names import listed
 from transxnet.data.stratified import held_out_by_classes
 from transxnet.errors import DataError
@@ -36,22 +36,22 @@ class CocoData:
         train: The training images; None if there are only validation images.
         validation: The validation images.
         layout: Where they were found.
-        held_out: Whether the validation images were held out from the training files.
         findings: Problems and remarks of all files.
+        everything: The images that both were drawn from; None if the data set has a validation part.
     """
 
     train: CocoSource | None
     validation: CocoSource
     layout: CocoLayout
-    held_out: bool
     findings: Findings
+    everything: CocoSource | None = None
 
     def description(self) -> DataDescription:
         """Layout, parts with their objects by class, and findings."""
         parts = []
         if self.train is not None:
             parts.append(_described("training", self._origin(self.layout.train), self.train))
-        origin = self._origin(self.layout.val) if not self.held_out else "held out, a fifth by class"
+        origin = self._origin(self.layout.val) if self.everything is None else "a held-out fifth of each class"
         parts.append(_described("validation", origin, self.validation))
         return DataDescription(f"{self.layout.name} ({self.layout.root})", tuple(parts), self.findings)
 
@@ -93,17 +93,13 @@ def open_coco(
         train = _part(layout, layout.train, classes, masks, crowds) if layout.train else None
         known = classes or (train.class_names if train else None)
         validation = _part(layout, layout.val, known, masks, crowds) if layout.val else None
-    for source in (train, validation):
-        if source is not None:
-            findings.include(source.findings)
-    held = validation is None
+    findings = merged([findings, *(source.findings for source in (train, validation) if source is not None)])
+    everything = None if validation else train
     if validation is None:
         assert train is not None
         train, validation = _split(train, layout, seed)
-    if train is not None:
-        _report_training(train, findings)
-    _report_objects(train, validation, findings)
-    return CocoData(train, validation, layout, held, findings)
+    _report_parts(train, validation, findings)
+    return CocoData(train, validation, layout, findings, everything)
 
 
 def open_coco_file(
@@ -154,7 +150,7 @@ def _part(
     for subset in subsets:
         finder = ImageFinder(subset.path, image_folders(subset, layout.root), layout.root, subset.part)
         files.append(_read(subset.path, finder, classes, masks, crowds))
-    return _source(files[0] if len(files) == 1 else merged([subset.path for subset in subsets], files))
+    return _source(files[0] if len(files) == 1 else merged_files([subset.path for subset in subsets], files))
 
 
 def _read(path: Path, finder: ImageFinder, classes: Sequence[str] | None, masks: bool, crowds: Crowds) -> CocoFile:
@@ -181,18 +177,14 @@ def _split(everything: CocoSource, layout: CocoLayout, seed: int) -> tuple[CocoS
     return train, validation
 
 
-def _report_training(train: CocoSource, findings: Findings) -> None:
-    """Report training images and objects that are not trained on."""
-    for image in train.images:
+def _report_parts(train: CocoSource | None, validation: CocoSource, findings: Findings) -> None:
+    """Report images and objects that are not trained on, and parts without objects."""
+    for image in train.images if train else ():
         if min(image.height, image.width) < MIN_SIDE:
             findings.add(f"training images with a side below {MIN_SIDE} pixels (not trained on)", image.file_name)
-    for row in train.narrow_rows():
-        name = f"annotation {train.annotations.ids[row]}"
+    for row in train.narrow_rows() if train else ():
+        name = f"annotation {train.annotations.ids[row]}"  # type: ignore[union-attr]
         findings.add("training objects narrower than a pixel (not trained on)", name)
-
-
-def _report_objects(train: CocoSource | None, validation: CocoSource, findings: Findings) -> None:
-    """Report parts without any object to train on or to evaluate."""
     if validation.annotations.crowds.all():
         findings.remark("no validation image has an object: there is no average precision, and no best checkpoint")
 

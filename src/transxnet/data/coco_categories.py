@@ -37,11 +37,12 @@ def whole(value: Any) -> int | None:
     return number if _INTEGERS[0] <= number < _INTEGERS[1] else None
 
 
-def repeated(ids: Iterable[int]) -> str:
+def repeated(ids: Iterable[int | None]) -> str:
     """The ids that occur more than once with their indices, for a message; empty if there are none."""
     indices: dict[int, list[int]] = defaultdict(list)
     for index, number in enumerate(ids):
-        indices[number].append(index)
+        if number is not None:
+            indices[number].append(index)
     several = [(number, found) for number, found in indices.items() if len(found) > 1]
     return listed([f"{number} at indices {listed([str(index) for index in found])}" for number, found in several])
 

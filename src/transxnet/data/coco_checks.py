@@ -21,7 +21,7 @@ from transxnet.data.run_lengths import SegmentationError, area, bounds, checked,
 from transxnet.errors import DataError
 from transxnet.files import read_bytes, reason
 
-Crowds = Literal["ignore", "as_objects"]
+Crowds = Literal["ignore", "as-objects", "as_objects"]
 """Whether annotations with ``iscrowd: 1`` are neither trained on nor count in evaluation, or are objects."""
 
 _MAX_ID = 2**62
@@ -79,7 +79,7 @@ class _UnusableError(ValueError):
 
 
 class _Annotation(NamedTuple):
-    index: int
+    position: int
     image: int
     label: int
     box: tuple[float, float, float, float]
@@ -171,9 +171,11 @@ class _Reader:
             findings.remark(f"boxes of {notes['boxless']:,} annotations without one are computed from their masks")
         crowds = [each for each in kept if each.crowd]
         if crowds and len(crowds) > _FEW_CROWDS * len(kept):
-            kind = "crowds (iscrowd 1: not trained on, ignored in evaluation; --crowds as-objects takes them as objects)"
+            kind = (
+                "crowds (iscrowd 1: not trained on, ignored in evaluation; --crowds as-objects takes them as objects)"
+            )
             for each in crowds:
-                findings.add(kind, _name(entries[each.index], each.index))
+                findings.add(kind, _name(entries[each.position], each.position))
         elif crowds:
             findings.remark(
                 f"{len(crowds):,} of {len(kept):,} annotations are crowds (iscrowd 1): not trained on, ignored in "
@@ -185,7 +187,7 @@ class _Reader:
         if self.masks and len(bare) < len(kept) - len(crowds):
             kind = "objects without a mask (their boxes are used; --without-mask decides for training on masks)"
             for each in bare:
-                findings.add(kind, _name(entries[each.index], each.index))
+                findings.add(kind, _name(entries[each.position], each.position))
 
     def _references(self, entry: Any) -> tuple[int, int]:
         """The indices of an annotation's image and class."""
@@ -244,7 +246,7 @@ def _numbered(kept: Sequence[_Annotation], findings: Findings) -> npt.NDArray[np
         number = each.id
         if not _is_id(number) or number in seen:
             if number != 0:
-                name = f"annotation {'without id' if number is None else number} at index {each.index}"
+                name = f"annotation {'without id' if number is None else number} at index {each.position}"
                 findings.add("annotations with a missing or repeated id (renumbered)", name)
             number, unused = max(unused, 1), max(unused, 1) + 1
         seen.add(number)

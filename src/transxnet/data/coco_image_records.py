@@ -81,7 +81,7 @@ def _records(path: Path, entries: Sequence[Any], findings: Findings) -> list[Ima
         if record is None:
             findings.add(_UNUSABLE, f"at index {index}")
         elif record.id in images:
-            ids = [found for each in entries if isinstance(each, dict) and (found := whole(each.get("id"))) is not None]
+            ids = [whole(each.get("id")) if isinstance(each, dict) else None for each in entries]
             raise DataError(
                 f"{path}: two images have the id {record.id}: {images[record.id].file_name} and {record.file_name}; "
                 f"their annotations cannot be distinguished ({repeated(ids)})"
@@ -190,6 +190,6 @@ def _report_orientation(
     outside = sum(_outside(boxes.get(index, ()), frames[index]) for index in turned)
     of = "" if len(headers) == len(images) else f" of {len(headers):,} that were looked at"
     findings.remark(
-        f"{len(turned):,} images{of} have an EXIF orientation: {stored:,} are annotated as stored, {upright:,} upright; "
-        f"{outside:,} of their boxes are outside the image"
+        f"{len(turned):,} images{of} have an EXIF orientation: {stored:,} are annotated as stored, {upright:,} "
+        f"upright; {outside:,} of their boxes are outside the image"
     )

@@ -126,9 +126,7 @@ class ImageFinder:
 
     def _ranked(self, names: Sequence[str]) -> list[str]:
         """The folders, those that contain more of the names first."""
-        counts = {
-            folder: sum(self._exact([name], [folder]) is not None for name in names) for folder in self.folders
-        }
+        counts = {folder: sum(self._exact([name], [folder]) is not None for name in names) for folder in self.folders}
         return sorted(self.folders, key=lambda folder: -counts[folder])
 
     def _exact(self, names: Sequence[str], folders: Sequence[str]) -> str | None:
@@ -224,7 +222,7 @@ def _key(name: str) -> str:
 
 def _same_end(parts: Sequence[str]) -> Callable[[str], bool]:
     """Whether a path ends in the same folder and file."""
-    return lambda path: [_key(part) for part in path.split(os.sep)[-2:]] == list(parts)
+    return lambda path: [_key(part) for part in Path(path).parts[-2:]] == list(parts)
 
 
 def _same_spelling(name: str) -> Callable[[str], bool]:

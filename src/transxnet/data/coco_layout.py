@@ -113,8 +113,8 @@ def contents_of(data: str) -> tuple[Contents, ...]:
     objects = find_layout(root) is not None or foreign_annotations(root) is not None
     folders = [root / name for name in _PIXEL_FOLDERS if os.path.lexists(root / name)]
     pixels = any(_has_pixels(folder) or not objects for folder in folders)
-    found: list[Contents] = ["objects"] * objects + ["pixels"] * pixels  # type: ignore[list-item]
-    return tuple(found)
+    found: dict[Contents, bool] = {"objects": objects, "pixels": pixels}
+    return tuple(kind for kind, there in found.items() if there)
 
 
 def refuse_annotated(root: Path, class_folders: Sequence[str]) -> None:

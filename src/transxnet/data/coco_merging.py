@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from transxnet.data.coco_records import Annotations, CocoFile
-from transxnet.data.findings import Findings
+from transxnet.data.findings import merged as findings_of_all
 from transxnet.errors import DataError
 
 
@@ -29,14 +29,12 @@ def merged(paths: Sequence[Path], files: Sequence[CocoFile]) -> CocoFile:
     for number, file in enumerate(files):
         for image in file.images:
             if seen.setdefault(os.path.realpath(image.path), number) != number:
-                names = ", ".join(path.name for path in paths[:5])
+                given = ", ".join(path.name for path in paths[:5])
                 raise DataError(
-                    f"{paths[0].parent} has several annotation files for one part: {names}; they annotate the same "
+                    f"{paths[0].parent} has several annotation files for one part: {given}; they annotate the same "
                     f"image, such as {image.file_name}: give the path of one file"
                 )
-    findings = Findings()
-    for file in files:
-        findings.include(file.findings)
+    findings = findings_of_all(file.findings for file in files)
     ids = _category_ids(files)
     names = list(ids)
     labels = {name: label for label, name in enumerate(names)}
@@ -80,4 +78,3 @@ def _joined(parts: Sequence[Annotations]) -> Annotations:
         packed=np.concatenate([part.packed for part in parts]),
         ends=np.cumsum([0, *lengths], dtype=np.int64),
     )
-

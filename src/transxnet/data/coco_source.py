@@ -122,6 +122,11 @@ class CocoSource:
         bare = (np.diff(self.annotations.ends) == 0) & ~self.annotations.crowds
         return np.flatnonzero(bare).tolist()
 
+    def images_without_mask(self) -> set[int]:
+        """The indices of the images that have an annotation without a mask."""
+        rows = np.flatnonzero(np.diff(self.annotations.ends) == 0)
+        return set((np.searchsorted(self.annotations.first, rows, side="right") - 1).tolist())
+
     def narrow_rows(self) -> list[int]:
         """Rows of the objects that are narrower than a pixel."""
         narrow = (self.annotations.boxes[:, 2:] < 1).any(axis=1) & ~self.annotations.crowds

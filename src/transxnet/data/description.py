@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transxnet.data.findings import Findings
+from transxnet.data.findings import Findings, merged
 from transxnet.data.names import listed
 
 _LISTED = 10  # classes in a line
@@ -67,3 +67,10 @@ class DataDescription:
             "examples": {kind: list(names) for kind, names in self.findings.examples.items()},
             "remarks": list(self.findings.remarks),
         }
+
+
+def joined(descriptions: Sequence[DataDescription]) -> DataDescription:
+    """One description of a folder that holds several data sets, such as boxes and pixels of the same images."""
+    layouts = dict.fromkeys(one.layout for one in descriptions)
+    parts = tuple(part for one in descriptions for part in one.parts)
+    return DataDescription(" and ".join(layouts), parts, merged([one.findings for one in descriptions]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _EXAMPLES = 5
@@ -36,15 +37,6 @@ class Findings:
         if sentence not in self.remarks:
             self.remarks.append(sentence)
 
-    def include(self, other: Findings) -> None:
-        """Add the problems and remarks of another data set."""
-        for kind, count in other.counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            examples = self.examples.setdefault(kind, [])
-            examples += other.examples[kind][: _EXAMPLES - len(examples)]
-        for sentence in other.remarks:
-            self.remark(sentence)
-
     def lines(self) -> list[str]:
         """One line for each kind of problem, then the remarks, for printing."""
         lines = []
@@ -52,3 +44,16 @@ class Findings:
             names = ", ".join(self.examples[kind])
             lines.append(f"{kind}: {count:,} ({names}{', ...' if count > len(self.examples[kind]) else ''})")
         return lines + self.remarks
+
+
+def merged(several: Iterable[Findings]) -> Findings:
+    """The findings of several parts; parts that share one object are counted once."""
+    result = Findings()
+    for findings in {id(each): each for each in several}.values():
+        for kind, count in findings.counts.items():
+            result.counts[kind] = result.counts.get(kind, 0) + count
+            examples = result.examples.setdefault(kind, [])
+            examples += findings.examples[kind][: _EXAMPLES - len(examples)]
+        for sentence in findings.remarks:
+            result.remark(sentence)
+    return result

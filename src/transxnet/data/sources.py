@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.images import EXTENSIONS, BadImageError, find_images, read_image
+from transxnet.data.coco_layout import refuse_annotated
 from transxnet.data.names import entries_of, is_folder, listed, natural_key
 from transxnet.data.parquet import open_parquet
 from transxnet.data.shards import open_shards
@@ -230,6 +231,7 @@ def _packed(root: Path, damaged: dict[str, str] | None = None) -> dict[str, Pack
 def _folder_parts(root: Path) -> dict[str, FolderSource]:
     train, validation = part_folder(root, TRAIN), part_folder(root, VALIDATION)
     classes = _classes(train or root)
+    refuse_annotated(root, classes)
     if validation and not train and set(classes) <= set(VALIDATION):
         return {"val": _read(validation, _classes(validation), skip_empty=True)}
     parts = {"train": _read(train or root, classes, skip_empty=False)}

@@ -19,7 +19,8 @@ class DetectionBatch(NamedTuple):
 
     Attributes:
         images: (3, H, W) each, uint8, of any sizes.
-        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W).
+        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W); with
+            ``has_mask`` (n) if only some of the objects have one.
         indices: (B), indices of the images in their source.
         bad: Name of and reason for each image that could not be used.
     """
@@ -61,7 +62,9 @@ class TrainingImages(AddressedImages):
         instances = self.source.instances(index)
         target = {"boxes": instances.boxes, "labels": instances.labels}
         if self.masks:
-            target["masks"] = instances.masks(self.transform.size(*instances.size))
+            target["masks"] = instances.masks(self.transform.size(*instances.size), empty=True)
+            if None in instances.segmentations:
+                target["has_mask"] = instances.has_mask
         return image, target
 
     def augment(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:

@@ -28,11 +28,11 @@ class Precision:
     """Average precision and recall of boxes or masks.
 
     Attributes:
-        scores: COCO's twelve numbers, shares of 1; -1 for one that the images have no objects for.
+        scores: COCO's twelve numbers, shares of 1; None for one that the images have no objects for.
         per_class: AP and AP50 of each class; None for one without objects.
     """
 
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     per_class: list[tuple[float, float] | None]
 
 
@@ -105,7 +105,8 @@ def evaluate(
         advance(len(batch.images) + len(batch.bad))
     box = precision(source, evaluated, results, "bbox")
     masks = any("segmentation" in result for result in results) or model.head_description.predicts_masks
-    mask = precision(source, evaluated, results, "segm") if masks and source.has_masks else None
+    some = len(source.without_mask) < int((~source.annotations.crowds).sum())
+    mask = precision(source, evaluated, results, "segm") if masks and some else None
     return Evaluation(len(evaluated), box, mask, results, len(evaluated) / max(seconds, 1e-9), bad.reasons)
 
 
@@ -153,6 +154,8 @@ def precision(
 ) -> Precision:
     """COCO's average precision and recall, as pycocotools computes it.
 
+    Masks are evaluated on the images all of whose objects have one.
+
     Args:
         source: The images and their objects.
         indices: Indices of the images that were evaluated.
@@ -161,6 +164,12 @@ def precision(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    if kind == "segm":
+        bare = source.images_without_mask()
+        indices = [index for index in indices if index not in bare]
+    if not len(indices):
+        return Precision(dict.fromkeys(SCORES), [None] * len(source.category_ids))
+    # COCO's index of the ground truth leaves nothing out, so images that are not evaluated may be in it.
     truth = COCO(source.ground_truth(), print_function=_silent)
     # The library changes its input; for boxes it must not see the masks.
     left_out = "bbox" if kind == "segm" else "segmentation"
@@ -170,10 +179,15 @@ def precision(
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    scores = dict(zip(SCORES, (float(value) for value in evaluation.stats[: len(SCORES)]), strict=True))
+    scores = dict(zip(SCORES, map(_share, evaluation.stats[: len(SCORES)]), strict=True))
     table = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes), all sizes, 100 detections
     per_class = [_class_precision(table[:, :, index]) for index in range(len(source.category_ids))]
     return Precision(scores, per_class)
+
+
+def _share(value: float) -> float | None:
+    """A score; None for COCO's -1, which stands for no objects."""
+    return None if value < 0 else float(value)
 
 
 def _class_precision(table: np.ndarray[Any, Any]) -> tuple[float, float] | None:

@@ -20,7 +20,8 @@ from transxnet.detection.sample_sheet import save_sheet
 from transxnet.detection.task import DetectionTask
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
-from transxnet.training.dense import findings_of, known_classes, label_names_of
+from transxnet.text import percent
+from transxnet.training.dense import known_classes, label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder
@@ -32,13 +33,13 @@ class DetectionExperiment(Experiment[DetectionRecipe, Detector, Evaluation]):
     def __init__(self, recipe: DetectionRecipe) -> None:
         super().__init__(recipe)
         self.masks = recipe.predicts_masks
-        data = open_coco(data_folder(recipe.data), seed=recipe.seed, masks=self.masks)
-        self.findings = findings_of(data.train, data.validation)
+        folder = data_folder(recipe.data)
+        data = open_coco(folder, seed=recipe.seed, masks=self.masks, crowds=recipe.crowds)
+        self.findings = data.findings.lines()
         if data.train is None:
             raise DataError(f"{recipe.data} has validation images but no training images")
-        if self.masks and not data.train.has_masks:
-            title = network_class(recipe.detector).title
-            raise DataError(f"{recipe.data} has objects without a mask, which {title} needs; take --detector retinanet")
+        if self.masks:
+            _check_masks(data.train, recipe)
         self.train, self.validation = data.train.trainable(), data.validation
 
     @property
@@ -71,8 +72,9 @@ class DetectionExperiment(Experiment[DetectionRecipe, Detector, Evaluation]):
 
     def headline(self, evaluation: Evaluation) -> str:
         box, mask = evaluation.box.scores, evaluation.mask and evaluation.mask.scores
-        masks = f", mask AP {mask['AP']:.1%} (AP50 {mask['AP50']:.1%})" if mask else ""
-        return f"box AP {box['AP']:.1%} (AP50 {box['AP50']:.1%}){masks} on {evaluation.images} held-out images"
+        masks = f", mask AP {percent(mask['AP'])} (AP50 {percent(mask['AP50'])})" if mask else ""
+        boxes = f"box AP {percent(box['AP'])} (AP50 {percent(box['AP50'])})"
+        return f"{boxes}{masks} on {evaluation.images} held-out images"
 
     def scores(self, evaluation: Evaluation) -> dict[str, Any]:
         scores: dict[str, Any] = {"box": evaluation.box.scores, "validation_images": evaluation.images}
@@ -86,6 +88,22 @@ class DetectionExperiment(Experiment[DetectionRecipe, Detector, Evaluation]):
         kind = "mask" if evaluation.mask else "box"
         score = (f"val/{kind}_AP50", f"{kind} AP50")
         save_curves(epochs, folder.curves, title, loss="sum of the losses", score=score)
+
+
+def _check_masks(train: CocoSource, recipe: DetectionRecipe) -> None:
+    """Refuse objects without a mask, unless they may be left out of the masks' loss and others have one."""
+    bare = train.without_mask
+    objects = int((~train.annotations.crowds).sum())
+    if not bare or (recipe.without_mask == "boxes-only" and len(bare) < objects):
+        return
+    row = bare[0]
+    name = f"annotation {train.annotations.ids[row]} of {train.images[train.owner(row)].file_name}"
+    title = network_class(recipe.detector).title
+    others = ", or --without-mask boxes-only, which trains their boxes alone" if len(bare) < objects else ""
+    raise DataError(
+        f"{recipe.data} has objects without a mask, which {title} needs: {len(bare):,} of {objects:,}, such as {name}; "
+        f"take --detector retinanet{others}"
+    )
 
 
 def build_network(recipe: DetectionRecipe, train: CocoSource) -> Detector:

@@ -53,7 +53,7 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
         if head.predicts_masks:
             height, width = instances.size
             share = math.sqrt(min(1.0, _MASK_BYTES / max(1, len(instances.labels) * height * width)))
-            truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)))
+            truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)), empty=True)
         with torch.inference_mode():
             (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
         detected = confident(found, SHOWN_FROM)
