@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transxnet.bounds import checked, checked_settings, kinds_of
-from transxnet.data.coco_layout import contents_of
+from transxnet.data.coco_layout import contents_of, unread_annotations
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
+from transxnet.files import user_path
 from transxnet.training.recipe import Recipe, recipe_path
 from transxnet.training.recipe_file import read_recipe, recipe_settings
 
@@ -119,6 +120,8 @@ def default_recipe(task: str | None, data: str) -> str:
         folder = "coco" if task == "detection" else "ade20k"
         raise ConfigError(f"for {task}, name a recipe: --recipe {folder}/{dense[task]}_tiny, or a file")
     if data != DIGITS and (contents := contents_of(data)):
+        if other := unread_annotations(user_path(data)):
+            raise ConfigError(f"{data} has annotated objects: {other}")
         advice = {
             "objects": "for boxes and masks, name a recipe such as --recipe coco/retinanet_tiny",
             "pixels": "for pixels, --recipe ade20k/semantic_fpn_tiny",

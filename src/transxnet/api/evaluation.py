@@ -90,13 +90,13 @@ def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progr
 
 
 def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, progress: Progress) -> DetectionScores:
-    from transxnet.data.coco import open_coco
+    from transxnet.data.coco import open_coco_evaluation
     from transxnet.data.scenes import data_folder
     from transxnet.detection.evaluate import evaluate as run
     from transxnet.training.dense import known_classes
 
     head = known_classes(network.head_description)
-    opened = open_coco(data_folder(data), classes=head.label_names, masks=head.predicts_masks, crowds=crowds)
+    opened = open_coco_evaluation(data_folder(data), classes=head.label_names, masks=head.predicts_masks, crowds=crowds)
     source = opened.validation
     found = run(network, source, advance=_counter(len(source), progress), **settings)
     return detection_scores(found, head.label_names, opened.findings.lines())

@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ from transxnet.data.coco_records import CocoFile
 from transxnet.data.coco_source import MIN_SIDE, CocoSource, Instances
 from transxnet.data.description import DataDescription, PartDescription
 from transxnet.data.findings import Findings, merged
-from transxnet.data.names import listed
+from transxnet.data.names import is_file, listed
 from transxnet.data.stratified import held_out_by_classes
 from transxnet.errors import DataError
 from transxnet.files import reading, user_path
 
-__all__ = ["CocoData", "CocoSource", "Crowds", "Instances", "open_coco", "open_coco_file"]
+__all__ = ["CocoData", "CocoSource", "Crowds", "Instances", "open_coco", "open_coco_evaluation", "open_coco_file"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CocoData:
     """Training images, if there are any, and validation images.
 
     Attributes:
-        train: The training images; None if there are only validation images.
+        train: The training images; None if there are only validation images or they are not needed.
         validation: The validation images.
         layout: Where they were found.
         findings: Problems and remarks of all files.
@@ -100,6 +100,37 @@ def open_coco(
         train, validation = _split(train, layout, seed)
     _report_parts(train, validation, findings)
     return CocoData(train, validation, layout, findings, everything)
+
+
+def open_coco_evaluation(
+    data: str, *, classes: Sequence[str], masks: bool = True, crowds: Crowds = "ignore"
+) -> CocoData:
+    """Open images to evaluate a network on: the validation part, or all images of an annotation file.
+
+    Of a folder without a validation part, these are the images that :func:`open_coco` holds out for seed 0.
+
+    Args:
+        data: As for :func:`open_coco`.
+        classes: The network's class names; the file may lack some.
+        masks: As for :func:`open_coco`.
+        crowds: As for :func:`open_coco`.
+
+    Raises:
+        DataError: As for :func:`open_coco`.
+    """
+    layout = coco_layout(data)
+    whole = is_file(user_path(data))
+    if not layout.val and not whole:
+        opened = open_coco(data, classes=classes, masks=masks, crowds=crowds)
+        opened.findings.remark(
+            f"only the held-out fifth is evaluated, {len(opened.validation):,} images; give the path of the annotation "
+            f"file to evaluate all, such as {layout.train[0].path}"
+        )
+        return opened
+    with _no_garbage_collection():
+        validation = _part(layout, layout.val or layout.train, classes, masks, crowds)
+    _report_parts(None, validation, validation.findings)
+    return CocoData(None, validation, replace(layout, val=layout.val or layout.train), validation.findings)
 
 
 def open_coco_file(

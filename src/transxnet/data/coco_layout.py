@@ -76,12 +76,12 @@ def coco_layout(data: str) -> CocoLayout:
             raise DataError(f"{root} {kind.refusal}")
         above, subset = lone_subset(root)
         return _of_subsets(above, [subset], "a COCO file")
-    layout = find_layout(root) or _found(root, loose=True)
-    if layout is not None:
+    if layout := find_layout(root):
         return layout
-    if foreign := foreign_annotations(root):
-        path, kind = foreign
-        raise DataError(f"{root} has no COCO annotations: {path} {kind.refusal}")
+    if other := unread_annotations(root):
+        raise DataError(f"{root} has no COCO annotations: {other}")
+    if layout := _found(root, loose=True):
+        return layout
     raise DataError(
         f"{root} has no COCO annotations; looked for annotations/*.json, *.json, and train/*.json, val/*.json"
     )
@@ -93,14 +93,15 @@ def find_layout(root: Path) -> CocoLayout | None:
     Raises:
         DataError: If a folder cannot be listed.
     """
-    if not is_folder(root):
+    return _found(root, loose=False) if is_folder(root) else None
+
+
+def unread_annotations(root: Path) -> str | None:
+    """A sentence on annotated objects in a format that is not read; None if there are none, or some that are."""
+    if not is_folder(root) or find_layout(root):
         return None
-    layout = _found(root, loose=False)
-    if layout is None:
-        folders = [path for path in _visible(root) if is_folder(path)]
-        if len(folders) == 1 and len(_visible(root)) == 1:  # an archive's only folder
-            return find_layout(folders[0])
-    return layout
+    found = foreign_annotations(root)
+    return f"{found[0]} {found[1].refusal}" if found else None
 
 
 def contents_of(data: str) -> tuple[Contents, ...]:
@@ -110,7 +111,7 @@ def contents_of(data: str) -> tuple[Contents, ...]:
         return ("objects",)
     if not is_folder(root):
         return ()
-    objects = find_layout(root) is not None or foreign_annotations(root) is not None
+    objects = find_layout(root) is not None or unread_annotations(root) is not None
     folders = [root / name for name in _PIXEL_FOLDERS if os.path.lexists(root / name)]
     pixels = any(_has_pixels(folder) or not objects for folder in folders)
     found: dict[Contents, bool] = {"objects": objects, "pixels": pixels}
@@ -129,16 +130,13 @@ def refuse_annotated(root: Path, class_folders: Sequence[str]) -> None:
     """
     if set(map(str.lower, class_folders)) - _PLAIN_FOLDERS - {*TRAIN, *VALIDATION}:
         return
-    layout = find_layout(root)
-    foreign = None if layout else foreign_annotations(root)
-    if layout:
+    if layout := find_layout(root):
         raise DataError(
             f"{root} has no class folders but annotated objects ({layout.name}): train a detector, such as with "
             "--recipe coco/retinanet_tiny"
         )
-    if foreign:
-        path, kind = foreign
-        raise DataError(f"{root} has no class folders but annotated objects: {path} {kind.refusal}")
+    if other := unread_annotations(root):
+        raise DataError(f"{root} has no class folders but annotated objects: {other}")
 
 
 def _found(root: Path, *, loose: bool) -> CocoLayout | None:
@@ -161,6 +159,8 @@ def _found(root: Path, *, loose: bool) -> CocoLayout | None:
         studio = [subset.path.name for subset in subsets] == ["result.json"] and is_folder(root / "images")
         name = "COCO as Label Studio exports it" if studio else "COCO, annotation files beside the images"
         return _of_subsets(root, subsets, name)
+    if len(folders) == len(_visible(root)) == 1:  # an archive's only folder
+        return _found(folders[0], loose=loose)
     others = [folder for folder in folders[:_LISTED] if folder not in (*parts, *annotations)]
     subsets = _in_folders(others, loose=False)
     return _of_subsets(root, subsets, "COCO, by folders") if subsets else None

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
-from transxnet.data.images import EXTENSIONS, BadImageError, find_images, read_image
 from transxnet.data.coco_layout import refuse_annotated
+from transxnet.data.images import EXTENSIONS, BadImageError, find_images, read_image
 from transxnet.data.names import entries_of, is_folder, listed, natural_key
 from transxnet.data.parquet import open_parquet
 from transxnet.data.shards import open_shards
