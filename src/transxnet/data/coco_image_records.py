@@ -191,5 +191,5 @@ def _report_orientation(
     of = "" if len(headers) == len(images) else f" of {len(headers):,} that were looked at"
     findings.remark(
         f"{len(turned):,} images{of} have an EXIF orientation: {stored:,} are annotated as stored, {upright:,} "
-        f"upright; {outside:,} of their boxes are outside the image"
+        f"upright; {outside:,} of their boxes are outside the image. Networks are shown upright images"
     )

@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from PIL import Image
-
 from transxnet.data.findings import Findings
 from transxnet.data.image_metadata import transposition
 from transxnet.data.images import BadImageError, is_image_name, opened
+from transxnet.data.orientation import Turn, turned_size
 from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import DataError
 
 _SAMPLE = 100  # images by which folders are ranked
 _MAX_INDEXED = 2_000_000  # image files below a folder
 _UPLOAD = re.compile(r"^[0-9a-f]{6,36}[-_](?=.)")  # that Label Studio and others put before a file's name
-_QUARTER_TURNS = (
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
 
 
 class Header(NamedTuple):
@@ -41,12 +34,13 @@ class Header(NamedTuple):
 
     height: int
     width: int
-    turn: Image.Transpose | None
+    turn: Turn | None
 
     @property
     def upright(self) -> tuple[int, int]:
         """Height and width of the upright image."""
-        return (self.width, self.height) if self.turn in _QUARTER_TURNS else (self.height, self.width)
+        size = self.height, self.width
+        return size if self.turn is None else turned_size(size, self.turn)
 
 
 def header(path: str) -> Header | None:

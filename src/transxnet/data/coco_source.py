@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from transxnet.data.coco_images import header
 from transxnet.data.coco_records import Annotations, ImageRecord
 from transxnet.data.findings import Findings
 from transxnet.data.images import read_annotated
+from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks, turned_size
 from transxnet.data.run_lengths import decoded
 from transxnet.errors import DataError
 
@@ -30,12 +32,19 @@ class Instances:
         labels: (n), int64, from 0.
         segmentations: Polygons or run lengths of each; None for objects without a mask.
         size: Height and width of the image.
+        turn: How the annotated image was turned.
     """
 
     boxes: Tensor
     labels: Tensor
     segmentations: list[Any]
     size: tuple[int, int]
+    turn: Turn | None = None
+
+    def turned(self, turn: Turn) -> Instances:
+        """The objects of the annotated image in the turned one."""
+        boxes = turned_boxes(self.boxes, self.size, turn)
+        return replace(self, boxes=boxes, size=turned_size(self.size, turn), turn=turn)
 
     @property
     def has_mask(self) -> Tensor:
@@ -55,7 +64,12 @@ class Instances:
         if None in self.segmentations and not empty:
             raise DataError("an object has a box but no mask")
         known = [segmentation for segmentation in self.segmentations if segmentation is not None]
-        found = decoded(known, *self.size, size)
+        if self.turn is None:
+            found = decoded(known, *self.size, size)
+        else:
+            back = inverse(self.turn)
+            shape = None if size is None else turned_size(size, back)
+            found = turned_masks(decoded(known, *turned_size(self.size, back), shape), self.turn)
         if len(known) == len(self.segmentations):
             return found
         masks = torch.zeros(len(self.segmentations), *(size or self.size), dtype=torch.bool)
@@ -110,6 +124,23 @@ class CocoSource:
             [annotations.segmentation(row) for row in rows],
             (image.height, image.width),
         )
+
+    def turn(self, index: int) -> Turn | None:
+        """How an image is turned that was annotated as stored, so that it is upright; None if it is."""
+        image = self.images[index]
+        found = header(image.path)
+        if found is None or (found.height, found.width) != (image.height, image.width):
+            return None
+        return found.turn
+
+    def upright(self, index: int) -> tuple[Image.Image, Instances]:
+        """The image as a viewer shows it, which is how networks take it, and its objects there.
+
+        Raises:
+            BadImageError: As for :meth:`load`.
+        """
+        image, instances, turn = self.load(index), self.instances(index), self.turn(index)
+        return (image, instances) if turn is None else (image.transpose(turn), instances.turned(turn))
 
     @property
     def has_masks(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
@@ -58,8 +59,8 @@ class TrainingImages(AddressedImages):
         self.masks = masks
 
     def read(self, index: int) -> tuple[Tensor, Target]:
-        image = V.pil_to_tensor(self.source.load(index))
-        instances = self.source.instances(index)
+        picture, instances = self.source.upright(index)
+        image = V.pil_to_tensor(picture)
         target = {"boxes": instances.boxes, "labels": instances.labels}
         if self.masks:
             target["masks"] = instances.masks(self.transform.size(*instances.size), empty=True)
@@ -77,7 +78,9 @@ class TrainingImages(AddressedImages):
 
 
 class EvaluationImages(AddressedImages):
-    """The images as they are; the network resizes them, and detects in their pixels.
+    """The upright images; the network resizes them, and detects in their pixels.
+
+    The target of an image that was annotated as stored has ``turn``, the transposition that brought it upright.
 
     Args:
         source: The images.
@@ -87,11 +90,14 @@ class EvaluationImages(AddressedImages):
         super().__init__(len(source))
         self.source = source
 
-    def read(self, index: int) -> Tensor:
-        return cast(Tensor, V.pil_to_tensor(self.source.load(index)))
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        image, turn = self.source.load(index), self.source.turn(index)
+        if turn is None:
+            return V.pil_to_tensor(image), {}
+        return V.pil_to_tensor(image.transpose(turn)), {"turn": torch.tensor(turn.value)}
 
-    def augment(self, stored: Tensor, index: int) -> tuple[Tensor, Target]:
-        return stored, {}
+    def augment(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
+        return stored
 
 
 def collate(samples: Sequence[Sample]) -> DetectionBatch:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import Advance, BadImages, make_loader
+from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
-from transxnet.detection.batches import EvaluationImages, collate
+from transxnet.detection.batches import DetectionBatch, EvaluationImages, collate
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers: precision at overlaps of 0.5 to 0.95, of 0.5, of 0.75; for small, medium and
@@ -99,7 +99,7 @@ def evaluate(
             started = time.perf_counter()
             with torch.inference_mode():
                 found = model([image.to(device) for image in batch.images])
-            results += coco_results(found, batch.indices, source)
+            results += coco_results(found, batch, source)
             seconds += time.perf_counter() - started
             evaluated += batch.indices.tolist()
         advance(len(batch.images) + len(batch.bad))
@@ -110,20 +110,33 @@ def evaluate(
     return Evaluation(len(evaluated), box, mask, results, len(evaluated) / max(seconds, 1e-9), bad.reasons)
 
 
-def coco_results(found: Sequence[Target], indices: Tensor, source: CocoSource) -> list[dict[str, Any]]:
+def coco_results(found: Sequence[Target], batch: DetectionBatch, source: CocoSource) -> list[dict[str, Any]]:
     """Detections in COCO's results format: x, y, width, height; the data set's ids; masks run-length encoded.
+
+    They are in the pixels of the images as annotated.
 
     Args:
         found: A detector's output.
-        indices: (B), indices of the images in their source.
+        batch: The images, of :class:`~transxnet.detection.batches.EvaluationImages`.
         source: Knows the ids.
     """
-    ids = [source.images[index].id for index in indices.tolist()]
-    return [
-        result
-        for detections, image_id in zip(found, ids, strict=True)
-        for result in as_results(detections, image_id, source.category_ids)
-    ]
+    results = []
+    for detections, target, image, index in zip(
+        found, batch.targets, batch.images, batch.indices.tolist(), strict=True
+    ):
+        if "turn" in target:
+            detections = _turned_back(detections, (image.shape[1], image.shape[2]), Turn(int(target["turn"])))
+        results += as_results(detections, source.images[index].id, source.category_ids)
+    return results
+
+
+def _turned_back(found: Target, size: tuple[int, int], turn: Turn) -> Target:
+    """Detections in an image of a height and width, as it was before it was turned."""
+    back = inverse(turn)
+    changed = {"boxes": turned_boxes(found["boxes"], size, back)}
+    if "masks" in found:
+        changed["masks"] = turned_masks(found["masks"], back)
+    return found | changed
 
 
 def as_results(found: Target, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -45,10 +45,9 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
     pictures = []
     for index in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
         try:
-            image = source.load(index)
+            image, instances = source.upright(index)
         except BadImageError:
             continue  # was reported
-        instances = source.instances(index)
         truth = {"boxes": instances.boxes, "labels": instances.labels}
         if head.predicts_masks:
             height, width = instances.size

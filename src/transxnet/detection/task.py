@@ -51,7 +51,7 @@ class DetectionTask(DenseTask):
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         self.count_bad(batch)
         if len(batch.images):
-            self._results += coco_results(self.model(batch.images), batch.indices, self.validation)
+            self._results += coco_results(self.model(batch.images), batch, self.validation)
             self._evaluated += batch.indices.tolist()
 
     def on_validation_epoch_end(self) -> None:
