@@ -123,12 +123,12 @@ def refuse_annotated(root: Path, class_folders: Sequence[str]) -> None:
 
     Args:
         root: The folder.
-        class_folders: The folders that would be its classes. Real class folders beside annotations are accepted.
+        class_folders: The folders that would be its classes. Several real ones beside annotations are accepted.
 
     Raises:
         DataError: If the folders are those of a layout with annotations, which the message names.
     """
-    if set(map(str.lower, class_folders)) - _PLAIN_FOLDERS - {*TRAIN, *VALIDATION}:
+    if len(class_folders) > 1 and set(map(str.lower, class_folders)) - _PLAIN_FOLDERS - {*TRAIN, *VALIDATION}:
         return
     if layout := find_layout(root):
         raise DataError(
