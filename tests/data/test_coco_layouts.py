@@ -54,7 +54,7 @@ EXPORTS: dict[str, tuple[dict[str, list[str]], list[str], str, int, int]] = {
         1,
     ),
     "label studio": (
-        {"result.json": ["images\\1f2e3d4c-a.jpg", "/data/upload/1/1f2e3d4c-b.jpg", "../../media/upload/0a1b2c3d-c.jpg"]},
+        {"result.json": ["images\\1f2e3d4c-a.jpg", "/data/upload/1/1f2e3d4c-b.jpg", "../../media/0a1b2c3d-c.jpg"]},
         ["images/1f2e3d4c-a.jpg", "images/1f2e3d4c-b.jpg", "images/c.jpg"],
         "Label Studio",
         2,

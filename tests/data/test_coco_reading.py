@@ -212,8 +212,7 @@ def test_boxes_and_masks_turn_with_their_image(turn: Turn) -> None:
 
 
 def test_each_class_is_held_out_where_it_has_two_images() -> None:
-    common, rare, none = [{0}] * 20, [{0, 1}, {1}], [set()] * 10
-    classes: list[set[int]] = [*common, *rare, *none, {2}]
+    classes: list[set[int]] = [*[{0}] * 20, {0, 1}, {1}, *(set() for _ in range(10)), {2}]
     for seed in range(5):
         held = held_out_by_classes(classes, seed)
         assert np.array_equal(held, held_out_by_classes(classes, seed))

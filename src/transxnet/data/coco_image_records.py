@@ -188,7 +188,7 @@ def _report_orientation(
         headers[index].upright == (headers[index].height, headers[index].width) for index in turned
     )
     outside = sum(_outside(boxes.get(index, ()), frames[index]) for index in turned)
-    of = "" if len(headers) == len(images) else f" of {len(headers):,} that were looked at"
+    of = "" if len(images) <= _HEADERS else f" of {len(headers):,} that were looked at"
     findings.remark(
         f"{len(turned):,} images{of} have an EXIF orientation: {stored:,} are annotated as stored, {upright:,} "
         f"upright; {outside:,} of their boxes are outside the image. Networks are shown upright images"
