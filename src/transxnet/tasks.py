@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transxnet.bounds import checked, checked_settings, kinds_of
+from transxnet.data.coco_layout import contents_of, unread_annotations
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
@@ -118,9 +119,12 @@ def default_recipe(task: str | None, data: str) -> str:
     if task in dense:
         folder = "coco" if task == "detection" else "ade20k"
         raise ConfigError(f"for {task}, name a recipe: --recipe {folder}/{dense[task]}_tiny, or a file")
-    if (user_path(data) / "annotations").is_dir():
-        raise ConfigError(
-            f"{data} has annotations: for boxes and masks, name a recipe such as --recipe coco/retinanet_tiny; for "
-            "pixels, --recipe ade20k/semantic_fpn_tiny"
-        )
+    if data != DIGITS and (contents := contents_of(data)):
+        if other := unread_annotations(user_path(data)):
+            raise ConfigError(f"{data} has annotated objects: {other}")
+        advice = {
+            "objects": "for boxes and masks, name a recipe such as --recipe coco/retinanet_tiny",
+            "pixels": "for pixels, --recipe ade20k/semantic_fpn_tiny",
+        }
+        raise ConfigError(f"{data} has annotations: {'; '.join(advice[each] for each in contents)}")
     return DIGITS if data == DIGITS else "pictures"

@@ -1,4 +1,4 @@
-"""Escaping of untrusted text for terminals."""
+"""Text for people: untrusted text escaped for terminals, and shares."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent; "–" if there is none (None or NaN)."""
+    return "–" if share is None or share != share else f"{share:.{digits}%}"

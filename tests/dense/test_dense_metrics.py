@@ -82,8 +82,9 @@ def test_all_twelve_numbers_are_those_of_pycocotools(
     indices, ids = range(images), {image.id for image in source.images[:images]}
     results = [result for result in guesses(source) if result["image_id"] in ids]
     ours = precision(source, indices, results, kind)
-    assert list(ours.scores.values()) == pytest.approx(reference(source, indices, results, kind), abs=1e-9)
-    assert 0.1 < ours.scores["AP"] < 0.9
+    numbers = [-1 if share is None else share for share in ours.scores.values()]  # there are no large objects
+    assert numbers == pytest.approx(reference(source, indices, results, kind), abs=1e-9)
+    assert 0.1 < (ours.scores["AP"] or 0) < 0.9
     present = [row[0] for row in ours.per_class if row is not None]
     assert float(np.mean(present)) == pytest.approx(ours.scores["AP"])
 

@@ -15,7 +15,9 @@ from transxnet.api.results import (
     detection_scores,
     segmentation_scores,
 )
+from transxnet.bounds import checked
 from transxnet.classification.labels import label_names
+from transxnet.data.coco_checks import Crowds
 from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
 from transxnet.inference.description import Format
@@ -33,6 +35,7 @@ def evaluate(
     batch_size: int = 32,
     workers: int = 0,
     max_bad: float = 0.01,
+    crowds: Crowds = "ignore",
     device: str = "auto",
     fuse: bool = False,
     runtime: Format | None = None,
@@ -49,6 +52,8 @@ def evaluate(
         batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
         workers: Processes that read images.
         max_bad: Maximum share of unreadable images.
+        crowds: Of a detector's images: "ignore" leaves annotations with ``iscrowd: 1`` out of the scores, as COCO
+            does; "as-objects" takes them as objects.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
         fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
         runtime: Runtime of an exported file, if not the one it was written for.
@@ -70,7 +75,7 @@ def evaluate(
     settings = {"workers": workers, "max_bad": max_bad, "device": chosen}
     task, folder = task_of(network), os.fspath(data)
     if task == "detection":
-        return _evaluate_detector(network, folder, settings, progress)
+        return _evaluate_detector(network, folder, checked("crowds", crowds, Crowds), settings, progress)
     if task == "segmentation":
         return _evaluate_segmenter(network, folder, settings, progress)
     return _evaluate_classifier(network, folder, {**settings, "batch_size": batch_size}, progress)
@@ -84,16 +89,17 @@ def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progr
     return classification_scores(found, network, described.findings.lines())
 
 
-def _evaluate_detector(network: Any, data: str, settings: Any, progress: Progress) -> DetectionScores:
-    from transxnet.data.coco import open_coco
+def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, progress: Progress) -> DetectionScores:
+    from transxnet.data.coco import open_coco_evaluation
     from transxnet.data.scenes import data_folder
     from transxnet.detection.evaluate import evaluate as run
     from transxnet.training.dense import known_classes
 
     head = known_classes(network.head_description)
-    source = open_coco(data_folder(data), classes=head.label_names, masks=head.predicts_masks).validation
+    opened = open_coco_evaluation(data_folder(data), classes=head.label_names, masks=head.predicts_masks, crowds=crowds)
+    source = opened.validation
     found = run(network, source, advance=_counter(len(source), progress), **settings)
-    return detection_scores(found, head.label_names, source.findings.lines())
+    return detection_scores(found, head.label_names, opened.findings.lines())
 
 
 def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progress) -> SegmentationScores:

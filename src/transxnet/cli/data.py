@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
-from transxnet.cli.parsing import CommandParser, image_progress
+from transxnet.cli.parsing import CommandParser, add_crowds, image_progress
 from transxnet.cli.streams import error_console, table_console
 from transxnet.data.data_set_check import DataCheck, DataReport
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
@@ -144,6 +144,7 @@ def _check(arguments: Sequence[str]) -> int:
     parser.add_argument("path", type=str, help="a folder of images, of tar shards or of Parquet files")
     about_zero = "in labels of pixels, 0 means none, as in ADE20K"
     parser.add_argument("--reduce_zero_label", action="store_true", help=about_zero)
+    add_crowds(parser)
     parser.add_number("--workers", Workers, default=0, help="processes that decode (default: 0, the main one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse(arguments)
@@ -182,7 +183,7 @@ def _print_found(findings: DataReport) -> None:
 
 
 def _check_annotated(options: Any) -> int:
-    check = DenseCheck(options.path, reduce_zero_label=options.reduce_zero_label)
+    check = DenseCheck(options.path, reduce_zero_label=options.reduce_zero_label, crowds=options.crowds)
     with image_progress() as progress:
         task = progress.add_task("checking", total=check.steps)
         findings = check.run(options.workers, lambda count: progress.advance(task, count))

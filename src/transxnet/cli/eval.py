@@ -15,6 +15,7 @@ from transxnet.api.results import ClassificationScores, DetectionScores, Segment
 from transxnet.bounds import Share
 from transxnet.cli.parsing import (
     CommandParser,
+    add_crowds,
     add_force,
     add_network_arguments,
     choose_device,
@@ -25,6 +26,7 @@ from transxnet.cli.streams import note, table_console
 from transxnet.files import write_text
 from transxnet.inference.runtimes import is_exported
 from transxnet.output_paths import check_apart, output_file
+from transxnet.text import percent
 
 _ABOUT = """\
 Evaluate a network on labelled images. Classifiers: a folder with a folder for each class (or with
@@ -48,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=str, required=True, help='the images; also "digits" or "scenes"')
     add_network_arguments(parser)
     parser.add_argument("--per_class", action="store_true", help="print the scores of each class too")
+    add_crowds(parser)
     parser.add_number("--max_bad", Share, default=0.01, help="maximum share of unreadable images")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
@@ -64,6 +67,7 @@ def run(arguments: Sequence[str]) -> int:
         scores = evaluate(
             data=options.data,
             max_bad=options.max_bad,
+            crowds=options.crowds,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **network_settings(options),
         )
@@ -106,15 +110,15 @@ def _print_detection(scores: DetectionScores, per_class: bool) -> None:
     _print_remarks(scores)
     table = Table("", *scores.box.scores, box=None, pad_edge=False)
     for kind, precision in scores.precisions.items():
-        table.add_row(kind, *("" if value < 0 else f"{value:.1%}" for value in precision.scores.values()))
+        table.add_row(kind, *map(percent, precision.scores.values()))
     console.print(table)
     if per_class:
         columns = [f"{kind} {score}" for kind in scores.precisions for score in ("AP", "AP50")]
         table = Table("class", *columns, box=None)
         for label, name in enumerate(scores.class_names):
             rows = [precision.per_class[label] for precision in scores.precisions.values()]
-            if rows[0] is not None:
-                table.add_row(escape(name), *(f"{share:.1%}" for row in rows for share in row or ()))
+            if any(row is not None for row in rows):
+                table.add_row(escape(name), *(percent(share) for row in rows for share in row or (None, None)))
         console.print(table)
     console.print(f"{scores.images} images   {scores.images_per_second:.1f} images/s through the network")
 
@@ -125,7 +129,7 @@ def _print_segmentation(scores: SegmentationScores, per_class: bool) -> None:
     if per_class:
         table = Table("class", "IoU", "accuracy", box=None)
         for name, row in zip(scores.class_names, scores.per_class, strict=True):
-            table.add_row(escape(name), *("" if share is None else f"{share:.1%}" for share in row))
+            table.add_row(escape(name), *map(percent, row))
         console.print(table)
     shares = f"mIoU {scores.miou:.2%}   mAcc {scores.macc:.2%}   aAcc {scores.aacc:.2%}"
     console.print(f"{shares}   {scores.images} images   {scores.images_per_second:.1f} images/s through the network")

@@ -51,6 +51,18 @@ def add_force(parser: CommandParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist (inputs are never replaced)")
 
 
+def add_crowds(parser: CommandParser) -> None:
+    """Add the option for annotations with ``iscrowd: 1``."""
+    parser.add_argument(
+        "--crowds",
+        type=str,
+        choices=["ignore", "as-objects", "as_objects"],
+        default="ignore",
+        metavar="CROWDS",
+        help='annotations with iscrowd 1: "ignore", or "as-objects", as CVAT writes brush masks (default: ignore)',
+    )
+
+
 def figure_outputs(out: str, options: Any, inputs: Iterable[str | Path] = ()) -> list[Path]:
     """The files that a figure is written to, checked before it is computed.
 

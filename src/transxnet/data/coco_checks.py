@@ -4,56 +4,70 @@ from __future__ import annotations
 
 import json
 import marshal
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from transxnet.data.coco_categories import read_categories, whole
+from transxnet.data.coco_image_records import FindFiles, read_images
 from transxnet.data.coco_records import Annotations, CocoFile, ImageRecord
 from transxnet.data.findings import Findings
-from transxnet.data.images import MAX_PIXELS
-from transxnet.data.names import class_names_fault
-from transxnet.data.run_lengths import SegmentationError, area, checked, is_number, is_whole
+from transxnet.data.run_lengths import SegmentationError, area, bounds, checked, is_number, is_whole
 from transxnet.errors import DataError
 from transxnet.files import read_bytes, reason
 
-_MAX_CATEGORIES = 20_000  # a detector's outputs grow with their number
-_MAX_FILE_NAME = 4096  # characters; the maximum length of a path
+Crowds = Literal["ignore", "as-objects", "as_objects"]
+"""Whether annotations with ``iscrowd: 1`` are neither trained on nor count in evaluation, or are objects."""
+
 _MAX_ID = 2**62
 _ROUNDING = 1.0  # pixels by which a box may exceed the image without being clipped
+_FEW_CROWDS = 0.1  # share of the annotations; COCO has 0.012
 
 
-def read_coco(path: Path, *, masks: bool = True) -> CocoFile:
+def read_coco(path: Path, find: FindFiles, *, masks: bool = True, crowds: Crowds = "ignore") -> CocoFile:
     """Read the usable contents of an annotation file.
 
     Args:
         path: The JSON file.
+        find: Finds the files of its images.
         masks: Whether to check and keep segmentations.
+        crowds: Whether crowds are objects.
 
     Raises:
-        DataError: If the file cannot be read, is not a COCO file of boxes, or repeats an image or a class.
+        DataError: If the file cannot be read, is not a COCO file of boxes, repeats an image or a class, or none of
+            its images exists.
     """
     content = _parsed(path)
     findings = Findings()
-    categories = _categories(path, content, findings)
-    images = _images(path, content["images"], findings)
-    image_indices = {image.id: index for index, image in enumerate(images)}
-    labels = {category: label for label, category in enumerate(categories)}
-    kept: list[tuple[int, int, _Annotation]] = []
-    for index, entry in enumerate(content["annotations"]):
-        name = _name(entry, index)
+    categories = read_categories(path, content, findings)
+    entries = content["annotations"]
+    images, no_files = read_images(path, content, find, findings)
+    reader = _Reader(
+        {image.id: index for index, image in enumerate(images)},
+        images,
+        {category: label for label, category in enumerate(categories)},
+        masks,
+        crowds,
+        findings,
+    )
+    kept: list[_Annotation] = []
+    for index, entry in enumerate(entries):
         try:
-            image, label = _references(entry, image_indices, labels)
-            kept.append((image, label, _annotation(entry, images[image], masks, name, findings)))
+            kept.append(reader.read(entry, index))
         except _UnusableError as error:
-            findings.add(str(error), name)
+            findings.add(str(error), _name(entry, index))
     if not kept:
         found = "; ".join(findings.lines())
         raise DataError(f"{path} has no usable annotation{f': {found}' if found else ''}")
-    kept.sort(key=lambda each: each[0])
+    if no_files:
+        raise no_files
+    reader.report(entries, kept)
+    kept.sort(key=lambda each: each.image)
     annotations = _packed(kept, len(images), findings)
     for image in np.flatnonzero(np.diff(annotations.first) == 0).tolist():
         findings.add("images without annotations (evaluated, not trained on)", images[image].file_name)
@@ -65,6 +79,9 @@ class _UnusableError(ValueError):
 
 
 class _Annotation(NamedTuple):
+    position: int
+    image: int
+    label: int
     box: tuple[float, float, float, float]
     area: float
     crowd: bool
@@ -95,151 +112,141 @@ def _parsed(path: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(path: Path, content: Mapping[str, Any], findings: Findings) -> dict[int, str]:
-    """Category names by id, in ascending order."""
-    categories: dict[int, str] = {}
-    names: set[str] = set()
-    entries = _without_group(content, findings)
-    if len(entries) > _MAX_CATEGORIES:
-        raise DataError(f"{path} has {len(entries):,} categories, more than {_MAX_CATEGORIES:,}")
-    for entry in entries:
-        if not isinstance(entry, dict) or not is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{path}: a category needs an integer id and a name, not {str(entry)[:80]}")
-        if entry["id"] in categories:
-            raise DataError(f"{path}: two categories have the id {entry['id']}; ids must be unique")
-        if entry["name"] in names:
-            raise DataError(f"{path}: two categories are named {entry['name'][:80]!r}; names must be unique")
-        categories[entry["id"]] = entry["name"]
-        names.add(entry["name"])
-    if not categories:
-        raise DataError(f"{path} has no categories")
-    if fault := class_names_fault(names):
-        raise DataError(f"{path}: {fault}")
-    return dict(sorted(categories.items()))
+@dataclass
+class _Reader:
+    """Reads the annotations of one file.
 
+    Attributes:
+        indices: The index of each image by its id.
+        images: The images.
+        labels: The label of each category by its id.
+        masks: Whether to check and keep segmentations.
+        crowds: Whether crowds are objects.
+        findings: Receives the problems.
+        notes: Counts of what is reported at the end.
+    """
 
-def _without_group(content: Mapping[str, Any], findings: Findings) -> list[Any]:
-    """The categories without Roboflow's first one, which groups the others and is not used by annotations."""
-    categories: list[Any] = content["categories"]
-    first = categories[0] if categories else None
-    if not isinstance(first, dict) or first.get("id") != 0 or first.get("supercategory") != "none":
-        return categories
-    grouped = any(isinstance(other, dict) and other.get("supercategory") == first.get("name") for other in categories)
-    used = any(isinstance(entry, dict) and entry.get("category_id") == 0 for entry in content["annotations"])
-    if not grouped or used:
-        return categories
-    findings.add("category that only groups the others (dropped)", str(first.get("name")))
-    return categories[1:]
+    indices: Mapping[int, int]
+    images: Sequence[ImageRecord]
+    labels: Mapping[int, int]
+    masks: bool
+    crowds: Crowds
+    findings: Findings
+    notes: Counter[str] = field(default_factory=Counter)
 
-
-def _images(path: Path, entries: Sequence[Any], findings: Findings) -> list[ImageRecord]:
-    images: dict[int, ImageRecord] = {}
-    for index, entry in enumerate(entries):
-        record = _record(entry)
-        if record is None:
-            findings.add("image records without a usable id, file name or size (dropped)", f"at index {index}")
-        elif record.id in images:
-            raise DataError(
-                f"{path}: two images have the id {record.id}: {images[record.id].file_name} and {record.file_name}; "
-                "their annotations cannot be distinguished"
-            )
+    def read(self, entry: Any, index: int) -> _Annotation:
+        image, label = self._references(entry)
+        height, width = self.images[image].height, self.images[image].width
+        name, segmentation = _name(entry, index), entry.get("segmentation")
+        boxless = entry.get("bbox") is None or entry["bbox"] == []
+        packed = b""
+        if segmentation and (self.masks or boxless):
+            try:
+                segmentation, partly = checked(segmentation, height, width)
+            except SegmentationError as error:
+                raise _UnusableError(f"annotations with a {error} (dropped)") from error
+            if partly:
+                self.findings.add("annotations with polygons of fewer than 3 points (those dropped)", name)
+            packed = marshal.dumps(segmentation) if self.masks else b""
+        if boxless and segmentation:
+            box = self._box(bounds(segmentation, height, width), self.images[image], name)
+            self.notes["boxless"] += 1
         else:
-            images[record.id] = record
-    if not images:
-        raise DataError(f"{path} has no usable image (id, file_name, height, width)")
-    return list(images.values())
+            box = self._box(entry.get("bbox"), self.images[image], name)
+        size = entry.get("area")
+        if not (is_number(size) and size > 0):
+            self.findings.add("annotations without area (computed from the mask or the box)", name)
+            size = area(segmentation, height, width) if packed else box[2] * box[3]
+        crowd = entry.get("iscrowd") in (1, True, "1")
+        self.notes["crowds"] += crowd
+        crowd = crowd and self.crowds == "ignore"
+        return _Annotation(index, image, label, box, float(size), crowd, whole(entry.get("id")), packed)
+
+    def report(self, entries: Sequence[Any], kept: Sequence[_Annotation]) -> None:
+        """Add findings on all annotations."""
+        findings, notes = self.findings, self.notes
+        if notes["ids"]:
+            findings.remark(f"ids of {notes['ids']:,} annotations, given as text or fractions, are read as integers")
+        if notes["boxless"]:
+            findings.remark(f"boxes of {notes['boxless']:,} annotations without one are computed from their masks")
+        crowds = [each for each in kept if each.crowd]
+        if crowds and len(crowds) > _FEW_CROWDS * len(kept):
+            kind = (
+                "crowds (iscrowd 1: not trained on, ignored in evaluation; --crowds as-objects takes them as objects)"
+            )
+            for each in crowds:
+                findings.add(kind, _name(entries[each.position], each.position))
+        elif crowds:
+            findings.remark(
+                f"{len(crowds):,} of {len(kept):,} annotations are crowds (iscrowd 1): not trained on, ignored in "
+                "evaluation; --crowds as-objects takes them as objects"
+            )
+        elif notes["crowds"]:
+            findings.remark(f"{notes['crowds']:,} of {len(kept):,} annotations are crowds taken as objects")
+        bare = [each for each in kept if not each.packed and not each.crowd]
+        if self.masks and len(bare) < len(kept) - len(crowds):
+            kind = "objects without a mask (their boxes are used; --without-mask decides for training on masks)"
+            for each in bare:
+                findings.add(kind, _name(entries[each.position], each.position))
+
+    def _references(self, entry: Any) -> tuple[int, int]:
+        """The indices of an annotation's image and class."""
+        if not isinstance(entry, dict):
+            raise _UnusableError("annotations that are not objects (dropped)")
+        given = entry.get("image_id"), entry.get("category_id")
+        image, category = map(whole, given)
+        if image is None or image not in self.indices:
+            fault = ": image_id is not a whole number" if image is None and given[0] is not None else ""
+            raise _UnusableError(f"annotations without an image{fault} (dropped)")
+        if category is None and given[1] is not None:
+            raise _UnusableError("annotations whose category_id is not a whole number (dropped)")
+        if category is None or category not in self.labels:
+            raise _UnusableError("annotations of an unknown category (dropped)")
+        self.notes["ids"] += not (is_whole(given[0]) and is_whole(given[1]))
+        return self.indices[image], self.labels[category]
+
+    def _box(self, box: Any, image: ImageRecord, name: str) -> tuple[float, float, float, float]:
+        if box is None or box == []:
+            raise _UnusableError("annotations with neither a box nor a mask (dropped)")
+        if not isinstance(box, list) or len(box) != 4 or not all(is_number(value) for value in box):
+            raise _UnusableError("annotations whose box is not 4 numbers (dropped)")
+        x, y, width, height = map(float, box)
+        if width <= 0 or height <= 0:
+            raise _UnusableError("annotations whose box has no area (dropped)")
+        left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, image.width), min(y + height, image.height)
+        if left >= right or top >= bottom:
+            raise _UnusableError("annotations whose box is outside the image (dropped)")
+        if max(left - x, top - y, x + width - right, y + height - bottom) < _ROUNDING:
+            return x, y, width, height  # rounding, which evaluation expects unchanged
+        self.findings.add("annotations whose box exceeds the image (clipped)", name)
+        return left, top, right - left, bottom - top
 
 
-def _record(entry: Any) -> ImageRecord | None:
-    if not isinstance(entry, dict):
-        return None
-    number, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-    if not is_whole(number) or not isinstance(name, str) or not _is_file_name(name):
-        return None
-    if not is_number(height) or not is_number(width) or height < 1 or width < 1 or height * width > MAX_PIXELS:
-        return None
-    return ImageRecord(number, name, name, int(height), int(width))
-
-
-def _is_file_name(name: str) -> bool:
-    with suppress(UnicodeEncodeError):
-        name.encode("utf-8", "surrogateescape")  # how Python represents file names that are not Unicode
-        return 0 < len(name) <= _MAX_FILE_NAME and "\0" not in name
-    return False
-
-
-def _references(entry: Any, images: Mapping[int, int], labels: Mapping[int, int]) -> tuple[int, int]:
-    """The indices of an annotation's image and class."""
-    if not isinstance(entry, dict):
-        raise _UnusableError("annotations that are not objects (dropped)")
-    image, category = entry.get("image_id"), entry.get("category_id")
-    if not is_whole(image) or image not in images:
-        raise _UnusableError("annotations without an image (dropped)")
-    if not is_whole(category) or category not in labels:
-        raise _UnusableError("annotations of an unknown category (dropped)")
-    return images[image], labels[category]
-
-
-def _annotation(
-    entry: Mapping[str, Any], image: ImageRecord, masks: bool, name: str, findings: Findings
-) -> _Annotation:
-    box = _box(entry.get("bbox"), image, name, findings)
-    packed, segmentation = b"", entry.get("segmentation")
-    if masks and segmentation:
-        try:
-            segmentation, partly = checked(segmentation, image.height, image.width)
-        except SegmentationError as error:
-            raise _UnusableError(f"annotations with a {error} (dropped)") from error
-        if partly:
-            findings.add("annotations with polygons of fewer than 3 points (those dropped)", name)
-        packed = marshal.dumps(segmentation)
-    size = entry.get("area")
-    if not (is_number(size) and size > 0):
-        findings.add("annotations without area (computed from the mask or the box)", name)
-        size = area(segmentation, image.height, image.width) if packed else box[2] * box[3]
-    return _Annotation(box, float(size), entry.get("iscrowd") in (1, True), entry.get("id"), packed)
-
-
-def _box(box: Any, image: ImageRecord, name: str, findings: Findings) -> tuple[float, float, float, float]:
-    if not isinstance(box, list) or len(box) != 4 or not all(is_number(value) for value in box):
-        raise _UnusableError("annotations whose box is not 4 numbers (dropped)")
-    x, y, width, height = map(float, box)
-    if width <= 0 or height <= 0:
-        raise _UnusableError("annotations whose box has no area (dropped)")
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, image.width), min(y + height, image.height)
-    if left >= right or top >= bottom:
-        raise _UnusableError("annotations whose box is outside the image (dropped)")
-    if max(left - x, top - y, x + width - right, y + height - bottom) < _ROUNDING:
-        return x, y, width, height  # rounding, which evaluation expects unchanged
-    findings.add("annotations whose box exceeds the image (clipped)", name)
-    return left, top, right - left, bottom - top
-
-
-def _packed(kept: Sequence[tuple[int, int, _Annotation]], images: int, findings: Findings) -> Annotations:
-    owners, labels, annotations = zip(*kept, strict=True)
-    counts = np.bincount(owners, minlength=images)
-    blocks = [annotation.packed for annotation in annotations]
+def _packed(kept: Sequence[_Annotation], images: int, findings: Findings) -> Annotations:
+    counts = np.bincount([annotation.image for annotation in kept], minlength=images)
+    blocks = [annotation.packed for annotation in kept]
     return Annotations(
         first=np.cumsum([0, *counts], dtype=np.int64),
-        boxes=np.array([annotation.box for annotation in annotations], np.float64),
-        labels=np.array(labels, np.int64),
-        areas=np.array([annotation.area for annotation in annotations], np.float64),
-        crowds=np.array([annotation.crowd for annotation in annotations], np.bool_),
-        ids=_numbered([annotation.id for annotation in annotations], findings),
+        boxes=np.array([annotation.box for annotation in kept], np.float64),
+        labels=np.array([annotation.label for annotation in kept], np.int64),
+        areas=np.array([annotation.area for annotation in kept], np.float64),
+        crowds=np.array([annotation.crowd for annotation in kept], np.bool_),
+        ids=_numbered(kept, findings),
         packed=np.frombuffer(b"".join(blocks), np.uint8),
         ends=np.cumsum([0, *map(len, blocks)], dtype=np.int64),
     )
 
 
-def _numbered(ids: Sequence[Any], findings: Findings) -> npt.NDArray[np.int64]:
+def _numbered(kept: Sequence[_Annotation], findings: Findings) -> npt.NDArray[np.int64]:
     """The given ids; repeated ones, and those that mean "none" in evaluation, are replaced."""
     seen: set[int] = set()
-    unused = max((number for number in ids if _is_id(number)), default=0) + 1
+    unused = max((each.id for each in kept if _is_id(each.id)), default=0) + 1
     numbers = []
-    for number in ids:
+    for each in kept:
+        number = each.id
         if not _is_id(number) or number in seen:
             if number != 0:
-                name = f"annotation {str(number)[:40]}"
+                name = f"annotation {'without id' if number is None else number} at index {each.position}"
                 findings.add("annotations with a missing or repeated id (renumbered)", name)
             number, unused = max(unused, 1), max(unused, 1) + 1
         seen.add(number)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from transxnet.data.coco import CocoSource, open_coco
+from transxnet.data.coco import CocoSource, Crowds, open_coco
+from transxnet.data.coco_layout import contents_of
 from transxnet.data.data_set_check import Faults, in_order
 from transxnet.data.description import DataDescription, joined
 from transxnet.data.images import BadImageError
-from transxnet.data.names import entries_of, is_folder
-from transxnet.data.segmentation import SegmentationSource, open_segmentation
-from transxnet.data.splits import TRAIN, part_folder
-from transxnet.files import user_path
+from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
 
 Source = CocoSource | SegmentationSource
 
@@ -28,7 +25,7 @@ class DenseDataReport:
 
     Attributes:
         parts: For each part, its number of images and, with boxes, the number of objects of each class.
-        annotations: Problems of annotations, one line each; these are dropped or fixed.
+        annotations: Problems of annotations, which are dropped or fixed, and remarks, one line each.
         broken: Name and reason for each image that cannot be used.
         description: The data set as training describes it.
     """
@@ -45,37 +42,37 @@ class DenseDataReport:
 
 
 def is_annotated(data: str) -> bool:
-    """Whether a folder has annotations of boxes or of pixels."""
-    root = user_path(data)
-    if root.suffix == ".json" or os.path.lexists(root / "annotations"):
-        return True
-    return is_folder(root) and any(os.path.lexists(path / "_annotations.coco.json") for path in entries_of(root))
+    """Whether a folder has annotations of objects or of pixels, in any format."""
+    return bool(contents_of(data))
 
 
 class DenseCheck:
     """A check of a data set with annotations.
 
     Args:
-        data: A folder in COCO's layout, ADE20K's, or both.
+        data: A folder in COCO's layout or that of an annotation tool, in ADE20K's, or both.
         reduce_zero_label: Whether label 0 is ignored and classes start at 1.
+        crowds: Whether annotations with ``iscrowd: 1`` are objects.
+
+    Attributes:
+        sources: The parts.
+        description: The data set as training describes it.
 
     Raises:
         DataError: If its annotations cannot be used at all.
     """
 
-    def __init__(self, data: str, *, reduce_zero_label: bool = False) -> None:
+    def __init__(self, data: str, *, reduce_zero_label: bool = False, crowds: Crowds = "ignore") -> None:
         self.sources: dict[str, Source] = {}
         descriptions = []
-        folder = user_path(data) / "annotations"
-        objects_too = is_folder(folder) and any(path.suffix == ".json" for path in entries_of(folder))
-        pixels = is_folder(folder) and (part_folder(folder, TRAIN) is not None or not objects_too)
-        if not pixels or objects_too:
-            objects = open_coco(data)
+        contents = contents_of(data)
+        if "pixels" not in contents or "objects" in contents:
+            objects = open_coco(data, crowds=crowds)
             descriptions.append(objects.description())
             if objects.train is not None:
                 self.sources["train, objects"] = objects.train
             self.sources["val, objects"] = objects.validation
-        if pixels:
+        if "pixels" in contents:
             labels = open_segmentation(data, reduce_zero_label=reduce_zero_label)
             descriptions.append(labels.description())
             if labels.train is not None:
@@ -100,9 +97,8 @@ class DenseCheck:
         broken = {}
         for source in self.sources.values():
             broken.update({source.name(index): fault for index in range(len(source)) if (fault := next(faults))})
-        lines = dict.fromkeys(line for source in self.sources.values() for line in source.findings.lines())
         parts = {name: (len(source), _objects(source)) for name, source in self.sources.items()}
-        return DenseDataReport(parts, list(lines), broken, self.description)
+        return DenseDataReport(parts, self.description.findings.lines(), broken, self.description)
 
 
 def _fault(source: Source, index: int) -> str | None:
@@ -110,11 +106,19 @@ def _fault(source: Source, index: int) -> str | None:
         source.load(index)
         if isinstance(source, SegmentationSource):
             source.labels(index)
-        elif source.has_masks:
-            source.instances(index).masks(_MASK_SIZE)
+        else:
+            source.instances(index).masks(_MASK_SIZE, empty=True)
     except BadImageError as error:
         return error.reason if error.path == source.name(index) else str(error)  # e.g. of its labels
     return None
+
+
+def _described(labels: SegmentationData) -> DataDescription:
+    """The description of images with labels of pixels."""
+    if hasattr(labels, "description"):
+        found: DataDescription = labels.description()
+        return found
+    return DataDescription("ADE20K", (), labels.validation.findings)
 
 
 def _objects(source: Source) -> dict[str, int]:

@@ -87,6 +87,16 @@ def area(segmentation: Any, height: int, width: int) -> float:
     return float(coco_mask.area(encoded(segmentation, height, width)))
 
 
+def bounds(segmentation: Any, height: int, width: int) -> list[float]:
+    """The box of a checked segmentation: x, y, width, height."""
+    if isinstance(segmentation, dict):
+        box: list[float] = coco_mask.toBbox(encoded(segmentation, height, width)).tolist()
+        return box
+    points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
 def from_mask(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Encode a mask (H, W) as compressed run lengths for JSON."""
     run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.class_folders import find_parts, images_of, only_nested_class, remark_matches, validation_classes
+from transxnet.data.coco_layout import refuse_annotated
 from transxnet.data.description import DataDescription
 from transxnet.data.findings import Findings
 from transxnet.data.image_sources import (
@@ -176,7 +177,12 @@ def _packed(root: Path, damaged: dict[str, str] | None = None) -> OpenedParts | 
 
 
 def _folder_parts(root: Path) -> OpenedParts:
-    found = find_parts(root)
+    try:
+        found = find_parts(root)
+    except DataError:
+        refuse_annotated(root, ())
+        raise
+    refuse_annotated(root, list(one.classes) if (one := found.train or found.validation) else ())
     sources: dict[str, FolderSource] = {}
     names: Sequence[str] = ()
     if found.train:

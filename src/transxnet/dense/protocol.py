@@ -141,9 +141,10 @@ class Detector(DenseNetwork):
     """A network that finds objects.
 
     Called with a list of images (3, H, W), uint8 or float from 0 to 1, of any sizes. In training it also takes
-    targets (``boxes`` (n, 4) in pixels, ``labels`` (n) from 0, ``masks`` (n, H, W) if it predicts them) and returns
-    a dictionary of losses. In evaluation it returns, for each image, ``boxes``, ``scores`` and ``labels``, best
-    first, and perhaps ``masks`` (n, H, W), bool.
+    targets (``boxes`` (n, 4) in pixels, ``labels`` (n) from 0, ``masks`` (n, H, W) if it predicts them, with
+    ``has_mask`` (n) if only some objects have one) and returns a dictionary of losses.
+    In evaluation it returns, for each image, ``boxes``, ``scores`` and ``labels``, best first, and perhaps
+    ``masks`` (n, H, W), bool.
 
     Attributes:
         transform: Resizes images, makes batches of them, and brings detections back to the images' pixels.

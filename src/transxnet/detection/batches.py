@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
@@ -19,7 +20,8 @@ class DetectionBatch(NamedTuple):
 
     Attributes:
         images: (3, H, W) each, uint8, of any sizes.
-        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W).
+        targets: For each image ``boxes`` (n, 4) in its pixels, ``labels`` (n) and perhaps ``masks`` (n, H, W); with
+            ``has_mask`` (n) if only some of the objects have one.
         indices: (B), indices of the images in their source.
         bad: Name of and reason for each image that could not be used.
     """
@@ -57,11 +59,13 @@ class TrainingImages(AddressedImages):
         self.masks = masks
 
     def read(self, index: int) -> tuple[Tensor, Target]:
-        image = V.pil_to_tensor(self.source.load(index))
-        instances = self.source.instances(index)
+        picture, instances = self.source.upright(index)
+        image = V.pil_to_tensor(picture)
         target = {"boxes": instances.boxes, "labels": instances.labels}
         if self.masks:
-            target["masks"] = instances.masks(self.transform.size(*instances.size))
+            target["masks"] = instances.masks(self.transform.size(*instances.size), empty=True)
+            if None in instances.segmentations:
+                target["has_mask"] = instances.has_mask
         return image, target
 
     def augment(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
@@ -74,7 +78,9 @@ class TrainingImages(AddressedImages):
 
 
 class EvaluationImages(AddressedImages):
-    """The images as they are; the network resizes them, and detects in their pixels.
+    """The upright images; the network resizes them, and detects in their pixels.
+
+    The target of an image that was annotated as stored has ``turn``, the transposition that brought it upright.
 
     Args:
         source: The images.
@@ -84,11 +90,14 @@ class EvaluationImages(AddressedImages):
         super().__init__(len(source))
         self.source = source
 
-    def read(self, index: int) -> Tensor:
-        return cast(Tensor, V.pil_to_tensor(self.source.load(index)))
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        image, turn = self.source.load(index), self.source.turn(index)
+        if turn is None:
+            return V.pil_to_tensor(image), {}
+        return V.pil_to_tensor(image.transpose(turn)), {"turn": torch.tensor(turn.value)}
 
-    def augment(self, stored: Tensor, index: int) -> tuple[Tensor, Target]:
-        return stored, {}
+    def augment(self, stored: tuple[Tensor, Target], index: int) -> tuple[Tensor, Target]:
+        return stored
 
 
 def collate(samples: Sequence[Sample]) -> DetectionBatch:

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from transxnet.data.coco import CocoSource
 from transxnet.data.loader import Advance, BadImages, make_loader
+from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
-from transxnet.detection.batches import EvaluationImages, collate
+from transxnet.detection.batches import DetectionBatch, EvaluationImages, collate
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers: precision at overlaps of 0.5 to 0.95, of 0.5, of 0.75; for small, medium and
@@ -28,11 +28,11 @@ class Precision:
     """Average precision and recall of boxes or masks.
 
     Attributes:
-        scores: COCO's twelve numbers, shares of 1; -1 for one that the images have no objects for.
+        scores: COCO's twelve numbers, shares of 1; None for one that the images have no objects for.
         per_class: AP and AP50 of each class; None for one without objects.
     """
 
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     per_class: list[tuple[float, float] | None]
 
 
@@ -99,30 +99,44 @@ def evaluate(
             started = time.perf_counter()
             with torch.inference_mode():
                 found = model([image.to(device) for image in batch.images])
-            results += coco_results(found, batch.indices, source)
+            results += coco_results(found, batch, source)
             seconds += time.perf_counter() - started
             evaluated += batch.indices.tolist()
         advance(len(batch.images) + len(batch.bad))
     box = precision(source, evaluated, results, "bbox")
     masks = any("segmentation" in result for result in results) or model.head_description.predicts_masks
-    mask = precision(source, evaluated, results, "segm") if masks and source.has_masks else None
+    some = len(source.without_mask) < int((~source.annotations.crowds).sum())
+    mask = precision(source, evaluated, results, "segm") if masks and some else None
     return Evaluation(len(evaluated), box, mask, results, len(evaluated) / max(seconds, 1e-9), bad.reasons)
 
 
-def coco_results(found: Sequence[Target], indices: Tensor, source: CocoSource) -> list[dict[str, Any]]:
+def coco_results(found: Sequence[Target], batch: DetectionBatch, source: CocoSource) -> list[dict[str, Any]]:
     """Detections in COCO's results format: x, y, width, height; the data set's ids; masks run-length encoded.
+
+    They are in the pixels of the images as annotated.
 
     Args:
         found: A detector's output.
-        indices: (B), indices of the images in their source.
+        batch: The images, of :class:`~transxnet.detection.batches.EvaluationImages`.
         source: Knows the ids.
     """
-    ids = [source.images[index].id for index in indices.tolist()]
-    return [
-        result
-        for detections, image_id in zip(found, ids, strict=True)
-        for result in as_results(detections, image_id, source.category_ids)
-    ]
+    results = []
+    for detections, target, image, index in zip(
+        found, batch.targets, batch.images, batch.indices.tolist(), strict=True
+    ):
+        if "turn" in target:
+            detections = _turned_back(detections, (image.shape[1], image.shape[2]), Turn(int(target["turn"])))
+        results += as_results(detections, source.images[index].id, source.category_ids)
+    return results
+
+
+def _turned_back(found: Target, size: tuple[int, int], turn: Turn) -> Target:
+    """Detections in an image of a height and width, as it was before it was turned."""
+    back = inverse(turn)
+    changed = {"boxes": turned_boxes(found["boxes"], size, back)}
+    if "masks" in found:
+        changed["masks"] = turned_masks(found["masks"], back)
+    return found | changed
 
 
 def as_results(found: Target, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -153,6 +167,8 @@ def precision(
 ) -> Precision:
     """COCO's average precision and recall, as pycocotools computes it.
 
+    Masks are evaluated on the images all of whose objects have one.
+
     Args:
         source: The images and their objects.
         indices: Indices of the images that were evaluated.
@@ -161,6 +177,12 @@ def precision(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    if kind == "segm":
+        bare = source.images_without_mask()
+        indices = [index for index in indices if index not in bare]
+    if not len(indices):
+        return Precision(dict.fromkeys(SCORES), [None] * len(source.category_ids))
+    # COCO's index of the ground truth leaves nothing out, so images that are not evaluated may be in it.
     truth = COCO(source.ground_truth(), print_function=_silent)
     # The library changes its input; for boxes it must not see the masks.
     left_out = "bbox" if kind == "segm" else "segmentation"
@@ -170,10 +192,15 @@ def precision(
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    scores = dict(zip(SCORES, (float(value) for value in evaluation.stats[: len(SCORES)]), strict=True))
+    scores = dict(zip(SCORES, map(_share, evaluation.stats[: len(SCORES)]), strict=True))
     table = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes), all sizes, 100 detections
     per_class = [_class_precision(table[:, :, index]) for index in range(len(source.category_ids))]
     return Precision(scores, per_class)
+
+
+def _share(value: float) -> float | None:
+    """A score; None for COCO's -1, which stands for no objects."""
+    return None if value < 0 else float(value)
 
 
 def _class_precision(table: np.ndarray[Any, Any]) -> tuple[float, float] | None:

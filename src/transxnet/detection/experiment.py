@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.data.coco import CocoSource, InstanceData, open_coco
+from transxnet.data.coco import CocoData, CocoSource, open_coco
 from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages
 from transxnet.data.names import same_names
@@ -22,13 +22,14 @@ from transxnet.detection.sample_sheet import save_sheet
 from transxnet.detection.task import DetectionTask
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
+from transxnet.text import percent
 from transxnet.training.dense import known_classes, label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder
 
 
-class DetectionExperiment(Experiment[DetectionRecipe, InstanceData, Detector, Evaluation]):
+class DetectionExperiment(Experiment[DetectionRecipe, CocoData, Detector, Evaluation]):
     """Images with boxes (and masks), a detector, its losses, and COCO's average precision; see :class:`Experiment`."""
 
     def __init__(self, recipe: DetectionRecipe, adopt: Adopt = lambda data: data) -> None:
@@ -36,14 +37,13 @@ class DetectionExperiment(Experiment[DetectionRecipe, InstanceData, Detector, Ev
         self.masks, data = recipe.predicts_masks, self.data
         if data.train is None:
             raise DataError(f"{recipe.data} has validation images but no training images")
-        if self.masks and not data.train.has_masks:
-            title = network_class(recipe.detector).title
-            raise DataError(f"{recipe.data} has objects without a mask, which {title} needs; take --detector retinanet")
+        if self.masks:
+            _check_masks(data.train, recipe)
         self.train, self.validation = data.train.trainable(), data.validation
 
-    def open_data(self) -> InstanceData:
+    def open_data(self) -> CocoData:
         recipe = self.recipe
-        return open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.predicts_masks)
+        return open_coco(data_folder(recipe.data), seed=recipe.seed, masks=recipe.predicts_masks, crowds=recipe.crowds)
 
     @property
     def training_images(self) -> int:
@@ -75,8 +75,9 @@ class DetectionExperiment(Experiment[DetectionRecipe, InstanceData, Detector, Ev
 
     def headline(self, evaluation: Evaluation) -> str:
         box, mask = evaluation.box.scores, evaluation.mask and evaluation.mask.scores
-        masks = f", mask AP {mask['AP']:.1%} (AP50 {mask['AP50']:.1%})" if mask else ""
-        return f"box AP {box['AP']:.1%} (AP50 {box['AP50']:.1%}){masks} on {evaluation.images} held-out images"
+        masks = f", mask AP {percent(mask['AP'])} (AP50 {percent(mask['AP50'])})" if mask else ""
+        boxes = f"box AP {percent(box['AP'])} (AP50 {percent(box['AP50'])})"
+        return f"{boxes}{masks} on {evaluation.images} held-out images"
 
     def scores(self, evaluation: Evaluation) -> dict[str, Any]:
         scores: dict[str, Any] = {"box": evaluation.box.scores, "validation_images": evaluation.images}
@@ -90,6 +91,22 @@ class DetectionExperiment(Experiment[DetectionRecipe, InstanceData, Detector, Ev
         kind = "mask" if evaluation.mask else "box"
         score = (f"val/{kind}_AP50", f"{kind} AP50")
         save_curves(epochs, folder.curves, title, loss="sum of the losses", score=score)
+
+
+def _check_masks(train: CocoSource, recipe: DetectionRecipe) -> None:
+    """Refuse objects without a mask, unless they may be left out of the masks' loss and others have one."""
+    bare = train.without_mask
+    objects = int((~train.annotations.crowds).sum())
+    if not bare or (recipe.without_mask == "boxes-only" and len(bare) < objects):
+        return
+    row = bare[0]
+    name = f"annotation {train.annotations.ids[row]} of {train.images[train.owner(row)].file_name}"
+    title = network_class(recipe.detector).title
+    others = ", or --without-mask boxes-only, which trains their boxes alone" if len(bare) < objects else ""
+    raise DataError(
+        f"{recipe.data} has objects without a mask, which {title} needs: {len(bare):,} of {objects:,}, such as {name}; "
+        f"take --detector retinanet{others}"
+    )
 
 
 def build_network(recipe: DetectionRecipe, train: CocoSource) -> Detector:

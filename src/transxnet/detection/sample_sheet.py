@@ -45,15 +45,14 @@ def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> N
     pictures = []
     for index in torch.linspace(0, len(source) - 1, min(_ROWS * _PAIRS, len(source))).long().tolist():
         try:
-            image = source.load(index)
+            image, instances = source.upright(index)
         except BadImageError:
             continue  # was reported
-        instances = source.instances(index)
         truth = {"boxes": instances.boxes, "labels": instances.labels}
         if head.predicts_masks:
             height, width = instances.size
             share = math.sqrt(min(1.0, _MASK_BYTES / max(1, len(instances.labels) * height * width)))
-            truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)))
+            truth["masks"] = instances.masks((math.ceil(height * share), math.ceil(width * share)), empty=True)
         with torch.inference_mode():
             (found,) = model.eval()([V.pil_to_tensor(image).to(device)])
         detected = confident(found, SHOWN_FROM)

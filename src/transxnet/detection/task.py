@@ -51,7 +51,7 @@ class DetectionTask(DenseTask):
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         self.count_bad(batch)
         if len(batch.images):
-            self._results += coco_results(self.model(batch.images), batch.indices, self.validation)
+            self._results += coco_results(self.model(batch.images), batch, self.validation)
             self._evaluated += batch.indices.tolist()
 
     def on_validation_epoch_end(self) -> None:
@@ -63,5 +63,10 @@ class DetectionTask(DenseTask):
         for kind, compared in kinds.items():
             scores = precision(self.validation, evaluated, results, compared).scores
             for name in ("AP", "AP50", "AP75"):
-                self.log(f"val/{kind}_{name}", scores[name])
-        self.log(self.metric, scores["AP"])  # the masks' if there are any
+                self.log(f"val/{kind}_{name}", _number(scores[name]))
+        self.log(self.metric, _number(scores["AP"]))  # the masks' if there are any
+
+
+def _number(score: float | None) -> float:
+    """A score as a metric: NaN, which chooses no checkpoint, if there is none."""
+    return float("nan") if score is None else score

@@ -90,8 +90,9 @@ def save_curves(
     shares = [100 * row.get(name, float("nan")) for row in history]
     scores.plot(epochs, shares, style, color=ORANGE)
     scores.set(xlabel="epoch", ylabel=f"{label} (%)")
-    scores.annotate(f"{shares[-1]:.1f} %", (epochs[-1], shares[-1]), xytext=(-4, -14),
-                    textcoords="offset points", ha="right", color=ORANGE)  # fmt: skip
+    if shares[-1] == shares[-1]:  # a score that does not exist is a gap
+        scores.annotate(f"{shares[-1]:.1f} %", (epochs[-1], shares[-1]), xytext=(-4, -14),
+                        textcoords="offset points", ha="right", color=ORANGE)  # fmt: skip
     for axes in (losses, scores):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

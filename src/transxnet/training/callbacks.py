@@ -104,7 +104,10 @@ class History(Callback):
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in self.epochs for name in row)))
             writer.writeheader()
-            writer.writerows(self.epochs)
+            # NaN is a metric that does not exist, such as the precision of a class without objects.
+            writer.writerows(
+                {name: "" if value != value else value for name, value in row.items()} for row in self.epochs
+            )
 
 
 class ProgressDisplay(Callback):
@@ -137,7 +140,7 @@ class ProgressDisplay(Callback):
             disable=not console.is_terminal,
         )
         self._loss = float("nan")
-        self._score = float("nan")
+        self._score: float | None = None  # before the first epoch's end; NaN if the metric does not exist
         self._started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,7 +178,8 @@ class ProgressDisplay(Callback):
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
     def _numbers(self) -> str:
-        score = "" if self._score != self._score else f"  {self.label} {100 * self._score:.1f} %"
+        shown = "–" if self._score != self._score else f"{100 * (self._score or 0):.1f} %"
+        score = "" if self._score is None else f"  {self.label} {shown}"
         loss = "" if self._loss != self._loss else f"loss {self._loss:.3f}"
         data = f"  data {self.times.data_share:.0%}" if self.times.counts["step"] else ""
         skipped = f"  {self.finite.skipped} steps skipped" if self.finite.skipped else ""

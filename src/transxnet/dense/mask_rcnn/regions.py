@@ -159,10 +159,12 @@ class RegionHeads(RoIHeads):
             "loss_classifier": F.cross_entropy(scores, label),
             "loss_box_reg": F.l1_loss(codes, aim[positive], reduction="sum") / max(len(label), 1),
         }
-        chosen = [one > 0 for one in labels]
+        chosen = [
+            (one > 0) & _masked(target, of) for one, target, of in zip(labels, targets or [], matched, strict=True)
+        ]
         boxes = [region[choice] for region, choice in zip(regions, chosen, strict=True)]
         logits = self._mask_logits(features, boxes)
-        logits = logits[torch.arange(len(logits), device=logits.device), label[positive]]
+        logits = logits[torch.arange(len(logits), device=logits.device), label[torch.cat(chosen)]]
         wanted = [
             mask_targets(target["masks"], box, of[choice])
             for target, box, of, choice in zip(targets or [], boxes, matched, chosen, strict=True)
@@ -174,6 +176,13 @@ class RegionHeads(RoIHeads):
     def _mask_logits(self, features: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
         logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
         return logits
+
+
+def _masked(target: Target, matched: Tensor) -> Tensor:
+    """(n), whether the ground truth of each region has a mask: all unless ``has_mask`` says otherwise."""
+    if "has_mask" not in target:
+        return torch.ones_like(matched, dtype=torch.bool)
+    return target["has_mask"].to(matched.device)[matched]
 
 
 def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
