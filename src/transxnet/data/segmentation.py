@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,7 @@ from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
 from transxnet.data.segmentation_encoding import NO_CODE, MaskEncoding, Totals, codes_in, encoding, shown, totals_of
 from transxnet.data.segmentation_layout import LAYOUTS, MaskPart, find_masks
 from transxnet.data.segmentation_masks import MaskSummary, read_mask, survey
-from transxnet.data.segmentation_rules import BACKGROUND, MAX_CLASSES, Labelling, label_by_rules
+from transxnet.data.segmentation_rules import BACKGROUND, MAX_CLASSES, Labelling, is_spread, label_by_rules
 from transxnet.data.splits import HELD_OUT, held_out
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.errors import DataError
@@ -39,6 +40,8 @@ class SegmentationSource:
         label_files: The mask of each.
         encoding: The class of each value or colour of the masks.
         findings: Problems of the folder, and how it was read.
+        pixels: (images, classes), labelled pixels of each image.
+        origin: Where the images come from, in words.
     """
 
     class_names: tuple[str, ...]
@@ -47,6 +50,8 @@ class SegmentationSource:
     label_files: Sequence[Path]
     encoding: MaskEncoding
     findings: Findings
+    pixels: npt.NDArray[np.uint32]
+    origin: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,10 +86,16 @@ class SegmentationSource:
             raise BadImageError(str(path), fault)
         return torch.from_numpy(labels).long()
 
-    def subset(self, indices: Sequence[int]) -> SegmentationSource:
+    def subset(self, indices: Sequence[int] | npt.NDArray[np.intp], origin: str | None = None) -> SegmentationSource:
         """The images at the given indices."""
-        images, labels = ([files[int(index)] for index in indices] for files in (self.images, self.label_files))
-        return replace(self, images=images, label_files=labels)
+        chosen = [int(index) for index in indices]
+        images, labels = ([files[index] for index in chosen] for files in (self.images, self.label_files))
+        pixels = self.pixels[np.array(chosen, np.intp)]
+        return replace(self, images=images, label_files=labels, pixels=pixels, origin=origin or self.origin)
+
+    def class_pixels(self) -> dict[str, int]:
+        """Pixels of each class."""
+        return dict(zip(self.class_names, self.pixels.sum(0, np.int64).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -94,35 +105,32 @@ class SegmentationData:
     Attributes:
         train: Training images.
         validation: Validation images.
-        described: What was found.
+        layout: Layout of the folder, in words.
+        everything: The images that both were drawn from; None if the folder has a validation part.
     """
 
     train: SegmentationSource | None
     validation: SegmentationSource
-    described: DataDescription
+    layout: str
+    everything: SegmentationSource | None = None
 
     def description(self) -> DataDescription:
         """Layout, images, pixels of each class, and findings."""
-        return self.described
-
-    def labelled_pixels(self, part: str) -> Mapping[str, int]:
-        """Pixels of each class in the "training" or "validation" part."""
-        return next((one.counts for one in self.described.parts if one.name == part), {})
+        sources = {"training": self.train, "validation": self.validation}
+        parts = [
+            PartDescription(name, source.origin, len(source), "pixels", source.class_pixels())
+            for name, source in sources.items()
+            if source is not None
+        ]
+        return DataDescription(self.layout, tuple(parts), self.validation.findings)
 
 
 @dataclass(frozen=True)
 class _Part:
     """Images of a part and the values of their masks."""
 
-    name: str
-    origin: str
-    images: list[Path]
-    masks: list[Path]
+    pairs: MaskPart
     summaries: list[MaskSummary]
-
-    def chosen(self, name: str, origin: str, indices: Sequence[int]) -> _Part:
-        lists = ([values[index] for index in indices] for values in (self.images, self.masks, self.summaries))
-        return _Part(name, origin, *lists)  # type: ignore[arg-type]
 
 
 def open_segmentation(
@@ -156,60 +164,66 @@ def open_segmentation(
     findings = Findings()
     layout, found = find_masks(root, findings)
     listing = find_class_list(root, MAX_CLASSES)
-    parts = [_surveyed(part, pairs, listing, findings) for part, pairs in found.items()]
-    summaries = [summary for part in parts for summary in part.summaries]
-    _report_faults(parts, findings)
-    totals = totals_of(summaries, listing, values, findings)
+    parts = {name: _surveyed(pairs, listing, findings) for name, pairs in found.items()}
+    _report_faults(list(parts.values()), findings)
+    totals = totals_of([one for part in parts.values() for one in part.summaries], listing, values, findings)
     listing = listing or _ade20k(root, found, reduce_zero_label, classes)
     voc = "JPEGImages" in layout
     if classes is None:
         labelling = label_by_rules(root, listing, totals, reduce_zero_label, voc, findings)
     else:
         labelling = _as_expected(root, listing, totals, reduce_zero_label, list(classes), values, voc, findings)
-    parts = _split(root, parts, seed)
-    described = tuple(_described(part, labelling) for part in parts)
-    _report_pixels(parts, described, labelling, totals, findings)
-    sources = {
-        part.name: SegmentationSource(
-            labelling.names, labelling.colors, part.images, part.masks, labelling.encoding, findings
-        )
-        for part in parts
-    }
-    description = DataDescription(f"masks ({layout})", described, findings)
-    return SegmentationData(sources.get("training"), sources["validation"], description)
+    sources = {name: _source(part, labelling, findings) for name, part in parts.items()}
+    _report_values(list(parts.values()), labelling, totals, findings)
+    _report_pixels(sources, findings)
+    layout = f"masks, {layout}"
+    if "train" not in sources or "val" in sources:
+        return SegmentationData(sources.get("train"), sources["val"], layout)
+    everything = sources["train"]
+    held = held_out(np.zeros(len(everything), np.int64), seed)
+    if not held.any():
+        raise DataError(f"{root} has a single image: nothing can be held out for validation")
+    origin = f"held out of the images {everything.origin}: {HELD_OUT:.0%}, chosen by the seed"
+    train, validation = everything.subset(np.flatnonzero(~held)), everything.subset(np.flatnonzero(held), origin)
+    return SegmentationData(train, validation, layout, everything)
 
 
-def _surveyed(part: str, pairs: MaskPart, listing: ClassList | None, findings: Findings) -> _Part:
+def _surveyed(pairs: MaskPart, listing: ClassList | None, findings: Findings) -> _Part:
     """A part with the values of its masks; those with more values than a mask can have are dropped.
 
     Raises:
         DataError: If all are.
     """
-    name = "training" if part == "train" else "validation"
     summaries = survey(pairs.masks, listing.color_codes if listing else ())
-    found = _Part(name, pairs.origin, pairs.images, pairs.masks, summaries)
-    dropped = [index for index, summary in enumerate(summaries) if summary.fault and summary.size != (0, 0)]
-    for index in dropped:
-        findings.add("masks with too many values (dropped)", f"{pairs.masks[index]}: {summaries[index].fault}")
-    if len(dropped) == len(summaries):
-        path, fault = pairs.masks[0], summaries[0].fault
-        raise DataError(f"none of the {len(dropped):,} masks {pairs.origin} can be used; the first is {path}: {fault}")
-    return found.chosen(name, pairs.origin, sorted(set(range(len(summaries))) - set(dropped))) if dropped else found
+    kept = [index for index, summary in enumerate(summaries) if not summary.fault or summary.size == (0, 0)]
+    for path, summary in zip(pairs.masks, summaries, strict=True):
+        if summary.fault and summary.size != (0, 0):
+            findings.add("masks with too many values (dropped)", f"{path}: {summary.fault}")
+    if not kept:
+        first = f"{pairs.masks[0]}: {summaries[0].fault}"
+        raise DataError(
+            f"none of the {len(summaries):,} masks of the images {pairs.origin} can be used; the first is {first}"
+        )
+    images, masks = ([paths[index] for index in kept] for paths in (pairs.images, pairs.masks))
+    return _Part(MaskPart(pairs.origin, images, masks), [summaries[index] for index in kept])
 
 
-def _split(root: Path, parts: list[_Part], seed: int) -> list[_Part]:
-    """The parts, with a fifth of a single training part held out for validation."""
-    if len(parts) > 1 or parts[0].name != "training":
-        return parts
-    (everything,) = parts
-    held = held_out(np.zeros(len(everything.images), np.int64), seed)
-    if not held.any():
-        raise DataError(f"{root} has a single image: nothing can be held out for validation")
-    origin = f"held out: {HELD_OUT:.0%} of the images {everything.origin}, chosen by the seed"
-    return [
-        everything.chosen("training", everything.origin, np.flatnonzero(~held).tolist()),
-        everything.chosen("validation", origin, np.flatnonzero(held).tolist()),
-    ]
+def _source(part: _Part, labelling: Labelling, findings: Findings) -> SegmentationSource:
+    encoding = labelling.encoding
+    pixels = np.zeros((len(part.summaries), IGNORED + 1), np.uint32)
+    for row, summary in zip(pixels, part.summaries, strict=True):
+        codes = codes_in(summary, encoding.colored, encoding.bit_value)
+        np.add.at(row, encoding.classes(codes, lossy=summary.lossy), summary.counts.astype(np.uint32))
+    return SegmentationSource(
+        labelling.names,
+        labelling.colors,
+        part.pairs.images,
+        part.pairs.masks,
+        encoding,
+        findings,
+        pixels[:, : len(labelling.names)].copy(),
+        part.pairs.origin,
+    )
 
 
 def _ade20k(
@@ -243,7 +257,8 @@ def _as_expected(
     explicit = listing is not None and (listing.values or listing.is_table)
     if named and not explicit:
         own = encoding(usual, totals, reduce_zero_label)
-        if values or own.is_known(np.array(totals.present, np.int64)).all():
+        fits = own.is_known(np.array(totals.present, np.int64)).all()
+        if values or (fits and not (is_spread(totals.present) and len(totals.present) == len(classes))):
             return Labelling(tuple(classes), _colors_of(listing, classes), own)
         listing = listing or ClassList(Path("the network's list"), tuple(classes), palette(len(classes)))
     folder = label_by_rules(root, listing, totals, reduce_zero_label, voc, findings)
@@ -284,7 +299,7 @@ def _report_faults(parts: Sequence[_Part], findings: Findings) -> None:
     faults = []
     usable = 0
     for part in parts:
-        for image, path, summary in zip(part.images, part.masks, part.summaries, strict=True):
+        for image, path, summary in zip(part.pairs.images, part.pairs.masks, part.summaries, strict=True):
             fault = summary.fault
             if not fault:
                 try:
@@ -303,33 +318,24 @@ def _report_faults(parts: Sequence[_Part], findings: Findings) -> None:
         raise DataError(f"none of the {len(faults):,} masks can be used; the first is {faults[0]}")
 
 
-def _described(part: _Part, labelling: Labelling) -> PartDescription:
-    counts = np.zeros(IGNORED + 1, np.int64)
-    for summary in part.summaries:
-        codes = codes_in(summary, labelling.encoding.colored, labelling.encoding.bit_value)
-        np.add.at(counts, labelling.encoding.classes(codes, lossy=summary.lossy), summary.counts)
-    pixels = dict(zip(labelling.names, counts.tolist(), strict=False))
-    return PartDescription(part.name, part.origin, len(part.images), "pixels", pixels)
-
-
-def _report_pixels(
-    parts: Sequence[_Part],
-    described: Sequence[PartDescription],
-    labelling: Labelling,
-    totals: Totals,
-    findings: Findings,
-) -> None:
-    """Name masks with values that are no class, and classes without pixels."""
+def _report_values(parts: Sequence[_Part], labelling: Labelling, totals: Totals, findings: Findings) -> None:
+    """Name masks with values that are no class."""
     known = labelling.encoding.is_known(np.array(totals.present, np.int64))
     unknown = {code for code, is_class in zip(totals.present, known.tolist(), strict=True) if not is_class}
     for part in parts if unknown else ():
-        for path, summary in zip(part.masks, part.summaries, strict=True):
+        for path, summary in zip(part.pairs.masks, part.summaries, strict=True):
             codes = codes_in(summary, totals.colored, totals.bit_value).tolist()
             if not summary.lossy and (odd := [shown(code) for code in codes if code in unknown]):
                 findings.add("masks with values that are no class (their pixels are ignored)", f"{path}: {listed(odd)}")
-    absent = [name for name in labelling.names if not any(part.counts[name] for part in described)]
+
+
+def _report_pixels(sources: Mapping[str, SegmentationSource], findings: Findings) -> None:
+    """Name classes without pixels."""
+    counts = {name: source.class_pixels() for name, source in sources.items()}
+    (names, *_) = counts.values()
+    absent = [name for name in names if not any(count[name] for count in counts.values())]
     if absent:
         findings.remark(f"classes without pixels, which cannot be learned: {listed(absent, 10)}")
-    training = next((part.counts for part in described if part.name == "training"), None)
-    if training is not None and (unseen := [name for name in training if not training[name] and name not in absent]):
+    unseen = [name for name, count in counts.get("train", {}).items() if not count and name not in absent]
+    if unseen:
         findings.remark(f"classes with pixels in validation images only: {listed(unseen, 10)}")

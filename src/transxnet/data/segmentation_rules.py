@@ -97,7 +97,7 @@ def _unnamed(totals: Totals, reduce_zero_label: bool, voc: bool, findings: Findi
         findings.remark("the masks hold the values 0 to 20: they are named as Pascal VOC's classes")
         return list(VOC_CLASSES), list(range(len(VOC_CLASSES)))
     void = [code for code in present if code in VOID]
-    if void and _is_spread(present):
+    if void and is_spread(present):
         if len(present) > 2:
             findings.remark(f"the values {_numbers(present)} spread evenly, so {present[-1]} is a class, not ignored")
         void = []
@@ -113,7 +113,7 @@ def _unnamed(totals: Totals, reduce_zero_label: bool, voc: bool, findings: Findi
     return [f"class {code}" for code in codes], codes
 
 
-def _is_spread(present: Sequence[int]) -> bool:
+def is_spread(present: Sequence[int]) -> bool:
     """Whether grey levels spread evenly from 0 to 255 (or 65535), as 0 and 255 alone do."""
     steps = len(present) - 1
     if not 1 <= steps < _MAX_LEVELS or present[0] != 0 or present[-1] not in VOID:
@@ -130,7 +130,7 @@ def _by_numbers(
     void = [code for code in present if code in VOID and code >= len(names) + reduce_zero_label]
     rest = [code for code in present if code not in void and not (reduce_zero_label and code == 0)]
     plain = list(range(reduce_zero_label, len(names) + reduce_zero_label))
-    spread, fits = _is_spread(present), all(code in plain for code in rest)
+    spread, fits = is_spread(present), all(code in plain for code in rest)
     lacks_zero = 0 in present and not reduce_zero_label and not any(name.lower() in _BACKGROUNDS for name in names)
     choose = "; `value: name` lines there say otherwise"
     if reduce_zero_label and 0 in present and _is_shifted(names, present, spread):
@@ -152,7 +152,8 @@ def _by_numbers(
     if len(rest) == len(names):
         findings.remark(f"the values {_numbers(rest)} are the {len(names)} classes of {file}, in order{choose}")
         return names, rest
-    if lacks_zero and (max(rest) == len(names) or len(rest) == len(names) + 1):
+    numbered = any(0 < code < len(names) for code in rest)
+    if lacks_zero and (max(rest) == len(names) or (len(rest) == len(names) + 1 and not numbered)):
         codes = list(range(len(names) + 1)) if max(rest) == len(names) else rest
         findings.remark(
             f"{file} names {len(names)} classes and the masks have more values: value 0 is {BACKGROUND}, and "

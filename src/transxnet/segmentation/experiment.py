@@ -89,8 +89,8 @@ def _check_labelled(recipe: SegmentationRecipe, data: SegmentationData) -> None:
             " (value 0 is ignored; --reduce-zero-label false makes it a class)" if recipe.reduce_zero_label else ""
         )
         raise DataError(f"{recipe.data} has a single class, {names[0]}{reduced}: there is nothing to distinguish")
-    for part in ("training", "validation"):
-        if not any(data.labelled_pixels(part).values()):
+    for part, source in (("training", data.train), ("validation", data.validation)):
+        if source is not None and not source.pixels.any():
             raise DataError(f"no pixel of the {part} images of {recipe.data} is labelled with a class")
 
 
