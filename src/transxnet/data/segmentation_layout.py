@@ -191,7 +191,9 @@ def _has_both(folder: Path) -> bool:
 
 def _matched(folders: _Folders, root: Path, findings: Findings) -> MaskPart:
     images, masks = find_images(folders.images), find_images(folders.masks)
+    known = {str(path) for path in masks}
     masks = [path for path in masks if not _OTHER_MASK.search(path.stem)]
+    masks = [path for path in masks if str(path).replace("_labelIds.", "_labelTrainIds.") not in known - {str(path)}]
     if folders.images == folders.masks:
         images = [path for path in images if not _MASK_NAME.search(path.stem)]
         masks = [path for path in masks if _MASK_NAME.search(path.stem)]
