@@ -105,10 +105,9 @@ def _unnamed(totals: Totals, reduce_zero_label: bool, voc: bool, findings: Findi
     if void:
         findings.remark(f"value {_numbers(void)} is ignored; name it in classes.txt to have a class of it")
     if codes and codes != list(range(codes[0], codes[-1] + 1)):
-        named = "\\n".join(f"{code}: NAME" for code in codes[:2])
         findings.remark(
-            f"the masks hold the values {_numbers(codes)}: each is a class, and the numbers between them are none; "
-            f"classes.txt (lines such as {named!r}) names them"
+            f"the masks hold the values {_numbers(codes)}: each is a class, and no other number is; classes.txt, with "
+            f"lines such as `{codes[-1]}: NAME`, names them or chooses others"
         )
     return [f"class {code}" for code in codes], codes
 
