@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.interrupts import raise_again
 from transxnet.training.processes import is_rank_zero
 from transxnet.version import __version__
 
@@ -55,10 +56,11 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 (something could not be read or printed) or 2 (a user's error)."""
-    prepare_streams()
     status: int | None = None
     with _ended_by_signals():
         try:
+            raise_again()
+            prepare_streams()
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
         except KeyboardInterrupt:
             note("stopped")

@@ -124,8 +124,11 @@ def survey(paths: Sequence[Path], table: Sequence[int] = ()) -> list[MaskSummary
         paths: The files.
         table: Codes of the colours that are known, to which those of lossy files are rounded.
     """
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+    threads = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
+    try:
         return list(threads.map(partial(summarised, table=table), paths))
+    finally:
+        threads.shutdown(cancel_futures=True)  # on Ctrl-C, thousands are waiting
 
 
 def summarised(path: Path, table: Sequence[int] = ()) -> MaskSummary:
