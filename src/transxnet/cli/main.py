@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             note("stopped")
             status = 130
+            if arguments is None:
+                _exit(status)
         finally:
             lost = _flushed()
     if status == 0 and lost:
@@ -135,6 +140,16 @@ def _flushed() -> bool:
         note(f"transxnet: cannot write to standard output: {getattr(error, 'strerror', None) or error}")
         return True
     return False
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit with this status after an interrupt; Python may end by SIGINT, for which some programs wait otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _flushed()
+    for child in multiprocessing.active_children():  # one that is starting would miss what is removed next
+        child.kill()
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 @contextmanager
