@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -29,8 +30,10 @@ from transxnet.dense.retinanet import RetinaNet
 from transxnet.detection.evaluate import evaluate
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.inference import formats
+from transxnet.inference.calibration import open_calibration
+from transxnet.inference.description import describe
 from transxnet.inference.detections import ExportedDetector
-from transxnet.inference.export import SUFFIXES
+from transxnet.inference.export import SUFFIXES, Exported
 
 KINDS = ("retinanet", "mask_rcnn")
 CHANNELS = 16
@@ -156,6 +159,29 @@ def test_every_format_of_mask_rcnn_passes_its_check(form: Any, precision: Any, t
 def test_int8_is_refused(tmp_path: Path, scenes: Path) -> None:
     with pytest.raises(ConfigError, match="Mask R-CNN is not exported in int8; take float32"):
         transxnet.export(detector("mask_rcnn"), tmp_path / "m.onnx", precision="int8", calibration=str(scenes))
+
+
+def test_accuracy_is_measured_on_annotated_calibration_images(
+    exported: dict[str, Path], scenes: Path, tmp_path: Path
+) -> None:
+    model = detector("retinanet")
+    images = open_calibration(str(scenes), model)
+    assert images.accuracy is not None and images.accuracy.metric == "box AP" and images.count == 2
+    measured = images.accuracy.before_and_after(model, transxnet.load_exported(exported["retinanet"]))
+    assert measured is not None and measured[0] == pytest.approx(measured[1], abs=1e-3)
+    written = Exported(exported["retinanet"], describe(model, "onnx", "int8", 18), (), 1.0, (0.5, 0.4), "box AP")
+    assert written.lines[1] == "box AP before 50.00%, after 40.00%; more than 0.5 points lost"
+    (tmp_path / "plain").mkdir()
+    for path in (scenes / "images" / "validation").iterdir():
+        shutil.copy(path, tmp_path / "plain")
+    plain = open_calibration(str(tmp_path / "plain"), model)
+    assert plain.accuracy is None and "the images are not annotated for it" in plain.reason
+    names = ("background", *DIGIT_NAMES)
+    segmenter = transxnet.create_segmenter("semantic_fpn", backbone="transxnet_nano", num_classes=len(names))
+    head = dataclasses.replace(segmenter.head_description, label_names=names, reduce_zero_label=True)
+    segmenter.head_description = head
+    pixels = open_calibration(str(scenes), segmenter)
+    assert pixels.accuracy is not None and pixels.accuracy.metric == "mIoU"
 
 
 def test_a_wrong_head_keeps_all_files_from_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,10 @@ def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progre
 
     head = known_classes(network.head_description)
     source = open_segmentation(
-        data_folder(data), reduce_zero_label=head.reduce_zero_label, classes=head.label_names
+        data_folder(data),
+        reduce_zero_label=head.reduce_zero_label,
+        classes=head.label_names,
+        values=head.label_values,
     ).validation
     found = run(network, source, advance=_counter(len(source), progress), **settings)
     return segmentation_scores(found, head.label_names, source.findings.lines())

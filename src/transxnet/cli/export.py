@@ -83,8 +83,8 @@ def _parser() -> CommandParser:
     add("--out", type=str, required=True, help="the file to write: .onnx, .xml (openvino) or .pt2 (torch, aot)")
     add("--precision", type=str, default="float32", choices=list(PRECISIONS), metavar="PRECISION",
         help=f"{', '.join(PRECISIONS)} (default: float32)")  # fmt: skip
-    add("--calibration", type=str, help='for int8: a folder of your images, or "digits"; with a folder for each class '
-        "the accuracy before and after is printed")  # fmt: skip
+    add("--calibration", type=str, help='for int8: a folder of your images, "digits" or "scenes"; with a folder for '
+        "each class, or with annotations, the accuracy before and after is printed")  # fmt: skip
     parser.add_number("--calibration_images", ImageCount, default=128, help="number of images for calibration")
     add("--features", action="store_true", help="of a classifier: export the maps of its stages in place of the scores")
     parser.add_number("--opset", Opset, default=DEFAULT_OPSET,
@@ -168,4 +168,5 @@ def _as_dict(exported: Exported) -> dict[str, Any]:
         ],
         "agreement": exported.agreement,
         "accuracy": exported.accuracy and {"before": exported.accuracy[0], "after": exported.accuracy[1]},
+        "metric": exported.metric if exported.accuracy else None,
     }  # fmt: skip

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from transxnet.cli.streams import discard, note, prepare_streams, say
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.files import FULL
+from transxnet.interrupts import raise_again
 from transxnet.training.processes import is_rank_zero
 from transxnet.version import __version__
 
@@ -56,14 +60,17 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 0, 1 (something could not be read or printed) or 2 (a user's error)."""
-    prepare_streams()
     status: int | None = None
     with _ended_by_signals():
         try:
+            raise_again()
+            prepare_streams()
             status = _run(list(sys.argv[1:] if arguments is None else arguments))
         except KeyboardInterrupt:
             note("stopped")
             status = 130
+            if arguments is None:
+                _exit(status)
         finally:
             lost = _flushed()
     if status == 0 and lost:
@@ -134,6 +141,16 @@ def _flushed() -> bool:
         note(f"transxnet: cannot write to standard output: {getattr(error, 'strerror', None) or error}")
         return True
     return False
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit with this status after an interrupt; Python may end by SIGINT, for which some programs wait otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _flushed()
+    for child in multiprocessing.active_children():  # one that is starting would miss what is removed next
+        child.kill()
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 @contextmanager

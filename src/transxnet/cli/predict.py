@@ -21,6 +21,7 @@ from transxnet.bounds import Answers, Share
 from transxnet.cli.parsing import CommandParser, add_force, add_network_arguments, image_progress, network_settings
 from transxnet.cli.streams import note, table_console
 from transxnet.data.images import expand
+from transxnet.data.segmentation_encoding import label_picture
 from transxnet.errors import ConfigError
 from transxnet.files import replacing, user_path, write_text
 from transxnet.output_paths import check_not_inputs, output_file, output_folder
@@ -118,9 +119,9 @@ def _draw(predictor: Predictor, prediction: Prediction, image: Image.Image, out:
     elif isinstance(prediction, Segmentation) and prediction.classes is not None:
         classes = prediction.classes
         save_picture(draw_classes(image, classes, head.label_names, head.colors), out / f"{name}.png")
-        labels = classes.byte() + head.reduce_zero_label  # as in the data set's files
+        values = label_picture(classes.numpy(), head.label_values, head.num_classes, head.reduce_zero_label)
         with replacing(out / "labels" / f"{name}.png") as temporary:
-            Image.fromarray(labels.numpy()).save(temporary)
+            Image.fromarray(values).save(temporary)
 
 
 def _write(predictions: Sequence[Prediction], out: Path) -> None:

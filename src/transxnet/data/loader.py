@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +16,7 @@ from transxnet.data.images import BadImageError
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
+from transxnet.data.worker_processes import end_with_parent, worker_context
 from transxnet.errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -206,30 +204,15 @@ def make_loader(
     )
 
 
-def _end_with_parent(worker: int) -> None:
-    """Exit when the run is killed; PyTorch's own watchdog sees only the process that forked the worker."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def worker_settings(workers: int) -> dict[str, Any]:
-    """Arguments of PyTorch's loader for a number of workers.
-
-    Workers are forked from a process that has imported this module and computed nothing: forking a
-    process with running threads can hang, and a new process takes seconds to import PyTorch. They
-    exit when their parent is killed. Raises ConfigError for a number out of range.
-    """
+    """Arguments of PyTorch's loader for a number of workers; raises ConfigError for a number out of range."""
     if not checked("workers", workers, Workers):
         return {"num_workers": 0}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return {"num_workers": workers, "multiprocessing_context": context, "worker_init_fn": _end_with_parent}
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": worker_context(__name__),
+        "worker_init_fn": end_with_parent,
+    }
 
 
 @dataclass

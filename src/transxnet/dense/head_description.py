@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_CHANNELS = 16_384
 _MAX_PROPOSALS = 10_000
+_MAX_VALUE = 2**25  # of a mask's pixels
 _MAX_ID = 2**53  # of a COCO category; JSON has no larger whole numbers
 
 
@@ -39,6 +40,8 @@ class HeadDescription:
         short: Bound of an image's shorter side in pixels, to which it is resized.
         long: Bound of the longer side.
         reduce_zero_label: Whether the data set's label 0 means "none".
+        label_values: The value that the data set's masks have for each class, or 2^24 + 0xRRGGBB for a colour;
+            empty if the classes are numbered from 0, or from 1 with ``reduce_zero_label``.
 
     Raises:
         ConfigError: If a value is of another kind or out of its range.
@@ -55,6 +58,7 @@ class HeadDescription:
     short: int = 800
     long: int = 1333
     reduce_zero_label: bool = False
+    label_values: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         text("the kind of a head", self.kind, kinds())
@@ -68,6 +72,8 @@ class HeadDescription:
         for color in items("colors", self.colors, 0, count):
             for level in items("colors", color, 3):
                 whole("colors", level, 0, 255)
+        for value in items("label_values", self.label_values, 0, count):
+            whole("label_values", value, -_MAX_VALUE, _MAX_VALUE)
         whole("proposals", self.proposals, 1, _MAX_PROPOSALS)
         short, long = whole("short", self.short, 1, MAX_SIDE), whole("long", self.long, 1, MAX_SIDE)
         if short > long:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transxnet.checkpoints.released_dense import ReleasedNames
 from transxnet.config import TransXNetConfig
 from transxnet.dense.backbone import DenseBackbone
-from transxnet.dense.detection_transform import DetectionTransform
+from transxnet.dense.detection_transform import DetectionTransform, Target
 from transxnet.dense.export_form import ExportForm, PixelScores
 from transxnet.dense.head_description import HeadDescription
+from transxnet.dense.input_checks import check_images, check_labelled, check_targets
 from transxnet.dense.pixel_classes import segmentation_loss
 from transxnet.dense.pyramid import PyramidBackbone, head_norm
 from transxnet.dense.registry import Task
@@ -163,6 +164,17 @@ class Detector(DenseNetwork):
         batch: Tensor = self.transform([image])[0].tensors
         return batch
 
+    def check_inputs(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> None:
+        """Check images, and in training targets; a network calls it first.
+
+        Raises:
+            ValueError: If they are not as described above.
+        """
+        check_images(images)
+        if self.training:
+            rows = self.get_parameter(self.class_weight).shape[0]
+            check_targets(images, targets, self.classes_of(rows), masks=self.predicts_masks)
+
     def sample_regions(self, count: int) -> None:
         """Set the number of regions of an image that train a second stage; ignored by networks without one."""
 
@@ -183,6 +195,7 @@ class Segmenter(DenseNetwork):
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+        self._checked = False  # whether values of images and labels were checked
 
     @classmethod
     def build(cls, body: DenseBackbone, head: HeadDescription) -> Self:
@@ -201,8 +214,16 @@ class Segmenter(DenseNetwork):
 
         Args:
             images: (B, 3, H, W), normalised.
-            labels: (B, H, W), class indices, 255 where there is none.
+            labels: (B, H, W), int64, class indices, 255 where there is none.
+
+        Raises:
+            ValueError: If they are not. On a GPU values are checked in the first call only, since reading them
+                waits for the device.
         """
+        check_values = images.device.type == "cpu" or not self._checked
+        largest = max(max(mean, 1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+        check_labelled(images, labels, self.num_classes, largest, values=check_values)
+        self._checked = True
         return segmentation_loss(self(images).float(), labels)
 
 

@@ -155,6 +155,11 @@ class RetinaNet(Detector, TorchvisionRetinaNet):
     def classes_of(cls, rows: int) -> int:
         return rows // _ANCHORS
 
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Losses in training, detections in evaluation; raises ValueError for inputs that are not as described."""
+        self.check_inputs(images, targets)
+        return super().forward(images, targets)
+
     def compute_loss(
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:

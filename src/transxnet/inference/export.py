@@ -19,7 +19,6 @@ from transxnet.errors import ConfigError, TransXNetError
 from transxnet.files import user_path
 from transxnet.inference import export_checks as checking
 from transxnet.inference import formats
-from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import (
     FORMATS,
     PRECISIONS,
@@ -71,6 +70,7 @@ class Exported:
         agreement: The share of images (pixels, anchors or regions, for dense networks) for which file and
             network have the same best class, where the precision is not float32; None if it was not measured.
         accuracy: The network's and the file's, where the calibration images have labels.
+        metric: Name of the accuracy: "top-1", "box AP", "mask AP" or "mIoU".
         note: Why there is no accuracy.
     """
 
@@ -79,12 +79,13 @@ class Exported:
     checks: tuple[Check, ...]
     agreement: float | None = None
     accuracy: tuple[float, float] | None = None
+    metric: str = "top-1"
     note: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison is within its bound."""
-        return all(check.passed for check in self.checks) and not self.loses
+        """Whether every comparison is within its bound, and a classifier's accuracy too."""
+        return all(check.passed for check in self.checks) and not (self.loses and self.metric == "top-1")
 
     @property
     def loses(self) -> bool:
@@ -105,7 +106,7 @@ class Exported:
         if self.accuracy is not None:
             before, after = self.accuracy
             verdict = f"; more than {100 * LARGEST_LOSS:g} points lost" if self.loses else ""
-            lines.append(f"top-1 before {before:.2%}, after {after:.2%}{verdict}")
+            lines.append(f"{self.metric} before {before:.2%}, after {after:.2%}{verdict}")
         elif self.note:
             lines.append(f"no accuracy: {self.note}")
         return lines
@@ -154,7 +155,7 @@ def export(
         precision: "float32", "float16" (weights stored so), "bfloat16" (computed so) or "int8".
         opset: ONNX's version of the operators.
         calibration: For int8: "digits", or a folder of images, from which the ranges of the values are
-            found; where it has the classifier's classes, the accuracy before and after is measured.
+            found; where it is annotated with the network's classes, the accuracy before and after is measured.
         calibration_images: Images that are used for the ranges.
         check: Whether to compare.
         advance: Called with the name of each step when it starts.
@@ -294,9 +295,8 @@ def _checked(model: nn.Module, exported: Exported, images: Calibration | None) -
         exported = replace(exported, agreement=checking.agreement(model, runtime, batches))
     if images is None:
         return exported
-    if images.labelled is None:
+    if images.accuracy is None:
         return replace(exported, note=images.reason)
-    from transxnet.inference.calibration import accuracy
-
-    before, after = (accuracy(one, images.labelled) for one in (model, ExportedNetwork(runtime)))
-    return replace(exported, accuracy=(before, after))
+    measured = images.accuracy.before_and_after(model, runtime)
+    note = "" if measured else "no image has anything to find"
+    return replace(exported, accuracy=measured, metric=images.accuracy.metric, note=note)

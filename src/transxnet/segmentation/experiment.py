@@ -35,6 +35,7 @@ class SegmentationExperiment(Experiment[SegmentationRecipe, SegmentationData, Se
         data = self.data
         if data.train is None:
             raise DataError(f"{recipe.data} has validation images but no training images")
+        _check_labelled(recipe, data)
         self.train, self.validation = data.train, data.validation
 
     def open_data(self) -> SegmentationData:
@@ -85,11 +86,25 @@ class SegmentationExperiment(Experiment[SegmentationRecipe, SegmentationData, Se
         save_curves(epochs, folder.curves, title, loss="cross entropy", score=("val/mIoU", "mIoU"))
 
 
+def _check_labelled(recipe: SegmentationRecipe, data: SegmentationData) -> None:
+    """Raise DataError if the images have nothing to learn or nothing to evaluate on."""
+    names = data.validation.class_names
+    if len(names) == 1:
+        reduced = (
+            " (value 0 is ignored; --reduce-zero-label false makes it a class)" if recipe.reduce_zero_label else ""
+        )
+        raise DataError(f"{recipe.data} has a single class, {names[0]}{reduced}: there is nothing to distinguish")
+    for part, source in (("training", data.train), ("validation", data.validation)):
+        if source is not None and not source.pixels.any():
+            raise DataError(f"no pixel of the {part} images of {recipe.data} is labelled with a class")
+
+
 def build_network(recipe: SegmentationRecipe, train: SegmentationSource) -> Segmenter:
     """Create the recipe's segmenter for these classes, with the weights to start from.
 
     Layers of a checkpoint that were trained for other classes are initialised anew.
     """
+    usual = tuple(range(recipe.reduce_zero_label, len(train.class_names) + recipe.reduce_zero_label))
     head = HeadDescription(
         recipe.segmenter,
         len(train.class_names),
@@ -100,6 +115,7 @@ def build_network(recipe: SegmentationRecipe, train: SegmentationSource) -> Segm
         short=recipe.augmentation.short,
         long=recipe.augmentation.long,
         reduce_zero_label=recipe.reduce_zero_label,
+        label_values=() if train.label_values == usual else train.label_values,
     )
     settings = recipe.settings_of_backbone()
     start = read_checkpoint(recipe.checkpoint) if recipe.checkpoint else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import resource
+import importlib
 import sys
 
 import torch
@@ -26,8 +26,12 @@ def keep_freed_memory() -> None:
 
 
 def maximum_memory() -> int:
-    """The maximum memory used so far in bytes: allocated on the GPU, or resident of this process."""
+    """The maximum memory used so far in bytes: allocated on the GPU, or resident of this process; 0 if unknown."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    try:
+        resource = importlib.import_module("resource")
+    except ModuleNotFoundError:  # on Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -29,6 +29,7 @@ from transxnet.training.monitors import Monitors
 from transxnet.training.processes import Process
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
+from transxnet.training.signals import interruptible
 from transxnet.training.task import Task
 from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memory_explained, quiet_lightning
 
@@ -148,7 +149,7 @@ def train(
         console.print(_introduction(recipe, network, trainer.world_size))
         if trainer.is_global_zero:
             folder.begin(recipe, description.to_dict() | {"fingerprint": fingerprint.to_dict()})
-        with kernels.use(policy), _resume_explained(resume, monitors):
+        with kernels.use(policy), _resume_explained(resume, monitors), interruptible():
             trainer.fit(task, training, validation, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero and resume and trainer.global_step and not monitors.times.counts["step"]:
             # Only the end was missing: the averaged weights are in the checkpoint.

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +16,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from transxnet.errors import Stopped
 from transxnet.training.checkpointing import Checkpointer, agreed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has no SIGUSR1
 
 
 class StopOnSignal(Checkpoint):
@@ -61,9 +64,32 @@ class StopOnSignal(Checkpoint):
 
     def _stop(self, trainer: Trainer, epoch: int, saved: bool) -> None:
         received = self.received or signal.SIGTERM  # another process received it
-        if received == signal.SIGUSR1 and trainer.is_global_zero:
+        if received.name == "SIGUSR1" and trainer.is_global_zero:
             _requeue()
         raise Stopped(received, epoch, trainer.global_step, saved, self._folder)
+
+
+class _InterruptedError(BaseException):
+    """Ctrl-C, under a name that Lightning does not know."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C before the first step raises KeyboardInterrupt, on which Lightning would end the process silently."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def receive(number: int, frame: object) -> None:
+        raise _InterruptedError
+
+    before = signal.signal(signal.SIGINT, receive)
+    try:
+        yield
+    except _InterruptedError:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _requeue() -> None:

@@ -107,7 +107,8 @@ class MaskRCNN(Detector, GeneralizedRCNN):
         self.roi_heads.fg_bg_sampler.batch_size_per_image = count
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Losses in training, detections in evaluation."""
+        """Losses in training, detections in evaluation; raises ValueError for inputs that are not as described."""
+        self.check_inputs(images, targets)
         if targets is not None:  # torchvision's class 0 is the background
             targets = [target | {"labels": target["labels"] + 1} for target in targets]
         result = super().forward(images, targets)
