@@ -28,3 +28,11 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def unicode_text(text: str) -> str:
+    """Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8 becomes ``\\xff`` and the like."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other surrogates, from JSON or Windows
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -87,9 +87,7 @@ def is_dim(image: Image.Image, stated: ValueRange | None) -> bool:
     return brightest <= max(15, (stated.high if stated is not None else 0) // 256) < 255
 
 
-def read_deep_colours(
-    image: Image.Image, file: BinaryIO, stated: ValueRange | None, max_pixels: int
-) -> Image.Image:
+def read_deep_colours(image: Image.Image, file: BinaryIO, stated: ValueRange | None, max_pixels: int) -> Image.Image:
     """A PNG or TIFF file of 16 bits in colour as RGB, with its values scaled by their range."""
     if image.format == "TIFF":
         return read_tiff(file, max_pixels)[0]

@@ -284,7 +284,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """Expand files, folders and glob patterns to image paths, without repetition, in the given order.
 
     Raises:
-        DataError: If a pattern matches nothing, or a folder has no image or cannot be read.
+        DataError: If a pattern matches nothing, is a URL or "-", or a folder has no image or cannot be read.
         ConfigError: If a pattern is empty or not a valid path.
     """
     paths: dict[Path, None] = {}
@@ -294,6 +294,9 @@ def expand(patterns: Iterable[str]) -> list[Path]:
             found = find_images(path)
             if not found:
                 raise DataError(f"{path} has no image ({', '.join(sorted(EXTENSIONS))})")
+        elif not os.path.lexists(path) and (pattern == "-" or "://" in pattern):
+            what = "from standard input (-)" if pattern == "-" else f"from the web ({pattern})"
+            raise DataError(f"images are not read {what}: save the image, and give the file")
         elif os.path.lexists(path) or not glob.has_magic(pattern):
             found = [path]  # missing files are reported when they are read
         else:

@@ -25,8 +25,11 @@ _GUESSED = f"images of 16 bits without a value above 4,095 are read as images of
 _DARK = f"images of 16 bits without a value above 255 stay nearly black; {_RANGE}"
 _STRETCHED = f"images with values above 65,535 are divided by their largest value; {_RANGE}"
 _NEGATIVE = f"negative values of images are read as black; {_RANGE}"
-_UNNAMED = "of images with {} bands of no stated colours, the first is read as grey"
-_UNNAMED_COLOURS = "of images with {} bands of no stated colours, the first three are read as red, green and blue"
+_UNNAMED = "where an image with {} bands is shown or read as RGB, the first band is grey: its file states no colours"
+_UNNAMED_COLOURS = (
+    "where an image with {} bands is shown or read as RGB, the first three are red, green and blue: its file states no "
+    "colours"
+)
 
 
 class ImageWarning(UserWarning):

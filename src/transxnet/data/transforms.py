@@ -23,6 +23,7 @@ from transxnet.errors import ConfigError
 
 _MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread
 _MAX_RESIZED = 2**26  # pixels
+_MAX_RATIO = 64  # of the sides of a resized image
 _COLOURS = 3
 
 
@@ -97,7 +98,8 @@ class _Evaluation:
         self.transform = transform
         resize = transform.transforms[0]
         sides = resize.size if isinstance(resize.size, list | tuple) else (resize.size, resize.size)
-        self.max_ratio: float = max(_MAX_RESIZED // max(sides) ** 2, -(-max(sides) // min(sides)))
+        bound = min(_MAX_RATIO, _MAX_RESIZED // max(sides) ** 2)
+        self.max_ratio: float = max(bound, -(-max(sides) // min(sides)))
         if isinstance(resize, ResizeKeepRatio) and resize.longest:
             self.max_ratio = min(sides)
         elif not isinstance(resize, ResizeKeepRatio) and not isinstance(resize.size, int):
@@ -153,7 +155,9 @@ def _for_bands(config: Mapping[str, Any], create: Callable[[Mapping[str, Any]], 
         return create(config)
     means, stds = (_for_each_band(config[name], bands) for name in ("mean", "std"))
     each = {**config, "input_size": (1, *size)}
-    return BandTransform([create({**each, "mean": (mean,), "std": (std,)}) for mean, std in zip(means, stds, strict=True)])
+    return BandTransform(
+        [create({**each, "mean": (mean,), "std": (std,)}) for mean, std in zip(means, stds, strict=True)]
+    )
 
 
 def _for_each_band(values: Sequence[float], bands: int) -> tuple[float, ...]:
