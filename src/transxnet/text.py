@@ -31,7 +31,7 @@ def _escaped(character: str) -> str:
 
 
 def unicode_text(text: str) -> str:
-    """Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8 becomes ``\\xff`` and the like."""
+    r"""Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8 becomes ``\xff`` and the like."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # other surrogates, from JSON or Windows

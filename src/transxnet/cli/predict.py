@@ -90,8 +90,8 @@ def _parser() -> CommandParser:
     parser.usage = "transxnet predict IMAGE [IMAGE ...] [options]"
     parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help="files, folders and glob patterns")
     add_network_arguments(parser)
-    parser.add_argument("--data", "--annotations", type=str, metavar="PATH", help="of a detector: an annotation file in "
-                        "COCO's format, or a folder with one, whose ids of images and categories the results get "
+    parser.add_argument("--data", "--annotations", type=str, metavar="PATH", help="of a detector: an annotation file "
+                        "in COCO's format, or a folder with one, whose ids of images and categories the results get "
                         "(default: the images' paths, the network's categories)")  # fmt: skip
     parser.add_number("--top", Answers, default=3, help="of a classifier: number of classes for each image")
     parser.add_argument("--out", type=str, help="write the predictions too: a classifier's to a .json or .csv file; a "

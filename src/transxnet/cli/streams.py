@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from transxnet.data.pixel_values import ImageWarning, warn_once
 from transxnet.text import printable
 from transxnet.training.console import SafeConsole as SafeConsole
 from transxnet.training.console import discard as discard
 from transxnet.training.console import progress_console as progress_console
 
+_IMAGES = "transxnet.data.pixel_values"  # imported with the commands that read images
 _UNBOUNDED = 2**16  # columns of a table in a file: no path is cut
 
 
@@ -65,7 +65,8 @@ def prepare_streams() -> None:
             setattr(sys, name, ClosedStream() if name == "stdout" else open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    warn_once.cache_clear()
+    if (values := sys.modules.get(_IMAGES)) is not None:
+        values.warn_once.cache_clear()
     if warnings.showwarning is not _show_warning:
         _show_warning.others = warnings.showwarning  # type: ignore[attr-defined]
         warnings.showwarning = _show_warning
@@ -73,7 +74,7 @@ def prepare_streams() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **settings: Any) -> None:
     """Print a remark on images as a line, and any other warning as before."""
-    if issubclass(category, ImageWarning):
+    if category.__name__ == "ImageWarning" and category.__module__ == _IMAGES:
         note(str(message))
     else:
         _show_warning.others(message, category, *where, **settings)  # type: ignore[attr-defined]

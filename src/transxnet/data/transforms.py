@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -19,6 +18,7 @@ from torch import Tensor
 from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
 from transxnet.data.loader import Transform
 from transxnet.data.pixel_values import bands_of
+from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import ConfigError
 
 _MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread
@@ -74,13 +74,11 @@ class BandTransform:
         self.bands = len(transforms)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed = random.getrandbits(63)
         transformed = []
         for transform, band in zip(self.transforms, bands_of(image, self.bands), strict=True):
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
-            transformed.append(transform(band))
+            with addressed_randomness(seed):
+                transformed.append(transform(band))
         return torch.cat(transformed)
 
 
