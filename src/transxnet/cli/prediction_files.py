@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,18 +31,20 @@ DETECTIONS = "detections.json"
 def picture_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file's picture, without its suffix: the file's path below the folder that all files share.
 
-    Files whose pictures would replace one another or a label image keep their own suffixes, or get numbers.
+    Files of one folder that differ in their suffixes alone keep these, and one whose picture would replace another
+    or a label image gets a number.
     """
     folders = [os.path.abspath(path.parent) for path in paths]  # noqa: PTH100 (links stay as they are given)
     try:
         common = os.path.commonpath(folders)
     except ValueError:  # on several drives
         common = ""
+    stems = Counter((folder, _plain(path.stem)) for folder, path in zip(folders, paths, strict=True))
     taken: set[str] = set()
     names = []
     for folder, path in zip(folders, paths, strict=True):
         below = Path(os.path.relpath(folder, common)) if common else Path(*Path(folder).parts[1:])
-        for name in _candidates(path):
+        for name in _candidates(path.stem if stems[folder, _plain(path.stem)] == 1 else path.name):
             outputs = {_plain(str(below / name)), _plain(str(LABELS / below / name))}
             if not outputs & taken:
                 break
@@ -49,14 +53,13 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _candidates(path: Path) -> Iterator[str]:
+def _candidates(name: str) -> Iterator[str]:
+    """A name, and the name with numbers from 2 on."""
     longest = MAX_NAME_BYTES - len(".png")
-    yield _shortened(path.stem, longest)
-    yield _shortened(path.name, longest)
-    number = 2
-    while True:
-        yield _shortened(path.name, longest - len(f"-{number}")) + f"-{number}"
-        number += 1
+    yield _shortened(name, longest)
+    for number in itertools.count(2):
+        end = f"-{number}"
+        yield _shortened(name, longest - len(end)) + end
 
 
 def _shortened(name: str, size: int) -> str:
