@@ -57,7 +57,9 @@ class ClassificationScores:
         values = {name: value for name, value in vars(self).items() if name != "per_class"}
         values["bad_images"] = _plain_keys(self.bad_images)
         if per_class:
-            values["per_class"] = {one.name: {"images": one.images, "top1": one.top1} for one in self.per_class}
+            values["per_class"] = {
+                unicode_text(one.name): {"images": one.images, "top1": one.top1} for one in self.per_class
+            }
         return values
 
 
@@ -97,7 +99,9 @@ class DetectionScores:
             values[kind] = dict(precision.scores)
             if per_class:
                 rows = zip(self.class_names, precision.per_class, strict=True)
-                values[kind]["per_class"] = {name: {"AP": row[0], "AP50": row[1]} for name, row in rows if row}
+                values[kind]["per_class"] = {
+                    unicode_text(name): {"AP": row[0], "AP50": row[1]} for name, row in rows if row
+                }
         rest = {
             "images": self.images,
             "images_per_second": self.images_per_second,
@@ -138,7 +142,9 @@ class SegmentationScores:
         values |= {"images": self.images, "images_per_second": self.images_per_second}
         if per_class:
             rows = zip(self.class_names, self.per_class, strict=True)
-            values["per_class"] = {name: {"IoU": iou, "accuracy": accuracy} for name, (iou, accuracy) in rows}
+            values["per_class"] = {
+                unicode_text(name): {"IoU": iou, "accuracy": accuracy} for name, (iou, accuracy) in rows
+            }
         return values | {"bad_images": _plain_keys(self.bad_images)}
 
 

@@ -155,7 +155,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """
     name = os.fspath(path)
     with _file(name) as file, _naming(name):
-        yield _header(name, file)
+        yield _inspected(name, file)
 
 
 @contextmanager
@@ -192,6 +192,21 @@ def _naming(name: str) -> Iterator[None]:
     for warning in caught:
         if issubclass(warning.category, ImageWarning):
             warn_once(str(warning.message))
+
+
+def _inspected(name: str, file: BinaryIO) -> Image.Image:
+    """The opened image; where Pillow opens it only without its metadata, or not at all, what is read of it."""
+    try:
+        return _header(name, file)
+    except BadImageError:
+        raise
+    except Exception as error:
+        if is_tiff(file) and isinstance(error, UnidentifiedImageError):
+            return read_tiff(file, MAX_PIXELS)[0]
+        file.seek(0)
+        if (pixels := without_metadata(file.read())) is None:
+            raise
+    return _header(name, io.BytesIO(pixels))
 
 
 def _header(name: str, file: BinaryIO) -> Image.Image:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from transxnet.bounds import BatchSize, Share, Workers, checked
 from transxnet.data.images import BadImageError
-from transxnet.data.pixel_values import bands_of
+from transxnet.data.pixel_values import bands_fault
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
@@ -116,10 +116,8 @@ class LabelledImages(AddressedImages):
 
     def read(self, index: int) -> Image.Image:
         image = self.source.load(index)
-        try:
-            bands_of(image, getattr(self.transform, "bands", 3))
-        except ValueError as error:
-            raise BadImageError(self.source.name(index), str(error)) from error
+        if fault := bands_fault(image, getattr(self.transform, "bands", 3)):
+            raise BadImageError(self.source.name(index), fault)
         return image
 
     def augment(self, stored: Image.Image, index: int) -> tuple[Tensor, int]:

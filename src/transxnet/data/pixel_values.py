@@ -220,12 +220,18 @@ def bands_of(image: Image.Image, count: int) -> Sequence[Image.Image]:
     Raises:
         ValueError: If the image has another number of bands.
     """
+    if fault := bands_fault(image, count):
+        raise ValueError(fault)
     if count == 1:
         return [image.convert("L")]
-    found = image.split() if count == 3 else _stored_bands(image)
-    if len(found) != count:
-        raise ValueError(f"it has {len(found)} bands, but the network takes {count}")
-    return found
+    return image.split() if count == 3 else _stored_bands(image)
+
+
+def bands_fault(image: Image.Image, count: int) -> str:
+    """Why :func:`bands_of` cannot be used; empty if it can."""
+    stored = image.info.get(_BANDS, image)
+    found = len(stored.getbands() if isinstance(stored, Image.Image) else stored)
+    return "" if count in (1, 3, found) else f"it has {found} bands, but the network takes {count}"
 
 
 def _stored_bands(image: Image.Image) -> Sequence[Image.Image]:
