@@ -215,6 +215,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image:
         raise BadImageError(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     if image.format == "TIFF":  # Pillow would rotate the image, and read more metadata than needed
         vars(image)["load_end"] = lambda: None
+        vars(image)["_size"] = vars(image).get("_tile_size", image.size)  # as stored, not as rotated
     return image
 
 
