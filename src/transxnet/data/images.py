@@ -48,6 +48,7 @@ MAX_BYTES = 2 * 2**30
 """Image files with more bytes are refused before they are read."""
 
 _PHOTOMETRIC, _SAMPLES = 262, 277  # TIFF tags
+_MAX_JPEG2000_PIXELS = 90_000_000  # OpenJPEG takes over 20 bytes for each
 _MAX_RUN_LENGTH_WIDTH = 2**16  # Pillow fills up to 255 rows at once for rows that a BMP file skips
 
 
@@ -254,6 +255,8 @@ def _check_decodable(name: str, image: Image.Image, file: BinaryIO) -> None:
             raise BadImageError(name, "damaged (more scans than a JPEG file needs)")
     elif image.format == "BMP" and image.width > _MAX_RUN_LENGTH_WIDTH and image.info.get("compression") in (1, 2):
         raise BadImageError(name, f"more than {_MAX_RUN_LENGTH_WIDTH:,} pixels wide and run-length encoded")
+    elif image.format == "JPEG2000" and image.width * image.height > _MAX_JPEG2000_PIXELS:
+        raise BadImageError(name, f"more than {_MAX_JPEG2000_PIXELS:,} pixels in JPEG 2000")
 
 
 def _loaded(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Transpose | None]:
