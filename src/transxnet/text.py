@@ -33,3 +33,11 @@ def _escaped(character: str) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of 1 in percent; "–" if there is none (None or NaN)."""
     return "–" if share is None or share != share else f"{share:.{digits}%}"
+
+
+def unicode_text(text: str) -> str:
+    r"""Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8 becomes ``\xff`` and the like."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other surrogates, from JSON or Windows
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")

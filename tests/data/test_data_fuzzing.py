@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from helpers.coco_files import annotation, content, ring, write
@@ -71,6 +73,14 @@ def stored(form: str, mode: str = "RGB", **settings: Any) -> bytes:
     return file.getvalue()
 
 
+def bands(kind: Any, count: int, **settings: Any) -> bytes:
+    """A TIFF file of a type and number of bands that Pillow does not read."""
+    values = np.asarray(picture("L")).astype(kind)[:, :, None].repeat(count, axis=2)
+    file = io.BytesIO()
+    tifffile.imwrite(file, values[:, :, 0] if count == 1 else values, photometric="minisblack", **settings)
+    return file.getvalue()
+
+
 def exif() -> Image.Exif:
     block = Image.Exif()
     block[0x0112] = 6
@@ -94,6 +104,13 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     "bmp": lambda: stored("BMP"),
     "palette.bmp": lambda: stored("BMP", "P"),
     "ppm": lambda: stored("PPM"),
+    "avif": lambda: stored("AVIF", exif=exif()),
+    "jp2": lambda: stored("JPEG2000"),
+    "tga": lambda: stored("TGA", compression="tga_rle"),
+    "bands.tiff": lambda: bands(np.uint8, 5),
+    "deflated.bands.tiff": lambda: bands(np.uint16, 5, compression="zlib"),
+    "float.tiff": lambda: bands(np.float32, 1),
+    "colours.16.png": lambda: cv2.imencode(".png", np.asarray(picture(), np.uint16) * 16)[1].tobytes(),
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.image_files import bad_images, picture
+from helpers.image_files import bad_images, picture, with_exif
 from transxnet import DataError
-from transxnet.data.images import BadImageError, expand, find_images, read_image
+from transxnet.data.images import SUFFIXES, BadImageError, expand, find_images, read_image
 
 
 def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
@@ -58,6 +60,58 @@ def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").size == (30, 40)
 
 
+FORMATS_WITH_EXIF = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF")
+
+
+@pytest.mark.parametrize("form", FORMATS_WITH_EXIF)
+def test_exif_that_pillow_cannot_write_does_not_affect_an_image(form: str, tmp_path: Path) -> None:
+    resolution_unit_in_words = 0x128, 2, 4, b"cm\0\0"
+    path = tmp_path / "a.any"
+    path.write_bytes(with_exif(form, [(0x112, 3, 1, b"\6\0\0\0"), resolution_unit_in_words]))
+    expected = np.asarray(read_image(tmp_path / "a.any", rotate=False))
+    # AVIF has its own orientation, and asks readers to ignore that of EXIF.
+    assert read_image(path).size == ((48, 32) if form == "AVIF" else (32, 48))
+    path.write_bytes(with_exif(form, []))
+    assert np.array_equal(np.asarray(read_image(path)), expected)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+CHUNKS = {
+    "much text": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5_000_000))),
+    "more text": chunk(b"tEXt", b"a\0" + b"b" * 70_000_000),
+    "text of no encoding": chunk(b"iTXt", b"a\0\1\1"),
+    "profile of no encoding": chunk(b"iCCP", b"name\0\5xxxx"),
+    "profile without an end": chunk(b"iCCP", b"name"),
+    "profile of megabytes": chunk(b"iCCP", b"n\0\0" + zlib.compress(bytes(5_000_000))),
+    "short transparency": chunk(b"tRNS", b"\0"),
+    "short gamma": chunk(b"gAMA", b"\0"),
+    "wrong checksum": chunk(b"iCCP", b"n\0\0" + zlib.compress(b"q"))[:-1] + b"?",
+}
+
+
+@pytest.mark.parametrize("added", CHUNKS.values(), ids=CHUNKS)
+def test_odd_metadata_of_png_files(added: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture().save(path)
+    content = path.read_bytes()
+    for at in (33, len(content) - 12):  # before and after the pixels
+        path.write_bytes(content[:at] + added + content[at:])
+        assert np.array_equal(np.asarray(read_image(path)), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_every_listed_format_is_found_and_decoded(form: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"a{suffix}" for ending in SUFFIXES[form] for suffix in (ending, ending.upper())]
+    for path in paths:
+        picture().save(path, form)
+    assert sorted(find_images(tmp_path)) == sorted(paths)
+    for path in paths:
+        assert np.abs(np.asarray(read_image(path), int) - np.asarray(picture(), int)).mean() < 20
+
+
 def test_a_single_pixel(tmp_path: Path) -> None:
     Image.new("L", (1, 1), 7).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (7, 7, 7)
@@ -85,3 +139,9 @@ def test_expand_lists_files_folders_and_patterns_once_in_natural_order(tmp_path:
 def test_expand_reports_missing_images(tmp_path: Path, pattern: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         expand([str(tmp_path / pattern)])
+
+
+@pytest.mark.parametrize("pattern", ["https://example.org/cat.jpg", "-"])
+def test_expand_takes_neither_urls_nor_standard_input(pattern: str) -> None:
+    with pytest.raises(DataError, match="images are not read from .*: save the image"):
+        expand([pattern])

@@ -164,7 +164,7 @@ def test_predictions_of_detectors(runs: dict[str, Path], scenes: Path, tmp_path:
     assert len(results) == sum(len(row.get("results", ())) for row in rows)
     assert {result["category_id"] for result in results} <= {1, 2, 3, 5, 6, 7, 9, 10, 11, 13}
     assert all(set(result) >= {"image_id", "bbox", "score", "segmentation", "file_name"} for result in results)
-    assert len(list(out.glob("*.png"))) == 7  # those of one name beside each other
+    assert len(list(out.rglob("*.png"))) == 7  # those of one name in folders of their own
 
 
 def test_predictions_of_segmenters(runs: dict[str, Path], scenes: Path, tmp_path: Path,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +48,47 @@ def bad_images(folder: Path) -> dict[str, str]:
 
 
 DESCRIBED = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+
+
+Entry = tuple[int, int, int, bytes]
+"""Tag, type, count and four bytes of a directory's entry."""
+
+_ROOM = 1200  # bytes that are kept free for an EXIF block
+
+
+def directory(entries: Sequence[Entry]) -> bytes:
+    """A little-endian directory of EXIF or TIFF without a next one."""
+    packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    return struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+def with_exif(form: str, entries: Sequence[Entry], rest: bytes = b"") -> bytes:
+    """A file of 48 x 32 pixels with an EXIF block, or a TIFF file with the entries among its own.
+
+    Args:
+        form: Pillow's name of the format.
+        entries: The entries; Pillow need not be able to write them.
+        rest: Bytes after the directory.
+    """
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
+    file = io.BytesIO()
+    if form == "TIFF":
+        image.save(file, form)
+        content = file.getvalue()
+        start, count = struct.unpack("<I", content[4:8])[0], 2
+        fields = [content[at : at + 12] for at in range(start + count, start + count + 12 * content[start], 12)]
+        own = {(one := struct.unpack("<HHI", field[:8]))[0]: (*one, field[8:]) for field in fields}
+        merged = own | {entry[0]: entry for entry in entries}
+        return content[:4] + struct.pack("<I", len(content)) + content[8:] + directory([*merged.values()]) + rest
+    placeholder = Image.Exif()
+    placeholder[0x10E] = "?" * (_ROOM - 200)
+    image.save(file, form, exif=placeholder)
+    content, free = file.getvalue(), placeholder.tobytes()[6:]
+    start = content.index(free[-100:]) + 100 - len(free)
+    block = (b"II*\0" + struct.pack("<I", 8) + directory(entries) + rest)[: len(free)].ljust(len(free), b"\0")
+    content = content[:start] + block + content[start + len(free) :]
+    if form == "PNG":
+        begin = content.index(b"eXIf")
+        end = begin + 4 + int.from_bytes(content[begin - 4 : begin])
+        content = content[:end] + struct.pack(">I", zlib.crc32(content[begin:end])) + content[end + 4 :]
+    return content

@@ -72,6 +72,8 @@ def evaluate(
     network, chosen = open_network(
         checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
     )
+    if task_of(network) == "classification" and not network.num_classes:
+        raise ConfigError(f"{checkpoint or model} holds a network without a classifier, which cannot be evaluated")
     settings = {"workers": workers, "max_bad": max_bad, "device": chosen}
     task, folder = task_of(network), os.fspath(data)
     if task == "detection":

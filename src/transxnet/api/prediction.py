@@ -20,12 +20,17 @@ from transxnet.classification.labels import readable_names
 from transxnet.classification.predict import predict as classify
 from transxnet.data.images import BadImageError, as_rgb, read_image
 from transxnet.data.loader import Advance
-from transxnet.errors import DataError
+from transxnet.data.pixel_values import from_array
+from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.inference.description import Format
+from transxnet.text import unicode_text
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""A file, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats from 0 to 1."""
+"""A file, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats from 0 to 1.
+
+Arrays and tensors for a network of other input channels may have as many bands instead of three.
+"""
 
 
 class Predictor:
@@ -49,6 +54,8 @@ class Predictor:
         network: The network, or an exported file that is called in the same way.
         task: "classification", "detection" or "segmentation".
         class_names: Names of the classes.
+        channels: Number of bands of the images that the network takes.
+        category_ids: A detector's id of each class in COCO's results format.
         head: A detector's or segmenter's head, with names and colours of the classes; None for a classifier.
 
     Raises:
@@ -86,6 +93,9 @@ class Predictor:
             checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
         )
         self.task: TaskName = task_of(self.network)
+        if self.task == "classification" and not self.network.num_classes:
+            raise ConfigError(f"{checkpoint or model} holds a network without a classifier, which predicts nothing")
+        self.channels: int = _channels(self.network) if self.task == "classification" else 3
         self.head = None
         if self.task != "classification":
             from transxnet.training.dense import known_classes
@@ -93,6 +103,9 @@ class Predictor:
             self.head = known_classes(self.network.head_description)
         names = self.head.label_names if self.head else readable_names(self.network)
         self.class_names: tuple[str, ...] = tuple(names)
+        self.category_ids = self.head.category_ids if self.head else ()
+        if self.head and not self.category_ids:
+            self.category_ids = tuple(range(1, self.head.num_classes + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("batch_size", "workers", "top", "min_score")
@@ -140,7 +153,7 @@ class Predictor:
         Raises:
             DataError: If an image is neither a file nor of a kind that :data:`ImageLike` names.
         """
-        source = GivenImages(images)
+        source = GivenImages(images, self.channels)
         if self.task == "classification":
             for one in classify(
                 self.network, source, top=self.top, batch_size=self.batch_size, workers=self.workers,
@@ -157,9 +170,7 @@ class Predictor:
         from transxnet.detection.predict import predict
         from transxnet.detection.sample_sheet import confident
 
-        assert self.head is not None
-        ids = self.head.category_ids or tuple(range(1, self.head.num_classes + 1))
-        for number, one in enumerate(predict(self.network, source, device=self.device), start=1):
+        for one in predict(self.network, source, device=self.device):
             if one.error:
                 nothing = torch.empty(0)
                 yield Detections(one.name, (), nothing, nothing, nothing, error=one.error), None
@@ -174,7 +185,7 @@ class Predictor:
                     found["scores"],
                     found["boxes"],
                     found.get("masks"),
-                    as_results(one.found, number, ids),
+                    as_results(found, unicode_text(one.name), self.category_ids),
                 ),
                 one.image,
             )
@@ -198,6 +209,7 @@ class GivenImages:
 
     Args:
         images: The images.
+        channels: Number of bands that arrays and tensors may have instead of three.
 
     Raises:
         DataError: If one is of no such kind.
@@ -205,8 +217,8 @@ class GivenImages:
 
     class_names: Sequence[str] = ()
 
-    def __init__(self, images: Sequence[ImageLike]) -> None:
-        self.images = [_plain(image, f"image {index}") for index, image in enumerate(images)]
+    def __init__(self, images: Sequence[ImageLike], channels: int = 3) -> None:
+        self.images = [_plain(image, f"image {index}", (3, channels)) for index, image in enumerate(images)]
         self.targets: Sequence[int] = [0] * len(self.images)
 
     def name(self, index: int) -> str:
@@ -218,31 +230,28 @@ class GivenImages:
         return read_image(image) if isinstance(image, Path) else as_rgb(self.name(index), image)
 
 
-def _plain(image: Any, name: str) -> Path | Image.Image:
+def _plain(image: Any, name: str, channels: tuple[int, int]) -> Path | Image.Image:
     """A path, or an image as Pillow's; raises DataError for any other kind."""
     if isinstance(image, str | os.PathLike):
         return user_path(image)
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, Tensor):
-        return _from_tensor(image, name)
-    if (
-        isinstance(image, np.ndarray)
-        and image.ndim == 3
-        and image.shape[2] == 3
-        and image.size
-        and image.dtype == np.uint8
-    ):
-        return Image.fromarray(np.ascontiguousarray(image))
+        return _from_bands(_bands_of_tensor(image, name, channels))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        bands = image[:, :, None] if image.ndim == 2 and 1 in channels else image
+        if bands.ndim == 3 and bands.shape[2] in channels:
+            return _from_bands(bands)
     given = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
     raise DataError(
-        f"{name} is {given}: give a path, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W)"
+        f"{name} is {given}: give a path, a Pillow image, an array (H, W, {channels[1]}) of uint8, or a tensor "
+        f"({channels[1]}, H, W)"
     )
 
 
-def _from_tensor(image: Tensor, name: str) -> Image.Image:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
-        raise DataError(f"{name} is a tensor of shape {tuple(image.shape)}, not (3, H, W)")
+def _bands_of_tensor(image: Tensor, name: str, channels: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    if image.ndim != 3 or image.shape[0] not in channels or not image.numel():
+        raise DataError(f"{name} is a tensor of shape {tuple(image.shape)}, not ({channels[1]}, H, W)")
     values = image.detach().cpu()
     if values.is_floating_point():
         if not bool(((values >= 0) & (values <= 1)).all()):
@@ -250,7 +259,19 @@ def _from_tensor(image: Tensor, name: str) -> Image.Image:
         values = (values.float() * 255).round().byte()
     if values.dtype != torch.uint8:
         raise DataError(f"{name} is a tensor of {values.dtype}, not of uint8 or floats from 0 to 1")
-    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+    bands: npt.NDArray[np.uint8] = values.permute(1, 2, 0).contiguous().numpy()
+    return bands
+
+
+def _from_bands(bands: npt.NDArray[np.uint8]) -> Image.Image:
+    """An image of an array (H, W, C)."""
+    return from_array(bands, 1 if bands.shape[2] < 3 else 3)
+
+
+def _channels(network: Any) -> int:
+    """Input channels of a classifier, or of an exported one."""
+    channels: int = getattr(network, "in_chans", None) or vars(network)["pretrained_cfg"]["input_size"][0]
+    return channels
 
 
 def _absolute(checkpoint: Checkpoint | None) -> Checkpoint | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from transxnet.detection.evaluate import Evaluation as DetectorEvaluation
 from transxnet.detection.evaluate import Precision
 from transxnet.model import TransXNet
 from transxnet.segmentation.evaluate import Evaluation as SegmenterEvaluation
+from transxnet.text import unicode_text
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class ClassificationScores:
     def to_dict(self, *, per_class: bool = True) -> dict[str, Any]:
         """Plain JSON values, with or without those of each class."""
         values = {name: value for name, value in vars(self).items() if name not in ("per_class", "findings")}
+        values["bad_images"] = _plain_keys(self.bad_images)
         if per_class:
-            values["per_class"] = {one.name: {"images": one.images, "top1": one.top1} for one in self.per_class}
+            values["per_class"] = {
+                unicode_text(one.name): {"images": one.images, "top1": one.top1} for one in self.per_class
+            }
         return values
 
 
@@ -97,8 +101,14 @@ class DetectionScores:
             values[kind] = dict(precision.scores)
             if per_class:
                 rows = zip(self.class_names, precision.per_class, strict=True)
-                values[kind]["per_class"] = {name: {"AP": row[0], "AP50": row[1]} for name, row in rows if row}
-        rest = {"images": self.images, "images_per_second": self.images_per_second, "bad_images": self.bad_images}
+                values[kind]["per_class"] = {
+                    unicode_text(name): {"AP": row[0], "AP50": row[1]} for name, row in rows if row
+                }
+        rest = {
+            "images": self.images,
+            "images_per_second": self.images_per_second,
+            "bad_images": _plain_keys(self.bad_images),
+        }
         return values | rest
 
 
@@ -134,8 +144,10 @@ class SegmentationScores:
         values |= {"images": self.images, "images_per_second": self.images_per_second}
         if per_class:
             rows = zip(self.class_names, self.per_class, strict=True)
-            values["per_class"] = {name: {"IoU": iou, "accuracy": accuracy} for name, (iou, accuracy) in rows}
-        return values | {"bad_images": self.bad_images}
+            values["per_class"] = {
+                unicode_text(name): {"IoU": iou, "accuracy": accuracy} for name, (iou, accuracy) in rows
+            }
+        return values | {"bad_images": _plain_keys(self.bad_images)}
 
 
 @dataclass(frozen=True)
@@ -156,10 +168,12 @@ class Classification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        image = unicode_text(self.image)
         if self.error:
-            return {"image": self.image, "error": self.error}
+            return {"image": image, "error": self.error}
         rows = zip(self.classes, self.probabilities, strict=True)
-        return {"image": self.image, "answers": [{"class": name, "probability": share} for name, share in rows]}
+        answers = [{"class": unicode_text(name), "probability": share} for name, share in rows]
+        return {"image": image, "answers": answers}
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class Detections:
         scores: (n).
         boxes: (n, 4), left, top, right and bottom in pixels of the image.
         masks: (n, H, W), bool; None without masks.
-        coco: All detections, those below the minimum score too, in COCO's results format.
+        coco: The objects in COCO's results format; ``image_id`` is the image's name.
         error: Why the image could not be read; empty otherwise.
     """
 
@@ -188,13 +202,15 @@ class Detections:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
+        image = unicode_text(self.image)
         if self.error:
-            return {"image": self.image, "error": self.error}
+            return {"image": image, "error": self.error}
         rows = zip(self.classes, self.scores.tolist(), self.boxes.tolist(), strict=True)
         objects = [
-            {"class": name, "score": score, "box": [round(side, 1) for side in box]} for name, score, box in rows
+            {"class": unicode_text(name), "score": score, "box": [round(side, 1) for side in box]}
+            for name, score, box in rows
         ]
-        return {"image": self.image, "objects": objects, "results": self.coco}
+        return {"image": image, "objects": objects, "results": self.coco}
 
 
 @dataclass(frozen=True)
@@ -215,9 +231,14 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: the shares, without the pixels."""
+        image = unicode_text(self.image)
         if self.error:
-            return {"image": self.image, "error": self.error}
-        return {"image": self.image, "shares": self.shares}
+            return {"image": image, "error": self.error}
+        return {"image": image, "shares": _plain_keys(self.shares)}
+
+
+def _plain_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {unicode_text(name): value for name, value in values.items()}
 
 
 Prediction = Classification | Detections | Segmentation

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 
@@ -14,6 +16,9 @@ from transxnet.text import printable
 from transxnet.training.console import SafeConsole as SafeConsole
 from transxnet.training.console import discard as discard
 from transxnet.training.console import progress_console as progress_console
+
+_IMAGES = "transxnet.data.pixel_values"  # imported with the commands that read images
+_UNBOUNDED = 2**16  # columns of a table in a file: no path is cut
 
 
 def error_console() -> Console:
@@ -24,7 +29,7 @@ def error_console() -> Console:
 def table_console() -> Console:
     """Standard output for tables: as wide as the terminal, or as wide as needed in a file."""
     console = SafeConsole(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else SafeConsole(highlight=False, width=200)
+    return console if console.is_terminal else SafeConsole(highlight=False, width=_UNBOUNDED)
 
 
 def say(line: str) -> None:
@@ -48,7 +53,10 @@ class ClosedStream(io.TextIOBase):
 
 
 def prepare_streams() -> None:
-    """Make standard output and standard error accept any character, and exist even if they were closed."""
+    """Make standard output and standard error accept any character, and exist even if they were closed.
+
+    Remarks on how images are read are printed as lines.
+    """
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:  # closed by the parent process; a file of ours must not get its number
@@ -57,3 +65,16 @@ def prepare_streams() -> None:
             setattr(sys, name, ClosedStream() if name == "stdout" else open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if (values := sys.modules.get(_IMAGES)) is not None:
+        values.warn_once.cache_clear()
+    if warnings.showwarning is not _show_warning:
+        _show_warning.others = warnings.showwarning  # type: ignore[attr-defined]
+        warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **settings: Any) -> None:
+    """Print a remark on images as a line, and any other warning as before."""
+    if category.__name__ == "ImageWarning" and category.__module__ == _IMAGES:
+        note(str(message))
+    else:
+        _show_warning.others(message, category, *where, **settings)  # type: ignore[attr-defined]

@@ -7,23 +7,40 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from transxnet.data.deep_images import has_deep_colours, is_dim, is_tiff, read_deep_colours, read_tiff, values_stated
 from transxnet.data.folder_listing import Ignored, files_below
 from transxnet.data.image_metadata import has_too_many_scans, transposition, without_metadata
 from transxnet.data.names import is_folder, natural_key
+from transxnet.data.pixel_values import ImageWarning, as_seen, is_deep, transposed, warn_once
+from transxnet.data.pixel_values import strips as strips
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason, user_path
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are decoded, by Pillow's names, for any file suffix; some other formats start programs."""
+SUFFIXES = {
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
+    "PNG": (".apng", ".png"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".j2k", ".jp2", ".jpx"),
+    "TGA": (".tga",),
+}
+"""Suffixes of the names of image files, by Pillow's names of their formats."""
+
+FORMATS = tuple(SUFFIXES)
+"""Formats that are decoded, for any suffix; some other formats start programs. TGA is last: it has no mark."""
+
+EXTENSIONS = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+"""Suffixes of the names that are taken for images in folders and archives, in any case."""
 
 MAX_PIXELS = 180_000_000
 """Images with more pixels are refused before they are decoded."""
@@ -31,8 +48,8 @@ MAX_PIXELS = 180_000_000
 MAX_BYTES = 2 * 2**30
 """Image files with more bytes are refused before they are read."""
 
-_WHITE = (255, 255, 255, 255)
-_STRIP = 2**22  # pixels that are converted at a time
+_PHOTOMETRIC, _SAMPLES = 262, 277  # TIFF tags
+_MAX_JPEG2000_PIXELS = 90_000_000  # OpenJPEG takes over 20 bytes for each
 _MAX_RUN_LENGTH_WIDTH = 2**16  # Pillow fills up to 255 rows at once for rows that a BMP file skips
 
 
@@ -56,8 +73,9 @@ class BadImageError(DataError):
 def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Image:
     """Read an image file as RGB.
 
-    Transparent pixels are blended with white, 16-bit grey is scaled to 8 bits, and of an animation the
-    first frame is used.
+    Transparent pixels are blended with white, values of more than 8 bits are scaled by their range, and of an
+    animation the first frame is used. Where the range has to be guessed, an
+    :class:`~transxnet.data.pixel_values.ImageWarning` says so.
 
     Args:
         path: The file.
@@ -127,8 +145,7 @@ def as_rgb(name: str, image: Image.Image) -> Image.Image:
             raise BadImageError(name, f"{image.width} x {image.height} pixels, not from 1 to {MAX_PIXELS:,}")
         image.load()
         turn = transposition(image)
-        seen = _as_seen(image)
-        return seen if turn is None else seen.transpose(turn)
+        return transposed(as_seen(image), turn)
 
 
 @contextmanager
@@ -140,20 +157,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """
     name = os.fspath(path)
     with _file(name) as file, _naming(name):
-        yield _header(name, file)
-
-
-def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield strips of rows of an image, each with the index of its first row.
-
-    Converting a whole image at once takes several times its memory.
-    """
-    height = max(1, _STRIP // image.width)
-    if height >= image.height:
-        yield 0, image
-        return
-    for top in range(0, image.height, height):
-        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+        yield _inspected(name, file)
 
 
 @contextmanager
@@ -175,8 +179,8 @@ def _file(name: str) -> Iterator[BinaryIO]:
 def _naming(name: str) -> Iterator[None]:
     """Convert any exception of Pillow and NumPy to BadImageError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns below our limit, and of unusual metadata
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")  # Pillow warns below our limit, and of unusual metadata
             yield
     except BadImageError:
         raise
@@ -187,6 +191,24 @@ def _naming(name: str) -> Iterator[None]:
         raise BadImageError(name, f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # decoders can raise anything for damaged bytes
         raise BadImageError(name, f"damaged ({reason(error)})") from error
+    for warning in caught:
+        if issubclass(warning.category, ImageWarning):
+            warn_once(str(warning.message))
+
+
+def _inspected(name: str, file: BinaryIO) -> Image.Image:
+    """The opened image; where Pillow opens it only without its metadata, or not at all, what is read of it."""
+    try:
+        return _header(name, file)
+    except BadImageError:
+        raise
+    except Exception as error:
+        if is_tiff(file) and isinstance(error, UnidentifiedImageError):
+            return read_tiff(file, MAX_PIXELS)[0]
+        file.seek(0)
+        if (pixels := without_metadata(file.read())) is None:
+            raise
+    return _header(name, io.BytesIO(pixels))
 
 
 def _header(name: str, file: BinaryIO) -> Image.Image:
@@ -195,6 +217,7 @@ def _header(name: str, file: BinaryIO) -> Image.Image:
         raise BadImageError(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     if image.format == "TIFF":  # Pillow would rotate the image, and read more metadata than needed
         vars(image)["load_end"] = lambda: None
+        vars(image)["_size"] = vars(image).get("_tile_size", image.size)  # as stored, not as rotated
     return image
 
 
@@ -213,51 +236,49 @@ def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
 
 
 def _rgb(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
-    image = _header(name, file)
+    try:
+        image = _header(name, file)
+    except UnidentifiedImageError:
+        if not is_tiff(file):
+            raise
+        seen, turn = read_tiff(file, MAX_PIXELS)
+    else:
+        _check_decodable(name, image, file)
+        seen, turn = _loaded(image, file)
+    return transposed(seen, turn) if rotate else seen
+
+
+def _check_decodable(name: str, image: Image.Image, file: BinaryIO) -> None:
+    """Refuse small files that take hours or gigabytes to decode."""
     if image.format in ("JPEG", "MPO"):
         file.seek(0)
         if has_too_many_scans(file.read()):
             raise BadImageError(name, "damaged (more scans than a JPEG file needs)")
     elif image.format == "BMP" and image.width > _MAX_RUN_LENGTH_WIDTH and image.info.get("compression") in (1, 2):
         raise BadImageError(name, f"more than {_MAX_RUN_LENGTH_WIDTH:,} pixels wide and run-length encoded")
+    elif image.format == "JPEG2000" and image.width * image.height > _MAX_JPEG2000_PIXELS:
+        raise BadImageError(name, f"more than {_MAX_JPEG2000_PIXELS:,} pixels in JPEG 2000")
+
+
+def _loaded(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Transpose | None]:
+    """An opened image as RGB, and the transposition for the camera's orientation."""
+    stated = values_stated(image, file)
+    deep = has_deep_colours(image)
     if image.format == "TIFF":  # its metadata cannot be read after the pixels
         turn = transposition(image)
+        inverted = is_deep(image) and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+        if image.tag_v2.get(_SAMPLES, 1) > len(image.getbands()):  # type: ignore[attr-defined]
+            with suppress(Exception):  # not every compression is known to tifffile
+                return read_tiff(file, MAX_PIXELS)[0], turn
         image.load()
     else:
         image.load()
         turn = transposition(image)
-    seen = _as_seen(image)
-    return seen.transpose(turn) if rotate and turn is not None else seen
-
-
-def _as_seen(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image if image.width * image.height > _STRIP else image.copy()  # a copy releases the decoder's memory
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and _brightest(image) > 255)
-    parts = strips(image)
-    top, first = next(parts)
-    first = _strip_as_seen(first, deep)
-    if first.height == image.height:
-        return first
-    whole = Image.new("RGB", image.size)
-    whole.paste(first, (0, top))
-    for top, strip in parts:
-        whole.paste(_strip_as_seen(strip, deep), (0, top))
-    return whole
-
-
-def _brightest(image: Image.Image) -> float:
-    return max(float(np.asarray(strip).max()) for _, strip in strips(image))
-
-
-def _strip_as_seen(image: Image.Image, deep: bool) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values: npt.NDArray[np.float64] = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0)
-        image = Image.fromarray(np.clip(values / 257 if deep else values, 0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", picture.size, _WHITE), picture)
-    return image.convert("RGB")
+        inverted = False
+    if deep and is_dim(image, stated):
+        with suppress(Exception):
+            return read_deep_colours(image, file, stated, MAX_PIXELS), turn
+    return as_seen(image, stated, inverted=inverted), turn
 
 
 def find_images(folder: Path, ignored: Ignored | None = None) -> list[Path]:
@@ -278,7 +299,7 @@ def expand(patterns: Iterable[str]) -> list[Path]:
     """Expand files, folders and glob patterns to image paths, without repetition, in the given order.
 
     Raises:
-        DataError: If a pattern matches nothing, or a folder has no image or cannot be read.
+        DataError: If a pattern matches nothing, is a URL or "-", or a folder has no image or cannot be read.
         ConfigError: If a pattern is empty or not a valid path.
     """
     paths: dict[Path, None] = {}
@@ -288,6 +309,9 @@ def expand(patterns: Iterable[str]) -> list[Path]:
             found = find_images(path)
             if not found:
                 raise DataError(f"{path} has no image ({', '.join(sorted(EXTENSIONS))})")
+        elif not os.path.lexists(path) and (pattern == "-" or "://" in pattern):
+            what = "from standard input (-)" if pattern == "-" else f"from the web ({pattern})"
+            raise DataError(f"images are not read {what}: save the image, and give the file")
         elif os.path.lexists(path) or not glob.has_magic(pattern):
             found = [path]  # missing files are reported when they are read
         else:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from transxnet.bounds import BatchSize, Share, Workers, checked
 from transxnet.data.images import BadImageError
+from transxnet.data.pixel_values import bands_fault
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
@@ -101,7 +102,7 @@ class LabelledImages(AddressedImages):
 
     Args:
         source: The images.
-        transform: Converts an RGB image to a tensor (C, H, W).
+        transform: Converts an RGB image to a tensor (C, H, W); one that has ``bands`` takes images of so many.
         seed: As for :class:`AddressedImages`.
         replace_bad: As for :class:`AddressedImages`.
     """
@@ -112,7 +113,10 @@ class LabelledImages(AddressedImages):
         self.transform = transform
 
     def read(self, index: int) -> Image.Image:
-        return self.source.load(index)
+        image = self.source.load(index)
+        if fault := bands_fault(image, getattr(self.transform, "bands", 3)):
+            raise BadImageError(self.source.name(index), fault)
+        return image
 
     def augment(self, stored: Image.Image, index: int) -> tuple[Tensor, int]:
         return self.transform(stored), self.source.targets[index]

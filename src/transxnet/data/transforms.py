@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.data.transforms import ResizeKeepRatio
@@ -15,10 +17,14 @@ from torch import Tensor
 
 from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
 from transxnet.data.loader import Transform
+from transxnet.data.pixel_values import bands_of
+from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import ConfigError
 
 _MAX_STRENGTH = 1000  # of timm's policies: operations on an image, their strength, its spread
 _MAX_RESIZED = 2**26  # pixels
+_MAX_RATIO = 64  # of the sides of a resized image
+_COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,29 @@ class Augmentation:
                               f"{shown(self.auto_augment)}")  # fmt: skip
 
 
+class BandTransform:
+    """A transform of images with a number of bands other than three: each band as grey, with the same randomness.
+
+    Args:
+        transforms: timm's transform of each band.
+
+    Attributes:
+        bands: Number of bands of the images.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Image.Image], Tensor]]) -> None:
+        self.transforms = transforms
+        self.bands = len(transforms)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        seed = random.getrandbits(63)
+        transformed = []
+        for transform, band in zip(self.transforms, bands_of(image, self.bands), strict=True):
+            with addressed_randomness(seed):
+                transformed.append(transform(band))
+        return torch.cat(transformed)
+
+
 class _Evaluation:
     """An evaluation transform that resizes first, for images of any aspect ratio.
 
@@ -67,7 +96,8 @@ class _Evaluation:
         self.transform = transform
         resize = transform.transforms[0]
         sides = resize.size if isinstance(resize.size, list | tuple) else (resize.size, resize.size)
-        self.max_ratio: float = max(_MAX_RESIZED // max(sides) ** 2, -(-max(sides) // min(sides)))
+        bound = min(_MAX_RATIO, _MAX_RESIZED // max(sides) ** 2)
+        self.max_ratio: float = max(bound, -(-max(sides) // min(sides)))
         if isinstance(resize, ResizeKeepRatio) and resize.longest:
             self.max_ratio = min(sides)
         elif not isinstance(resize, ResizeKeepRatio) and not isinstance(resize.size, int):
@@ -84,7 +114,7 @@ class _Evaluation:
 def evaluation_transform(pretrained_cfg: Mapping[str, Any]) -> Transform:
     """A transform that resizes, crops and normalises according to a network's ``pretrained_cfg``."""
     config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    return _Evaluation(create_transform(**config, is_training=False))
+    return _for_bands(config, lambda each: _Evaluation(create_transform(**each, is_training=False)))
 
 
 def training_transform(pretrained_cfg: Mapping[str, Any], augmentation: Augmentation) -> Transform:
@@ -95,18 +125,42 @@ def training_transform(pretrained_cfg: Mapping[str, Any], augmentation: Augmenta
     """
     config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     try:
-        transform = create_transform(
-            config["input_size"],
-            is_training=True,
-            scale=augmentation.crop_scale,
-            ratio=augmentation.crop_ratio,
-            hflip=augmentation.hflip,
-            auto_augment=augmentation.auto_augment or None,
-            color_jitter=augmentation.color_jitter,
-            interpolation="random" if augmentation.auto_augment else config["interpolation"],
-            mean=config["mean"],
-            std=config["std"],
-        )
+        return _for_bands(config, lambda each: _augmenting(each, augmentation))
     except (AssertionError, NotImplementedError, ValueError) as error:  # raised by timm for unknown policies
         raise ConfigError(f"augmentation.auto_augment {augmentation.auto_augment!r} is not timm's: {error}") from error
+
+
+def _augmenting(config: Mapping[str, Any], augmentation: Augmentation) -> Transform:
+    transform = create_transform(
+        config["input_size"],
+        is_training=True,
+        scale=augmentation.crop_scale,
+        ratio=augmentation.crop_ratio,
+        hflip=augmentation.hflip,
+        auto_augment=augmentation.auto_augment or None,
+        color_jitter=augmentation.color_jitter,
+        interpolation="random" if augmentation.auto_augment else config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+    )
     return cast(Transform, transform)
+
+
+def _for_bands(config: Mapping[str, Any], create: Callable[[Mapping[str, Any]], Transform]) -> Transform:
+    """The transform of images of a configuration's number of bands."""
+    bands, *size = config["input_size"]
+    if bands == _COLOURS:
+        return create(config)
+    means, stds = (_for_each_band(config[name], bands) for name in ("mean", "std"))
+    each = {**config, "input_size": (1, *size)}
+    return BandTransform(
+        [create({**each, "mean": (mean,), "std": (std,)}) for mean, std in zip(means, stds, strict=True)]
+    )
+
+
+def _for_each_band(values: Sequence[float], bands: int) -> tuple[float, ...]:
+    """A value for each band; where there are those of red, green and blue only, other bands have their mean."""
+    if len(values) in (1, bands):
+        return tuple(values) * (bands // len(values))
+    known = tuple(values) if bands > _COLOURS else ()
+    return known + (sum(values) / len(values),) * (bands - len(known))

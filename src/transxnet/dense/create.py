@@ -18,8 +18,10 @@ from transxnet.dense.backbone import create_backbone
 from transxnet.dense.head_description import HeadDescription, check_head, describe_weights
 from transxnet.dense.protocol import DenseNetwork, Detector, Segmenter
 from transxnet.dense.registry import NOUNS, Task, kind_of, network_class
-from transxnet.errors import CheckpointError
+from transxnet.errors import CheckpointError, ConfigError
 from transxnet.zoo import NETWORKS, full_name
+
+_COLOURS = 3
 
 
 def create_segmenter(
@@ -174,6 +176,9 @@ def create_dense(
     """
     network = head.network
     body = create_backbone(backbone, checkpoint=backbone_checkpoint, out_indices=network.out_indices, **settings)
+    if body.config.in_chans != _COLOURS:
+        noun = NOUNS[network.task]
+        raise ConfigError(f"a {noun} takes images of {_COLOURS} channels; in_chans is not {body.config.in_chans}")
     model = network.build(body, head)
     model.head_description, model.architecture = head, full_name(backbone)
     if checkpoint is not None:

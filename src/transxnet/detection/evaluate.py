@@ -139,7 +139,7 @@ def _turned_back(found: Target, size: tuple[int, int], turn: Turn) -> Target:
     return found | changed
 
 
-def as_results(found: Target, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def as_results(found: Target, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """One image's detections in COCO's results format."""
     boxes = found["boxes"].cpu()
     sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double().numpy().round(3).tolist()

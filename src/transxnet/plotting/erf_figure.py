@@ -11,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from transxnet.plotting.fonts import drawable, families_for
 from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def draw_fields(rows: Sequence[Sequence[ReceptiveField]], title: str) -> Figure:
     size = (max(COLUMN, side * width), (side + 0.6) * height + 0.7 + 0.13 * title.count("\n"))
     with print_style():
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(title, parse_math=False)
+        lines = "\n".join(map(drawable, title.splitlines()))
+        figure.suptitle(lines, family=families_for(title), parse_math=False)
         grid = figure.subplots(height, width, squeeze=False)
         for axes, (found, zoomed) in zip(grid.flat, (cell for row in cells for cell in row), strict=True):
             picture = _draw(axes, found, zoomed)

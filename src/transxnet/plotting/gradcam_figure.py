@@ -10,8 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from transxnet.plotting.fonts import drawable, families_for
 from transxnet.plotting.style import COLUMN, PAGE, print_style, shortened
-from transxnet.text import printable
 
 if TYPE_CHECKING:
     from transxnet.research.gradcam import ActivationMap
@@ -32,15 +32,18 @@ def draw_activations(rows: Sequence[Sequence[ActivationMap]], title: str) -> Fig
     wrap = max(12, round(side * 15))
     with print_style():
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(title, parse_math=False)
+        lines = "\n".join(map(drawable, title.splitlines()))
+        figure.suptitle(lines, family=families_for(title), parse_math=False)
         grid = figure.subplots(height, width, squeeze=False)
         grid[0][0].set_title("input")
         for axes, row in zip(grid, rows, strict=True):
             axes[0].imshow(row[0].picture)
             for cell, found in zip(axes[1:], row, strict=True):
                 cell.imshow(_overlay(found))
-                class_name = textwrap.shorten(printable(found.class_name), wrap, placeholder="…")
-                cell.set_xlabel(f"{class_name}: {found.probability:.1%}", fontsize=6.5, parse_math=False, labelpad=2)
+                class_name = textwrap.shorten(drawable(found.class_name), wrap, placeholder="…")
+                families = families_for(found.class_name)
+                label = f"{class_name}: {found.probability:.1%}"
+                cell.set_xlabel(label, fontsize=6.5, family=families, parse_math=False, labelpad=2)
         for cell, found in zip(grid[0][1:], rows[0], strict=True):
             name = shortened(found.network.name, wrap + 4)
             cell.set_title(f"{name}\n{found.layer}", parse_math=False)

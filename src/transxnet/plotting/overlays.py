@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
@@ -17,7 +16,7 @@ from torchvision.utils import draw_bounding_boxes
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.files import replacing
-from transxnet.text import printable
+from transxnet.plotting.fonts import drawable, font_for, usual_file
 
 Color = tuple[int, int, int]
 
@@ -46,14 +45,15 @@ def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors
             masks = (_nearest(mask, canvas) for mask in found["masks"].cpu())
             canvas = _blended(canvas, zip(masks, shades, strict=True), _OPACITY)
         scores = [f" {score:.0%}" for score in found["scores"].tolist()] if "scores" in found else [""] * len(labels)
-        captions = [printable(names[label]) + score for label, score in zip(labels, scores, strict=True)]
+        font = font_for(names[label] for label in set(labels))
+        captions = [drawable(names[label], font) + score for label, score in zip(labels, scores, strict=True)]
         canvas = draw_bounding_boxes(
             canvas,
             found["boxes"].cpu() * factor,
             captions,
             colors=shades,
             width=2,
-            font=_font_path(),
+            font=font,
             font_size=_FONT_SIZE,
             label_colors=[_ink(shade) for shade in shades],
             label_background_colors=shades,
@@ -83,7 +83,8 @@ def draw_classes(image: Image.Image, classes: Tensor, names: Sequence[str], colo
 
 def save_sheet(pictures: Sequence[Image.Image], heads: Sequence[str], title: str, path: Path) -> None:
     """Write pictures in rows under the columns' heads, as many a row as there are heads."""
-    gap, title_font, head_font = 10, _font(18), _font(15)
+    file = font_for([title])
+    gap, title, title_font, head_font = 10, drawable(title, file), _font(18, file), _font(15, usual_file())
     heads = heads[: max(len(pictures), 1)]
     rows = [pictures[at : at + len(heads)] for at in range(0, len(pictures), len(heads))]
     widths = [max((picture.width for picture in pictures[at :: len(heads)]), default=0) for at in range(len(heads))]
@@ -147,11 +148,13 @@ def _with_legend(
 ) -> Image.Image:
     if not labels:
         return picture
-    font, square, gap = _font(_FONT_SIZE), _FONT_SIZE, 6
+    square, gap = _FONT_SIZE, 6
     shown = list(labels[:_MOST])
+    file = font_for(names[label] for label in shown)
+    font = _font(_FONT_SIZE, file)
     more = [f"and {len(labels) - _MOST} more"] if len(labels) > _MOST else []
     entries, left, top = [], gap, gap
-    for text in [*(printable(names[label]) for label in shown), *more]:
+    for text in [*(drawable(names[label], file) for label in shown), *more]:
         width = square + gap + round(font.getlength(text)) + 2 * gap
         if left + width > picture.width and left > gap:
             left, top = gap, top + square + gap
@@ -175,11 +178,5 @@ def _ink(color: Color) -> str:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_path(), size)
-
-
-@cache
-def _font_path() -> str:
-    """A font that installs with matplotlib."""
-    return font_manager.findfont("DejaVu Sans")
+def _font(size: int, file: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)

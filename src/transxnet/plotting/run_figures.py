@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from transxnet.files import replacing
+from transxnet.plotting.fonts import drawable, families_for
 from transxnet.plotting.style import BLUE, ORANGE, RED, shortened
-from transxnet.text import printable
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def save_samples(predictions: Sequence[Prediction], path: Path, title: str, colu
     """Save a sheet of images: correct ones with blue frames and a tick, others with red frames and a cross."""
     rows = -(-len(predictions) // columns)
     figure = Figure(figsize=(1.45 * columns, 1.85 * rows + 0.6), dpi=110, layout="constrained")
-    figure.suptitle(printable(title), fontsize=13, parse_math=False)
+    figure.suptitle(drawable(title), fontsize=13, family=families_for(title), parse_math=False)
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         if index < len(predictions):
             _draw(axes, predictions[index])
@@ -57,11 +56,13 @@ def _draw(axes: Axes, prediction: Prediction) -> None:
     caption = f"{mark} {_short(prediction.predicted)} {100 * prediction.probability:.0f} %"
     if not prediction.correct:
         caption += f"\nis {_short(prediction.truth)}"
-    axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False)  # class names may contain dollar signs
+    families = families_for(prediction.predicted + prediction.truth)
+    # Class names may contain dollar signs.
+    axes.set_title(caption, fontsize=8.5, color=colour, pad=3, parse_math=False, family=families)
 
 
 def _short(name: str) -> str:
-    return shortened(printable(name), 16)
+    return shortened(drawable(name), 16)
 
 
 def save_curves(
@@ -77,7 +78,7 @@ def save_curves(
         score: Key of the score in the metrics, a share from 0 to 1, and its label.
     """
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    figure.suptitle(printable(title), fontsize=12, parse_math=False)
+    figure.suptitle(drawable(title), fontsize=12, family=families_for(title), parse_math=False)
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     style = "o-" if len(history) < 2 else "-"
@@ -101,6 +102,5 @@ def save_curves(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of class names in scripts that the font lacks
+    with replacing(path) as temporary:
         figure.savefig(temporary)
