@@ -338,3 +338,6 @@ VARIANTS: dict[str, TransXNetConfig] = {
     ),
 }
 """Table I; ``transxnet_nano`` is not in the paper but small enough to learn on two CPU cores."""
+
+SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
+"""The names of the released code."""

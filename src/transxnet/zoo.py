@@ -24,9 +24,10 @@ from timm.models import (
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import download_from_hf
 
-from transxnet.ablation.rows import BASES, ROWS
+from transxnet.ablation.rows import NETWORKS as NETWORKS
 from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
+from transxnet.config import SHORT_NAMES as SHORT_NAMES
 from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.model import Stage, TransXNet
@@ -68,14 +69,6 @@ RELEASED = (
     # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
     ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
 )
-
-SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
-"""The names of the released code."""
-
-NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
-    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
-}
-"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""
 
 
 def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
