@@ -115,7 +115,10 @@ def load_pickle(path: Path, *, shapes_only: bool = False) -> Any:
     """
     with open_regular(path) as file:
         ignored = check_pickle(file, path)
-    known = [argparse.Namespace, *((_Items if _DICTS.fullmatch(name) else _Ignored, name) for name in ignored)]
+    known: list[Any] = [
+        argparse.Namespace,
+        *((_Items if _DICTS.fullmatch(name) else _Ignored, name) for name in ignored),
+    ]
     with warnings.catch_warnings(), torch.serialization.safe_globals(known):
         warnings.simplefilter("ignore")
         if not shapes_only:
