@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -177,24 +177,27 @@ def _create(
     )
     described = checkpoint is not None and checkpoint.config is not None
     keeps = described and "input_size" not in (pretrained_cfg_overlay or {})
-    _describe_built(built[0], model, sized="img_size" in settings, keeps=keeps)
+    if "img_size" in settings or not checkpoint:  # noqa: SIM108
+        size = built[0].config.img_size
+    else:
+        size = tuple(overlay["input_size"][1:])
+    _describe_built(built[0], model, size, keeps=keeps)
     return model
 
 
-def _describe_built(network: TransXNet, model: Any, *, sized: bool, keeps: bool) -> None:
+def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -> None:
     """Make the descriptions of a network, and of timm's feature extractor around it, agree with its configuration.
 
     Args:
         network: The network.
         model: The network or the extractor.
-        sized: Whether the network's image size was asked for.
-        keeps: Whether the network's file describes its preprocessing, which may be for another size.
+        size: Height and width of the images to evaluate with.
+        keeps: Whether position biases are kept for another size than that, as the network's file describes.
     """
     network.pretrained_cfg.pop("state_dict", None)  # only needed for loading
-    size = tuple(network.pretrained_cfg["input_size"][1:])
-    if not sized and not keeps and size != network.config.img_size:
+    if not keeps and size != network.config.img_size:
         network.set_input_size(size)
-    network.update_description(network.config.img_size if sized else None)
+    network.update_description(size)
     base = NETWORKS[network.pretrained_cfg["architecture"]].to_dict()
     arguments = {name: value for name, value in network.config.to_dict().items() if value != base.get(name)}
     network._model_args = arguments  # type: ignore[assignment]  # for timm's files of its models' arguments
@@ -274,10 +277,11 @@ def _overlay(
     described = {**checkpoint.pretrained_cfg, **overlay}
     cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
     size = square_size(checkpoint.state_dict, NETWORKS[variant])
-    if checkpoint.config is not None:
-        native = cfg.input_size[1:] if "input_size" in described else checkpoint.config.img_size
-    else:  # biases stored for another size than usual give the size to use the network at
-        native = size if size and size != NETWORKS[variant].img_size else cfg.input_size[1:]
+    native: Sequence[int] = cfg.input_size[1:]
+    if checkpoint.config is not None and "input_size" not in described:
+        native = checkpoint.config.img_size
+    elif checkpoint.config is None and "input_size" not in overlay and size not in (None, NETWORKS[variant].img_size):
+        native = size  # biases stored for another size than usual give the size to use the network at
     facts = {"state_dict": checkpoint.state_dict, "source": "", "custom_load": False, "architecture": variant}
     if "num_classes" in sizes:
         facts["num_classes"] = sizes["num_classes"]
