@@ -53,7 +53,7 @@ def read_hub_config(path: Path, weights: Mapping[str, Tensor]) -> HubConfig:
         arguments = values.get("model_args") or {}
         if not isinstance(arguments, dict):
             raise ValueError(f"model_args must be an object, not {shown(arguments)}")
-        architecture = _architecture(values.get("architecture", described.get("architecture")))
+        architecture = _architecture(values.get("architecture", described.get("architecture")), path)
         settings = _settings(values, described, arguments)
         config = NETWORKS[architecture].override(**settings)
         if "img_size" not in settings and (size := square_size(weights, config)) is not None:
@@ -84,14 +84,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _architecture(name: Any) -> str:
+def _architecture(name: Any, path: Path) -> str:
     if not isinstance(name, str):
         raise ValueError(f"its architecture must be the name of a network, not {shown(name)}")
     known = name.partition(".")[0]  # a tag follows
     known = SHORT_NAMES.get(known, known)
     if known not in NETWORKS:
         raise CheckpointError(
-            f"its architecture {shown(name)} is no network of this package, but the weights beside it are one's"
+            f"{path}: its architecture {shown(name)} is no network of this package, but the weights beside it are one's"
         )
     return known
 

@@ -39,7 +39,7 @@ _ALLOWED = re.compile(
 # _Items, so nothing of these libraries is imported or called.
 _IGNORED = re.compile(
     r"numpy\..+|collections\.(defaultdict|deque)|torch\.torch_version\.TorchVersion"
-    r"|(builtins|__builtin__)\.(int|float|str|bool|complex|list|dict|tuple|frozenset|slice|range)"
+    r"|(builtins|__builtin__)\.(int|long|float|str|bool|complex|list|dict|tuple|frozenset|slice|range)"
     r"|(pathlib|pathlib\._local)\.\w+Path|(datetime|decimal|fractions|uuid|zoneinfo)\.\w+|types\.SimpleNamespace"
     r"|(lightning|lightning_fabric|pytorch_lightning|omegaconf|easydict|yacs|addict|ml_collections)\..+"
 )
@@ -152,7 +152,7 @@ def check_pickle(file: BinaryIO, path: Path) -> list[str]:
             )
         ambiguous |= not certain
         if _IGNORED.fullmatch(name):
-            ignored.append(name.replace("__builtin__.", "builtins."))  # as PyTorch looks it up
+            ignored.append(name.replace("__builtin__.", "builtins.").replace("s.long", "s.int"))  # as PyTorch finds it
         elif not _ALLOWED.fullmatch(name):
             unknown.append(printable(name[:_MAX_NAME]))
     if unknown:
