@@ -44,6 +44,9 @@ _CHOICES: dict[str, Any] = {
     "position_bias_resize": PositionBiasResize,
 }
 _PART_SETTINGS = tuple(f"{registry.field}_settings" for registry in REGISTRIES)
+SPELLED_NONE: dict[str, Any] = {"layer_scale_init": "none", **{name: {} for name in _PART_SETTINGS}}
+"""Settings that can be None, and another way to say so."""
+
 _INTEGERS = ("depths", "channels", "heads", "reductions", "attention_groups", "kernel_sizes", "expansions")
 _POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 _MAX_STAGES = 8
@@ -79,7 +82,8 @@ class TransXNetConfig:
         drop_rate: Dropout before the classifier.
         ffn_drop_rate: Dropout inside MS-FFN.
         drop_path_rate: Stochastic depth of the last block; the first has 0, linear between.
-        layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out.
+        layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out, and so
+            does "none", since ``timm.create_model`` drops settings whose value is None.
         stem: ``overlapping`` patches, or ``patches`` side by side as in Table V.
         token_mixer: The D-Mixer, another of Table V, or one that was registered
             (:func:`transxnet.register_token_mixer`).
@@ -132,6 +136,9 @@ class TransXNetConfig:
         count = len(checked("depths", _as_tuple("depths", self.depths, _MAX_STAGES), tuple[Depth, ...]))
         for name in (*_INTEGERS, "attention_shares"):
             object.__setattr__(self, name, _for_each_stage(name, getattr(self, name), count))
+        scale: Any = self.layer_scale_init
+        if scale == "none":
+            object.__setattr__(self, "layer_scale_init", None)
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         object.__setattr__(self, "ffn_scales", _as_tuple("ffn_scales", self.ffn_scales, _MAX_SCALES))
         self._check_choices()
@@ -262,6 +269,11 @@ class TransXNetConfig:
         return cls(**values)
 
 
+def without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that are None, which stands for the default unless None is a value of the setting."""
+    return {name: value for name, value in settings.items() if value is not None or name in SPELLED_NONE}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
@@ -338,3 +350,6 @@ VARIANTS: dict[str, TransXNetConfig] = {
     ),
 }
 """Table I; ``transxnet_nano`` is not in the paper but small enough to learn on two CPU cores."""
+
+SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
+"""The names of the released code."""

@@ -9,13 +9,34 @@ from pathlib import Path
 class TransXNetError(Exception):
     """Base class; the message says what was wrong, where, and what to do."""
 
+    @property
+    def for_commands(self) -> str:
+        """The message on a command line, with options in place of functions."""
+        return str(self)
+
 
 class ConfigError(TransXNetError, ValueError):
     """A setting is unknown, out of range, or inconsistent with another."""
 
 
 class CheckpointError(TransXNetError, ValueError):
-    """A checkpoint cannot be read, or does not fit the network."""
+    """A checkpoint cannot be read, or does not fit the network.
+
+    Args:
+        message: What was wrong, and where; with what to do, unless the others say that.
+        advice: What to do in Python.
+        options: What to do on a command line, in its options.
+        separator: Between the message and what to do.
+    """
+
+    def __init__(self, message: str, advice: str = "", options: str = "", *, separator: str = "; ") -> None:
+        super().__init__(f"{message}{separator}{advice}" if advice else message)
+        self._for_commands = f"{message}{separator}{options}" if options else str(self)
+
+    @property
+    def for_commands(self) -> str:
+        """As of :class:`TransXNetError`."""
+        return self._for_commands
 
 
 class DataError(TransXNetError, ValueError):

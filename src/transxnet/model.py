@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import ClassifierHead
@@ -55,6 +56,14 @@ class Trunk(nn.Module):
             if stage.position_bias is not None:
                 stage.position_bias.set_grid(self.config.grid(index))
         update_model_input_size(self, self.config.img_size)
+        self.update_description(self.config.img_size)
+
+    def update_description(self, size: tuple[int, int] | None = None) -> None:
+        """Make timm's description, if the network has one, agree with the configuration.
+
+        Args:
+            size: Height and width of the images to evaluate with, if they change.
+        """
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in the backward pass instead of keeping their activations."""
@@ -70,10 +79,18 @@ class TransXNet(Trunk):
 
     Attributes:
         num_features: Channels of the last stage.
+        pretrained_cfg: timm's description: preprocessing, classes and where the weights are from. It follows
+            :meth:`set_input_size` and :meth:`reset_classifier`.
+        default_cfg: The same, under timm's older name.
     """
+
+    pretrained_cfg: dict[str, Any]
+    default_cfg: dict[str, Any]
 
     def __init__(self, config: TransXNetConfig) -> None:
         super().__init__(config)
+        self.pretrained_cfg = {"first_conv": "stem.conv", "classifier": "head.fc"}
+        self.update_description(config.img_size)
         self.num_classes = config.num_classes
         self.num_features = self.head_hidden_size = config.channels[-1]
         self.norm: nn.Module = group_norm(self.num_features)
@@ -162,6 +179,25 @@ class TransXNet(Trunk):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, in_features=self.num_features)
         self.head.fc.apply(init_weights)
+        self.update_description()
+
+    def update_description(self, size: tuple[int, int] | None = None) -> None:
+        """As of :class:`Trunk`. Names of classes are dropped if there are no longer as many classes."""
+        cfg, config = dict(self.pretrained_cfg), self.config
+        height, width = size or tuple(cfg.get("input_size") or ())[1:] or config.img_size
+        stride = config.strides[len(self.stages) - 1]
+        cfg |= {
+            "input_size": (config.in_chans, height, width),
+            "min_input_size": (config.in_chans, 32, 32),
+            "pool_size": (-(-height // stride), -(-width // stride)),
+            "num_classes": config.num_classes,
+        }
+        cfg |= {name: _for_channels(cfg[name], config.in_chans) for name in ("mean", "std") if cfg.get(name)}
+        if size is not None:  # no longer those of the weights
+            cfg = {name: value for name, value in cfg.items() if name not in ("test_input_size", "test_pool_size")}
+        if len(cfg.get("label_names") or ()) not in (0, config.num_classes):
+            cfg = {name: value for name, value in cfg.items() if not name.startswith("label_")}
+        self.pretrained_cfg = self.default_cfg = cfg
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns by which timm groups parameters for layer-wise learning rates, by stage (coarse) or by block."""
@@ -175,6 +211,13 @@ class TransXNet(Trunk):
     def no_weight_decay(self) -> set[str]:
         """Biases of more than one dimension, which timm's layer-wise groups would decay otherwise."""
         return {name for name, parameter in self.named_parameters() if name.endswith(".bias") and parameter.ndim > 1}
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Means or deviations of each channel; where there are others than the values', their average."""
+    if len(values) == channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * channels
 
 
 def _stem(config: TransXNetConfig) -> PatchEmbed | PatchStem:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,10 +25,11 @@ from timm.models import (
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import download_from_hf
 
-from transxnet.ablation.rows import BASES, ROWS
+from transxnet.ablation.rows import NETWORKS as NETWORKS
 from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
-from transxnet.config import VARIANTS, TransXNetConfig
+from transxnet.config import SHORT_NAMES as SHORT_NAMES
+from transxnet.config import SPELLED_NONE, VARIANTS, TransXNetConfig, without_unset
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.model import Stage, TransXNet
 
@@ -68,14 +70,6 @@ RELEASED = (
     # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
     ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
 )
-
-SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
-"""The names of the released code."""
-
-NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
-    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
-}
-"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""
 
 
 def _describe(img_size: int = 224, **changes: Any) -> dict[str, Any]:
@@ -151,8 +145,10 @@ def _create(
     **settings: Any,
 ) -> TransXNet:
     overlay = dict(pretrained_cfg_overlay or {})
+    settings = without_unset(settings)
     config = NETWORKS[variant]
     checkpoint = None
+    size = tuple(resolve_pretrained_cfg(variant, pretrained_cfg, overlay).input_size[1:])
     if pretrained:
         checkpoint = _read_source(variant, pretrained_cfg, overlay, cache_dir)
         if checkpoint.config is not None:
@@ -161,8 +157,11 @@ def _create(
         check_variant(checkpoint.state_dict, planned, checkpoint.source)  # before anything is allocated
         wanted = settings.get("num_classes", 0 if settings.get("features_only") else None)
         overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay, _sizes(checkpoint, planned, wanted))
+    elif size != config.img_size and "img_size" not in settings:  # a tag's, or the caller's
+        settings["img_size"] = size
+    built: list[TransXNet] = []
     model: TransXNet = build_model_with_cfg(
-        _build,
+        partial(_build, built),
         variant,
         pretrained,
         pretrained_cfg=pretrained_cfg,
@@ -176,14 +175,46 @@ def _create(
         pretrained_filter_fn=partial(_fit, checkpoint=checkpoint, keep_size="img_size" in settings),
         **settings,
     )
-    for module in (model, getattr(model, "model", None)):  # a feature extractor may hold another one
-        vars(module or model)["pretrained_cfg"].pop("state_dict", None)  # only needed for loading
+    described = checkpoint is not None and checkpoint.config is not None
+    keeps = described and "input_size" not in (pretrained_cfg_overlay or {})
+    if "img_size" in settings or not checkpoint:  # noqa: SIM108
+        size = built[0].config.img_size
+    else:
+        size = tuple(overlay["input_size"][1:])
+    _describe_built(built[0], model, size, keeps=keeps)
     return model
 
 
-def _build(cfg: TransXNetConfig, device: Any = None, dtype: Any = None, **settings: Any) -> TransXNet:
+def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -> None:
+    """Make the descriptions of a network, and of timm's feature extractor around it, agree with its configuration.
+
+    Args:
+        network: The network.
+        model: The network or the extractor.
+        size: Height and width of the images to evaluate with.
+        keeps: Whether position biases are kept for another size than that, as the network's file describes.
+    """
+    network.pretrained_cfg.pop("state_dict", None)  # only needed for loading
+    if not keeps and size != network.config.img_size:
+        network.set_input_size(size)
+    network.update_description(size)
+    base = NETWORKS[network.pretrained_cfg["architecture"]].to_dict()
+    arguments = {name: value for name, value in network.config.to_dict().items() if value != base.get(name)}
+    network._model_args = arguments  # type: ignore[assignment]  # for timm's files of its models' arguments
+    if model is not network:
+        ours = network.pretrained_cfg
+        model.pretrained_cfg = {name: ours.get(name, value) for name, value in model.pretrained_cfg.items()}
+        model.pretrained_cfg.pop("state_dict", None)
+        model.default_cfg = model.pretrained_cfg
+        model._traits = dict(network._traits)  # type: ignore[arg-type]
+
+
+def _build(
+    built: list[TransXNet], cfg: TransXNetConfig, device: Any = None, dtype: Any = None, **settings: Any
+) -> TransXNet:
     with torch.device(device) if device is not None else nullcontext():
-        return TransXNet(cfg.override(**settings)).to(dtype=dtype)
+        built.append(TransXNet(cfg.override(**settings)).to(dtype=dtype))
+    return built[0]
 
 
 def _fit(
@@ -204,12 +235,16 @@ def _read_source(
         source = _from_hub(cfg.hf_hub_id, cfg.hf_hub_filename, cache_dir)
     if not source:
         raise CheckpointError(
-            f"there are no released weights for {variant}; give a checkpoint, or train one with `transxnet train`"
+            f"there are no released weights for {variant}",
+            "give a checkpoint, or train one with `transxnet train`",
+            "give others with --checkpoint, or train some with `transxnet train`",
         )
     checkpoint = read_checkpoint(source, cache_dir)
     if checkpoint.architecture not in ("", variant):
         raise CheckpointError(
-            f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}; create the one it holds"
+            f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}",
+            "create the one it holds",
+            f"give --model {checkpoint.architecture}, or leave --model out",
         )
     return checkpoint
 
@@ -242,8 +277,11 @@ def _overlay(
     described = {**checkpoint.pretrained_cfg, **overlay}
     cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
     size = square_size(checkpoint.state_dict, NETWORKS[variant])
-    # Biases stored for another size than usual give the size to use the network at.
-    native = size if size and size != NETWORKS[variant].img_size and not checkpoint.config else cfg.input_size[1:]
+    native: Sequence[int] = cfg.input_size[1:]
+    if checkpoint.config is not None and "input_size" not in described:
+        native = checkpoint.config.img_size
+    elif checkpoint.config is None and "input_size" not in overlay and size not in (None, NETWORKS[variant].img_size):
+        native = size  # biases stored for another size than usual give the size to use the network at
     facts = {"state_dict": checkpoint.state_dict, "source": "", "custom_load": False, "architecture": variant}
     if "num_classes" in sizes:
         facts["num_classes"] = sizes["num_classes"]
@@ -277,7 +315,11 @@ def _sizes(checkpoint: Checkpoint, planned: TransXNetConfig, wanted: int | None)
         facts["num_classes"] = head.shape[0]
     elif head is None:
         if wanted is None and (checkpoint.config is None or checkpoint.config.num_classes):
-            raise CheckpointError(f"{checkpoint.source} holds no classifier; give num_classes for a new one, or 0")
+            raise CheckpointError(
+                f"{checkpoint.source} holds no classifier",
+                "give num_classes for a new one, or 0",
+                "`transxnet train --checkpoint` trains a new one on your images",
+            )
         facts["num_classes"] = 0
     return facts
 
@@ -312,15 +354,17 @@ def create_model(name: str, *, checkpoint: Source | None = None, **settings: Any
         ConfigError: If the name or a setting is unknown, or a setting is out of range.
     """
     full_name(name)
-    if checkpoint is None:
-        return cast(TransXNet, timm.create_model(name, **settings))
-    overlay: dict[str, Any]
-    if isinstance(checkpoint, Mapping | Checkpoint):
-        overlay = {"state_dict": checkpoint}
-    else:
-        location = str(checkpoint)
-        overlay = {"url" if "://" in location else "file": location}
-    return cast(TransXNet, timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings))
+    # timm drops what is None.
+    settings = {name: SPELLED_NONE.get(name) if value is None else value for name, value in settings.items()}
+    if checkpoint is not None:
+        overlay: dict[str, Any] = dict(settings.pop("pretrained_cfg_overlay", None) or {})
+        if isinstance(checkpoint, Mapping | Checkpoint):
+            overlay["state_dict"] = checkpoint
+        else:
+            location = os.fspath(checkpoint)
+            overlay["url" if "://" in location else "file"] = location
+        settings |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    return cast(TransXNet, timm.create_model(name, **settings))
 
 
 def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNet:
@@ -338,9 +382,13 @@ def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNe
     read = read_checkpoint(checkpoint)
     if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):
         raise CheckpointError(
-            f"{read.source} holds a detector or a segmenter; load_detector and load_segmenter load these"
+            f"{read.source} holds a detector or a segmenter",
+            "load_detector and load_segmenter load these",
+            "this command takes classifiers",
         )
     name = read.architecture or variant_of(read.state_dict)
     if not name:
-        raise CheckpointError(f"{read.source} does not say which network it holds; use create_model with a name")
+        raise CheckpointError(
+            f"{read.source} does not say which network it holds", "use create_model with a name", "name it with --model"
+        )
     return create_model(name, checkpoint=read, **settings)

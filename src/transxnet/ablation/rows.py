@@ -149,3 +149,8 @@ _ROWS = (
 
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 """All rows by their names, in the paper's order."""
+
+NETWORKS: dict[str, TransXNetConfig] = VARIANTS | {
+    row.network(base): row.config(base) for row in ROWS.values() for base in BASES
+}
+"""Every registered network: the variants, and each row of Tables V to IX on the Tiny and the nano network."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from transxnet.bounds import ImageSide, checked
+from transxnet.checkpoints.reading import Checkpoint as Read
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.dense.create import holds_dense, load_dense
 from transxnet.dense.protocol import DenseNetwork
@@ -58,7 +59,8 @@ def open_network(
         return _open_exported(name, model, image_size, device, runtime), "cpu"
     if runtime is not None:
         raise ConfigError("--runtime is for files that `transxnet export` wrote; give one as --checkpoint")
-    network = (_open_dense(name, model, image_size) if name else None) or _open_classifier(name, model, image_size)
+    read = read_checkpoint(name) if name else None
+    network = (_open_dense(read, model, image_size) if read else None) or _open_classifier(read, model, image_size)
     chosen = choose_device(device)
     return (fused(network, native=chosen == "cpu") if fuse else network), chosen
 
@@ -107,18 +109,17 @@ def _open_exported(
     return network
 
 
-def _open_dense(checkpoint: str, model: str | None, image_size: int | None) -> DenseNetwork | None:
+def _open_dense(read: Read, model: str | None, image_size: int | None) -> DenseNetwork | None:
     """The detector or segmenter in a checkpoint; None if it holds neither."""
-    read = read_checkpoint(checkpoint)
     if not holds_dense(read):
         return None
     for name, value in (("model", model), ("image-size", image_size)):
         if value is not None:
-            raise ConfigError(f"{checkpoint} describes its network itself; leave --{name} out")
+            raise ConfigError(f"{read.source} describes its network itself; leave --{name} out")
     return load_dense(read)
 
 
-def _open_classifier(checkpoint: str | None, model: str | None, image_size: int | None) -> TransXNet:
+def _open_classifier(checkpoint: Read | None, model: str | None, image_size: int | None) -> TransXNet:
     if model and checkpoint:
         network = create_model(model, checkpoint=checkpoint)
     elif checkpoint:

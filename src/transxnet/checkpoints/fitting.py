@@ -86,8 +86,10 @@ def check_variant(weights: Mapping[str, Tensor], config: TransXNetConfig, source
         found, expected = variant_of(weights), _name_of(config)
         sizes = f"depths {depths} and channels {channels}"
         raise CheckpointError(
-            f"{source} contains {found or f'a network of {sizes}'}, not {expected}: "
-            + (f"create {found} instead" if found else "create the network with those sizes")
+            f"{source} contains {found or f'a network of {sizes}'}, not {expected}",
+            f"create {found} instead" if found else "create the network with those sizes",
+            f"give --model {found}" if found else "load it in Python with those sizes, and save it with save_model",
+            separator=": ",
         )
 
 
@@ -112,8 +114,11 @@ def _fit_position_biases(
     size = stored_size or square_size(weights, model.config)
     if size is None:
         shapes = ", ".join(str(tuple(weights[name].shape)) for name in present)
-        advice = "create the network with the img_size they were stored for"
-        raise CheckpointError(f"{source}: its position biases {shapes} fit no square image; {advice}")
+        raise CheckpointError(
+            f"{source}: its position biases {shapes} fit no square image",
+            "create the network with the img_size they were stored for",
+            "load it in Python with the img_size they were stored for, and save it with save_model",
+        )
     if not keep_size:
         model.set_input_size(size)
         return

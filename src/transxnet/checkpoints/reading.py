@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import struct
 from collections.abc import Mapping
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from transxnet.bounds import shown
 from transxnet.checkpoints.downloads import download
+from transxnet.checkpoints.fitting import sizes_of
+from transxnet.checkpoints.hub_config import HUB_CONFIG, HubConfig, contradiction, read_hub_config
+from transxnet.checkpoints.layouts import find_weights
 from transxnet.checkpoints.pickles import load_pickle
 from transxnet.checkpoints.preprocessing import checked_preprocessing
 from transxnet.checkpoints.released import MARKER, from_released
@@ -29,12 +34,10 @@ from transxnet.files import MAX_TEXT_BYTES, check_regular, open_regular, reason,
 METADATA_KEY = "transxnet"
 """Metadata entry with architecture, configuration and preprocessing, as JSON."""
 
-# Averaged weights first: those are the ones that authors evaluate.
-_LAYOUTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # In a run folder of ours, or a folder exported by timm.
-_IN_FOLDERS = ("weights.safetensors", "model.safetensors", "pytorch_model.bin")
-_MAX_NAME = 300
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_IN_HUB_FOLDERS = ("model.safetensors", "pytorch_model.bin")
+_IN_FOLDERS = ("weights.safetensors", *_IN_HUB_FOLDERS)
+_LOG = logging.getLogger("transxnet")
 _MAX_HEADER = 2 * MAX_TEXT_BYTES  # of a safetensors file: metadata, and a hundred bytes per tensor
 
 
@@ -88,7 +91,8 @@ def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Chec
     name = os.fspath(source)
     path, size = _located(download(name, cache_dir) if "://" in name else user_path(name))
     try:
-        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, size)
+        read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, size)
+        return _with_hub_config(read, path)
     except CheckpointError:
         raise
     except PermissionError as error:
@@ -155,6 +159,27 @@ def _with_metadata(path: Path, weights: dict[str, Tensor], metadata: Any) -> Che
     return Checkpoint(source, weights, architecture, config, preprocessing, head)
 
 
+def _with_hub_config(read: Checkpoint, path: Path) -> Checkpoint:
+    """What was read from a folder of the Hub, with what ``config.json`` says of it."""
+    beside = path.with_name(HUB_CONFIG)
+    if path.name not in _IN_HUB_FOLDERS or not beside.is_file() or read.head or not sizes_of(read.state_dict)[0]:
+        return read
+    found = read_hub_config(beside, read.state_dict)
+    source = str(beside)
+    check_depths(found.config.to_dict(), read.state_dict, source)
+    check_config(found.config, read.state_dict, source, classifier=True)
+    with reading_metadata(source):
+        found = replace(found, pretrained_cfg=_checked_cfg(found.pretrained_cfg, found.config))
+    if read.config is not None:
+        own = HubConfig(read.architecture, read.config, read.pretrained_cfg)
+        if difference := contradiction(own, found):
+            raise CheckpointError(
+                f"{path} and {source} contradict each other: {difference}; correct or remove the latter"
+            )
+    cfg = found.pretrained_cfg | read.pretrained_cfg
+    return replace(read, architecture=found.architecture, config=found.config, pretrained_cfg=cfg)
+
+
 def _mapping(about: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = about[name] if name != "head" else about.get(name) or {}
     if not isinstance(value, dict):
@@ -178,28 +203,16 @@ def _body(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weights(content: Any, source: str) -> dict[str, Tensor]:
-    weights = content
-    if isinstance(content, Mapping):
-        for layout in _LAYOUTS:
-            if isinstance(content.get(layout), Mapping):
-                weights = content[layout]
-                break
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(f"{source} has no state dict, but {_summary(content)}")
-    named = {str(name): value for name, value in weights.items()}
-    if unusable := [name for name in named if len(name) > _MAX_NAME or not name.isprintable()]:
-        raise CheckpointError(f"{source} has no state dict: {shown(unusable[0])} is not a tensor's name")
-    if others := [name for name, value in named.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{source} has no state dict: {', '.join(others[:3])} are not tensors")
-    return _unwrapped(named)
-
-
-def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the prefixes that DistributedDataParallel, torch.compile and Lightning add."""
-    for prefix in _WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    weights, left = find_weights(content, source)
+    if left:
+        _report_left_out(source, len(left), ", ".join(left[:3]))
     return weights
+
+
+@functools.cache  # once for each file, however often it is read
+def _report_left_out(source: str, count: int, names: str) -> None:
+    entries = "1 entry that is" if count == 1 else f"{count:,} entries that are"
+    _LOG.warning("%s: left out %s not the network's: %s%s", source, entries, names, ", ..." if count > 3 else "")
 
 
 def _our_names(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -209,9 +222,3 @@ def _our_names(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         return from_released(weights)
     except (RuntimeError, IndexError) as error:  # a tensor lacks the dimensions that are rearranged
         raise CheckpointError(f"{source} has a released file's names, but other shapes: {reason(error)}") from error
-
-
-def _summary(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(str(name)[:_MAX_NAME] for name in list(content)[:5]) or 'nothing'}"
-    return f"a {type(content).__name__}"

@@ -87,7 +87,7 @@ def _run(given: Sequence[str]) -> int:
         return _command(given)
     except TransXNetError as error:
         rank = "" if is_rank_zero() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
-        note(f"{program}{rank}: {error}")
+        note(f"{program}{rank}: {error.for_commands}")
         return 2
     except BrokenPipeError:  # the reader of our output has closed it
         discard(sys.stdout)

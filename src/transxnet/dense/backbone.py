@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transxnet.checkpoints.fitting import fit
 from transxnet.checkpoints.reading import Source, read_checkpoint
-from transxnet.config import TransXNetConfig
+from transxnet.config import TransXNetConfig, without_unset
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.layers import group_norm
 from transxnet.model import Trunk, init_weights
@@ -72,14 +72,24 @@ def create_backbone(
     variant = full_name(name)
     read = read_checkpoint(checkpoint) if checkpoint is not None else None
     if read and read.architecture not in ("", variant):
-        raise CheckpointError(f"{read.source} holds {read.architecture}, not {variant}; create the one it holds")
+        raise CheckpointError(
+            f"{read.source} holds {read.architecture}, not {variant}",
+            "create the one it holds",
+            f"give --model {read.architecture}",
+        )
     config = read.config if read and read.config else NETWORKS[variant]
-    backbone = DenseBackbone(config.override(**settings), out_indices)
+    backbone = DenseBackbone(config.override(**without_unset(settings)), out_indices)
     if read:
         weights = {n: t for n, t in read.state_dict.items() if not n.startswith(_CLASSIFIER)}
         if not any(n.startswith("norms.") for n in weights):  # not a backbone's file
             weights |= {n: t for n, t in backbone.state_dict().items() if n.startswith("norms.")}
         stored_size = read.config.img_size if read.config else None
-        fitted = fit(weights, backbone, source=read.source, stored_size=stored_size, keep_size="img_size" in settings)
+        fitted = fit(
+            weights,
+            backbone,
+            source=read.source,
+            stored_size=stored_size,
+            keep_size=settings.get("img_size") is not None,
+        )
         backbone.load_state_dict(fitted)
     return backbone

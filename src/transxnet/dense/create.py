@@ -111,7 +111,7 @@ def _load_for(task: Task, checkpoint: Source) -> DenseNetwork:
     model = load_dense(checkpoint)
     if model.task != task:
         noun = NOUNS[model.task]
-        raise CheckpointError(f"{_name(checkpoint)} holds a {noun}; transxnet.load_{noun} loads it")
+        raise CheckpointError(f"{_name(checkpoint)} holds a {noun}", f"transxnet.load_{noun} loads it")
     return model
 
 
@@ -125,7 +125,7 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
     weights = _our_names(read)
     if not holds_dense(read):
         raise CheckpointError(
-            f"{read.source} holds no detector and no segmenter; transxnet.load_model loads classifiers"
+            f"{read.source} holds no detector and no segmenter", "transxnet.load_model loads classifiers"
         )
     with reading_metadata(read.source):
         head = (
@@ -136,7 +136,9 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
     variant = read.architecture or variant_of(body)
     if not variant:
         raise CheckpointError(
-            f"{read.source} holds a {head.kind} on a backbone of unknown size; create it and load the state"
+            f"{read.source} holds a {head.kind} on a backbone of unknown size",
+            "create it and load the state",
+            "create it in Python, load its state and save it with save_model",
         )
     config = read.config or NETWORKS[variant].override(img_size=_stored_size(body, variant))
     settings = {name: value for name, value in config.to_dict().items() if value != NETWORKS[variant].to_dict()[name]}
@@ -183,7 +185,7 @@ def create_dense(
     model.head_description, model.architecture = head, full_name(backbone)
     if checkpoint is not None:
         left = network.class_layers if new_classes else ()
-        _load(model, read_checkpoint(checkpoint), left, "img_size" in settings)
+        _load(model, read_checkpoint(checkpoint), left, settings.get("img_size") is not None)
     return model
 
 

@@ -17,7 +17,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, channels: int, init: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels, 1, 1), init))
+        self.weight = nn.Parameter(torch.full((channels, 1, 1), float(init)))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

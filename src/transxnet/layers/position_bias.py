@@ -100,7 +100,7 @@ class PositionBias(nn.Module):
 
     def _along_queries(self, grid: tuple[int, int]) -> Tensor:
         """The table (1, heads, N, M) resampled to (1, heads, N', M) along the queries' two axes, keys as channels."""
-        if grid == self.grid and not self.dynamic_size:
+        if not self.dynamic_size and grid == self.grid:
             return self.table
         heads = self.table.shape[1]
         bias = self.table.reshape(heads, *self.grid, -1).permute(0, 3, 1, 2)  # (heads, M, H, W)
@@ -109,7 +109,7 @@ class PositionBias(nn.Module):
 
     def _along_keys(self, bias: Tensor, grid: tuple[int, int]) -> Tensor:
         """A bias (1, heads, N, M) resampled to (1, heads, N, M') along the keys' two axes, queries as channels."""
-        if grid == self.grid and not self.dynamic_size:
+        if not self.dynamic_size and grid == self.grid:
             return bias
         keys, new_keys = self._key_grid(self.grid), self._key_grid(grid)
         bias = bias.reshape(bias.shape[1], -1, *keys)  # (heads, N, H/S, W/S)

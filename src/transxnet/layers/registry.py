@@ -147,7 +147,7 @@ class PartRegistry:
         """
         cls, field = self.find(name).settings, f"{self.field}_settings"
         if cls is None:
-            if value is not None:
+            if value is not None and value != {}:
                 raise ConfigError(f"{field} must be null, because the {self.field} {name!r} has none")
             return None
         if isinstance(value, cls):
