@@ -153,7 +153,7 @@ def test_a_predictor_works_in_another_process(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = photos / "rose/3.png"
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
         theirs: Any = pool.submit(predictor, path).result()
     ours: Any = predictor(path)
     assert theirs.classes == ours.classes and len(ours.classes) == 2

@@ -80,12 +80,23 @@ def test_the_first_run_reaches_99_per_cent(tmp_path: Path, monkeypatch: pytest.M
         assert (found.probabilities.argmax(1) == expected).float().mean() >= 0.99
 
 
+def shortened(command: str) -> str:
+    """The same command with one epoch of small images."""
+    return re.sub(r"(?<=--image-size )\d+", "64", re.sub(r"(?<=--epochs )\d+", "1", command))
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES]
+    ("page", "short"),
+    [
+        pytest.param(page, short, id=f"{page.name}{'' if short else ', whole'}", marks=[pytest.mark.slow] * slow)
+        for page in PAGES
+        for short, slow in ((True, page.stem in LONG), (False, True))
+        if short or any(shortened(command) != command for command in commands(page))
+    ],
 )
-def test_the_commands_run(page: Path, desk: Path) -> None:
-    for command in commands(page):
+def test_the_commands_run(page: Path, short: bool, desk: Path) -> None:
+    for command in map(shortened, commands(page)) if short else commands(page):
         program, *arguments = shlex.split(command)
         if program == "make":
             subprocess.run([program, "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
@@ -99,7 +110,7 @@ def test_the_commands_run(page: Path, desk: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        pytest.param(page, code, id=f"{page.name}-{index}", marks=[pytest.mark.slow] * (page.stem == "export"))
+        pytest.param(page, code, id=f"{page.name}-{index}", marks=[pytest.mark.slow] * ("export" in code))
         for page in PAGES
         for index, code in enumerate(blocks(page, "python"))
     ],

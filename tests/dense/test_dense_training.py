@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import transxnet
 from helpers.commands import error_line, run
 from helpers.networks import released_dense
-from helpers.processes import start, until_saved
+from helpers.processes import Training, until_saved
 from transxnet import CheckpointError
 from transxnet.data.scenes import write_scenes
 from transxnet.training.dense import coco_classes
@@ -132,13 +132,13 @@ def test_a_model_is_written_and_read_with_all_it_says_of_itself(
 def test_killed_runs_go_on_to_the_same_bits(kind: str, runs: dict[str, Path], scenes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     often = ("--checkpoint-minutes", 0.0001)
-    process = start(*settings(kind, scenes), *often, "--out", folder)
+    process = Training(*settings(kind, scenes), *often, "--out", folder)
     until_saved(folder, process)
     process.kill()
-    process.wait()
+    process.communicate()
     assert not (folder / "summary.json").exists()
-    done = start("--resume", folder, "--workers", 1)
-    said, _ = done.communicate()
+    done = Training("--resume", folder, "--workers", 1)
+    said = done.communicate()
     assert done.returncode == 0 and "resuming from" in said, said
     ours, theirs = (load_file(one / "weights.safetensors") for one in (folder, runs[kind]))
     assert ours.keys() == theirs.keys()
@@ -255,7 +255,7 @@ def test_help_lists_each_task_s_options(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind == "retinanet" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+    "kind", [kind if kind == "semantic_fpn" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
 def test_a_few_scenes_can_be_overfitted(kind: str, tmp_path: Path) -> None:
     """From generation to precision and picture, in a minute: the validation images are the training images."""

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,11 +14,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from helpers.commands import paint, run
+from helpers.processes import Launched, Training, until_saved
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
-from transxnet.training.checkpointing import saved
 from transxnet.training.trainer import hardware
 
 SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
@@ -40,26 +36,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "transxnet")
+def train(launcher: Literal["forked", "torchrun", "lightning"], *arguments: object) -> Training | Launched:
+    """Start ``transxnet train`` on two processes."""
+    return Training(*arguments, processes=2) if launcher == "forked" else Launched(launcher, *arguments)
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-
-
-def train(photos: Path, folder: Path, *more: object) -> tuple[object, ...]:
-    return ("train", "--data", photos, *SETTINGS, "--accelerator", "cpu", "--out", folder, *more)
+def options(photos: Path, folder: Path, *more: object) -> tuple[object, ...]:
+    return ("--data", photos, *SETTINGS, "--accelerator", "cpu", "--out", folder, *more)
 
 
 @pytest.fixture(scope="module")
 def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "two"
-    process = start(*TORCHRUN, *train(photos, folder))
-    said, _ = process.communicate()
+    process = Training(*options(photos, folder), processes=2)
+    said = process.communicate()
     assert process.returncode == 0, said
     assert said.count("test accuracy") == 1  # one process talks
     return folder
@@ -94,20 +84,20 @@ def test_validation_counts_every_image_once(two: Path) -> None:
         assert sum(map(len, samplers)) == 11
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("lightning", marks=pytest.mark.slow)])
-def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: str, photos: Path, two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher", ["forked", *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "lightning"))]
+)
+def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: Any, photos: Path, two: Path, tmp_path: Path) -> None:
     """All processes take the run's own settings, from the command that the stopped run printed."""
     folder = tmp_path / "run"
-    program = TORCHRUN if launcher == "torchrun" else ("-m", "transxnet")
-    devices = () if launcher == "torchrun" else ("--devices", 2)
-    process = start(*program, *train(photos, folder, "--checkpoint-minutes", 0.001, *devices))
-    while not saved(folder / "checkpoints") and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)  # passed on to the others
-    said, _ = process.communicate()
+    devices = ("--devices", 2) if launcher == "lightning" else ()
+    process = train(launcher, *options(photos, folder, "--checkpoint-minutes", 0.001, *devices))
+    until_saved(folder, process)
+    process.send_signal(signal.SIGTERM)  # launchers pass it on
+    said = process.communicate()
     assert "stopped by SIGTERM" in said and "warn" not in said.lower()
-    process = start(*program, "train", "--resume", folder)
-    said, _ = process.communicate()
+    process = train(launcher, "--resume", folder)
+    said = process.communicate()
     assert process.returncode == 0, said
     assert "resuming from" in said
     expected, result = load_file(two / "weights.safetensors"), load_file(folder / "weights.safetensors")
@@ -120,8 +110,8 @@ def test_bad_images_are_counted_together_and_stop_all(photos: Path, tmp_path: Pa
     paint(tmp_path / "photos", 22)
     for index in range(8):
         (tmp_path / f"photos/leaf/{index}.png").write_bytes(b"torn")
-    process = start(*TORCHRUN, *train(tmp_path / "photos", tmp_path / "run", "--max-bad", 0.15))
-    said, _ = process.communicate(timeout=200)
+    process = Training(*options(tmp_path / "photos", tmp_path / "run", "--max-bad", 0.15), processes=2)
+    said = process.communicate()
     assert process.returncode != 0
     assert "images cannot be used, more than --max-bad 0.15 allows" in said and "torn" not in said.split("allows")[0]
 
@@ -176,8 +166,8 @@ def test_two_processes_evaluate_boxes_and_pixels_as_one_does(kind: str, tmp_path
     small = ("--short", 64, "--long", 80) if kind == "retinanet" else ("--augmentation.crop", 64)
     settings = ("--recipe", f"scenes/{kind}", "--data", data, "--epochs", 1, "--epoch-steps", 8, "--batch-size", 2,
                 "--pyramid-channels", 16, "--ema-decay", 0.5, "--accelerator", "cpu", *small)  # fmt: skip
-    process = start(*TORCHRUN, "train", *settings, "--out", tmp_path / "run")
-    said, _ = process.communicate()
+    process = Training(*settings, "--out", tmp_path / "run", processes=2)
+    said = process.communicate()
     assert process.returncode == 0, said
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     with (tmp_path / "run/metrics.csv").open() as file:

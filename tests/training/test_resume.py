@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from helpers.commands import paint, run
-from helpers.processes import start, until_saved
+from helpers.processes import Training, until_saved
 from transxnet.training.checkpointing import damage, newest_whole, saved
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +63,10 @@ def test_killed_runs_go_on_to_the_same_bits() -> None:
 
 def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType) -> None:
     """A run with two workers, stopped by SIGTERM, goes on with none."""
-    process = start("--data", photos, *SETTINGS, "--out", tmp_path / "run", "--workers", 2)
+    process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run", "--workers", 2)
     until_saved(tmp_path / "run", process)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate()
+    said = process.communicate()
     assert process.returncode == 0, said
     assert "stopped by SIGTERM" in said and f"transxnet train --resume {tmp_path / 'run'}" in said
     assert not (tmp_path / "run/summary.json").exists()
@@ -75,29 +75,29 @@ def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_pat
 
 
 def test_a_killed_run_s_workers_end_too(photos: Path, tmp_path: Path) -> None:
-    process = start("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run", "--workers", 2)
+    process = Training("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run", "--workers", 2)
     until_saved(tmp_path / "run", process)
     process.kill()
-    process.communicate(timeout=60)  # the output's end: nobody is left to write
+    process.communicate()  # the output's end: nobody is left to write
 
 
 def test_the_first_interrupt_saves_and_stops(photos: Path, tmp_path: Path) -> None:
-    process = start("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run")
+    process = Training("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run")
     until_saved(tmp_path / "run", process)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate()
+    said = process.communicate()
     assert process.returncode == 130 and "everything is saved" in said
     assert "Traceback" not in said
 
 
 def test_the_second_interrupt_stops_at_once_and_says_what_is_lost(photos: Path, tmp_path: Path) -> None:
     settings = ("--data", photos, *SETTINGS[:-2], "--checkpoint-minutes", 0, "--batch-size", 16, "--epochs", 50)
-    process = start(*settings, "--image-size", 320, "--out", tmp_path / "run")  # steps of seconds
+    process = Training(*settings, "--image-size", 320, "--out", tmp_path / "run")  # steps of seconds
     until_saved(tmp_path / "run", process)
     for _ in range(2):
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-    said, _ = process.communicate()
+    said = process.communicate()
     assert process.returncode == 130
     assert "what came after the last checkpoint is lost" in said and "Traceback" not in said
 
@@ -224,7 +224,7 @@ def test_flipped_bytes_are_found_wherever_they_matter(checkpoint: bytes, tmp_pat
 def test_a_damaged_newest_checkpoint_costs_only_the_time_since_the_one_before(
     photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start("--data", photos, *SETTINGS, "--out", tmp_path / "run")
+    process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run")
     while len(saved(tmp_path / "run/checkpoints")) < 2 and process.poll() is None:
         time.sleep(0.01)
     process.kill()
@@ -241,14 +241,14 @@ def test_a_damaged_newest_checkpoint_costs_only_the_time_since_the_one_before(
 def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
     photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType
 ) -> None:
-    process = start("--data", photos, *SETTINGS, "--out", tmp_path / "run")
+    process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run")
     until_saved(tmp_path / "run", process)
     process.kill()
     process.communicate()
     kept = saved(tmp_path / "run/checkpoints")
     # Files of at most 8 MB: checkpoints (19 MB) fail, the weights (5 MB) can be written.
-    process = start("--resume", tmp_path / "run", limit=8_000_000)
-    said, _ = process.communicate()
+    process = Training("--resume", tmp_path / "run", limit=8_000_000)
+    said = process.communicate()
     assert process.returncode == 0, said
     assert said.count("no checkpoint at step") >= 2 and "File too large" in said
     assert saved(tmp_path / "run/checkpoints") == kept

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import transxnet
-from helpers.networks import NAMES, empty, images, nano, nano_features, untrained
+from helpers.networks import empty, images, nano, nano_features, untrained
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", transxnet.VARIANTS)
 def test_features_only(name: str) -> None:
     model = untrained(name, features_only=True)
     info = model.feature_info
