@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from transxnet.bounds import checked
+from transxnet.data.names import counted
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
@@ -120,7 +121,9 @@ class Job:
             return TrainingResult.read(folder) if is_rank_zero() else None
         checkpoint = self.checkpoint or (newest_whole(folder.checkpoints, console) if self.resuming else None)
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
-        console.print(f"training {recipe.subject} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
+        console.print(
+            f"training {recipe.subject} on {recipe.data}, {counted(recipe.total_epochs, 'epoch')}{start}", markup=False
+        )
         experiment = experiment_class(recipe.task)
         checked("data_changed", data_changed, Literal["refuse", "accept"])
         return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)

@@ -181,9 +181,8 @@ def _print_found(findings: DataReport) -> None:
         console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
     images = sum(count.images for counts in findings.parts.values() for count in counts.values())
     left_out = sum(findings.description.findings.counts.values())
-    console.print(
-        f"{images} images, {len(findings.broken) or 'nothing'} broken" + f", {left_out:,} left out" * bool(left_out)
-    )
+    also = f", {left_out:,} left out" if left_out else ""
+    console.print(f"{images} images, {len(findings.broken) or 'nothing'} broken{also}")
 
 
 def _check_annotated(options: Any) -> int:
