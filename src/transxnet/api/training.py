@@ -110,6 +110,7 @@ class Job:
         console: Console | None = None,
     ) -> TrainingResult | None:
         """Train; arguments, result and errors are those of :func:`train`."""
+        checked("data_changed", data_changed, Literal["refuse", "accept"])
         console = console or progress_console(quiet=not is_rank_zero())
         recipe = self.recipe(settings)
         folder = self.folder or self._new_folder(recipe, force)
@@ -125,7 +126,6 @@ class Job:
             f"training {recipe.subject} on {recipe.data}, {counted(recipe.total_epochs, 'epoch')}{start}", markup=False
         )
         experiment = experiment_class(recipe.task)
-        checked("data_changed", data_changed, Literal["refuse", "accept"])
         return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)
 
     def recipe(self, settings: Mapping[str, Any]) -> Recipe:
