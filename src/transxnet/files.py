@@ -135,6 +135,8 @@ def reading(path: str | os.PathLike[str], error: type[TransXNetError], advice: s
         yield
     except TransXNetError:
         raise
+    except PermissionError as cause:
+        raise error(f"{path} cannot be read: {reason(cause)}") from cause
     except Exception as cause:  # readers of damaged bytes can raise anything
         raise error(f"{path} cannot be read: {reason(cause)}" + (f"; {advice}" if advice else "")) from cause
 

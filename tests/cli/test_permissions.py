@@ -70,18 +70,20 @@ def test_a_link_to_a_closed_folder_is_no_missing_class(
     assert f"{photos / 'val/b'} cannot be read: Permission denied" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "exported.onnx", "exported.pt2"])
 def test_closed_weights_are_not_called_truncated(
     photos: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / name
     if path.suffix == ".pth":
         torch.save({"state_dict": nano().state_dict()}, path)
-    else:
+    elif path.suffix == ".safetensors":
         save_model(nano(), path)
+    else:
+        path.write_bytes(b"x")
     with closed(path):
         assert run("predict", photos, "--checkpoint", path) == 2
-    assert f"checkpoint {path} cannot be read: Permission denied" in capsys.readouterr().err
+    assert f"{path} cannot be read: Permission denied" in capsys.readouterr().err
 
 
 def test_a_closed_run_is_not_taken_for_a_new_one(tmp_path: Path) -> None:

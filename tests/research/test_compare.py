@@ -56,6 +56,10 @@ def test_the_command_trains_resumes_and_refuses_another_budget(
     assert "seeds" in capsys.readouterr().out
     assert run(*arguments, "--lr", 0.1) == 2
     assert "another budget" in capsys.readouterr().err
+    summary = tmp_path / "out/transxnet_nano/seed1/summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "training_images": 99}))
+    assert run(*arguments) == 2
+    assert "the data changed between the runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

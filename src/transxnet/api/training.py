@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from transxnet.bounds import checked
+from transxnet.data.names import counted
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
@@ -109,6 +110,7 @@ class Job:
         console: Console | None = None,
     ) -> TrainingResult | None:
         """Train; arguments, result and errors are those of :func:`train`."""
+        checked("data_changed", data_changed, Literal["refuse", "accept"])
         console = console or progress_console(quiet=not is_rank_zero())
         recipe = self.recipe(settings)
         folder = self.folder or self._new_folder(recipe, force)
@@ -120,9 +122,10 @@ class Job:
             return TrainingResult.read(folder) if is_rank_zero() else None
         checkpoint = self.checkpoint or (newest_whole(folder.checkpoints, console) if self.resuming else None)
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
-        console.print(f"training {recipe.subject} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
+        console.print(
+            f"training {recipe.subject} on {recipe.data}, {counted(recipe.total_epochs, 'epoch')}{start}", markup=False
+        )
         experiment = experiment_class(recipe.task)
-        checked("data_changed", data_changed, Literal["refuse", "accept"])
         return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)
 
     def recipe(self, settings: Mapping[str, Any]) -> Recipe:

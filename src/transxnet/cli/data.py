@@ -99,6 +99,8 @@ def _shard(arguments: Sequence[str]) -> int:
     folder, out = user_path(options.folder), user_path(options.out)
     check_apart(out, [folder])
     plan = plan_shards(str(folder), max(1, round(options.shard_mb * 1e6)), options.seed)
+    for line in plan.findings.lines():
+        error_console().print(f"data: {line}", markup=False)
     with image_progress() as progress:
         task = progress.add_task("writing", total=plan.images)
         manifest, kept = write_shards(plan, out, lambda count: progress.advance(task, count))
@@ -179,7 +181,9 @@ def _print_found(findings: DataReport) -> None:
     for name, reason in findings.broken.items():
         console.print(f"broken {name}: {reason}", markup=False, soft_wrap=True)
     images = sum(count.images for counts in findings.parts.values() for count in counts.values())
-    console.print(f"{images} images, {len(findings.broken) or 'nothing'} broken")
+    left_out = sum(findings.description.findings.counts.values())
+    also = f", {left_out:,} left out" if left_out else ""
+    console.print(f"{images} images, {len(findings.broken) or 'nothing'} broken{also}")
 
 
 def _check_annotated(options: Any) -> int:

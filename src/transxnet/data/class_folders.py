@@ -86,7 +86,8 @@ def find_parts(root: Path, known: Collection[str] = ()) -> FolderParts:
         remark_parts(found.findings, [(str(part_of_folder(path.name)), f"{path.name}/") for path in validation],
                      has_train=found.train is not None)  # fmt: skip
     if not found.train and not found.validation:
-        raise DataError(_no_classes(next(iter(flat), root), listing))
+        files = [*listing.files, *(path for one in inner.values() for path in one.files)]
+        raise DataError(_no_classes(next(iter(flat), root), files))
     return found
 
 
@@ -158,11 +159,10 @@ def _listing(folder: Path, found: FolderParts) -> Listing:
     listing = list_folder(folder, found.ignored)
     links = [link for link in listing.links if not leads_back(link)]
     found.ignored.repeated += [link for link in listing.links if link not in links]
-    images = _images(listing)
-    for path in images:
-        found.findings.add("images outside class folders (left out)", str(path))
     for path in listing.files:
-        if path not in images:
+        if _is_image(path):
+            found.findings.add("images outside class folders (left out)", str(path))
+        else:
             found.ignored.add(path)
     return Listing(listing.folders, links, listing.files)
 
@@ -172,7 +172,11 @@ def _inner(folder: Path) -> Listing:
 
 
 def _images(listing: Listing) -> list[Path]:
-    return [path for path in listing.files if is_image_name(path.name) and not path.name.startswith(".")]
+    return [path for path in listing.files if _is_image(path)]
+
+
+def _is_image(path: Path) -> bool:
+    return is_image_name(path.name) and not path.name.startswith(".")
 
 
 def _note_unlabelled(part: Path, images: Sequence[Path], beside_classes: bool, findings: Findings) -> None:
@@ -201,7 +205,7 @@ def _grouped(folders: Sequence[Path], findings: Findings) -> Classes:
     return {paths[0].name: paths for paths in grouped.values()}
 
 
-def _no_classes(root: Path, listing: Listing) -> str:
-    described = [path.name for path in listing.files if path.suffix.lower() == ".json"]
+def _no_classes(root: Path, files: Sequence[Path]) -> str:
+    described = [path.name for path in files if path.suffix.lower() == ".json"]
     other = f" (annotations such as {listed(described, 1)} are for --task detection)" if described else ""
     return f"{root} has no class folders; put the images of each class in a separate folder{other}"

@@ -105,10 +105,16 @@ class Fingerprint:
     contents: str
 
     @classmethod
-    def of(cls, data: DividedData, root: Path) -> Fingerprint:
-        """The fingerprint of a data set in a folder."""
+    def of(cls, data: DividedData, root: Path, description: DataDescription | None = None) -> Fingerprint:
+        """The fingerprint of a data set in a folder.
+
+        Args:
+            data: The data set.
+            root: The folder.
+            description: The data set's description, if it was made before.
+        """
         train, validation = (ImageNames.of(source, root) for source in (data.train, data.validation))
-        counts = [sorted(part.counts.items()) for part in data.description().parts]
+        counts = [sorted(part.counts.items()) for part in (description or data.description()).parts]
         digest = hashlib.sha256(json.dumps(counts).encode())
         for source, names in ((data.train, train), (data.validation, validation)):
             digest.update(names.paths.tobytes())

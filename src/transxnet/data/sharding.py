@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from transxnet.bounds import Seed, ShardBytes, checked
+from transxnet.data.findings import Findings
 from transxnet.data.images import MAX_BYTES
 from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
 from transxnet.data.names import SYSTEM_FILES, name_key
@@ -55,10 +56,12 @@ class Plan:
     Attributes:
         manifest: Manifest of the output folder, without shards.
         shards: File name and images of each shard.
+        findings: Problems of the folder, and remarks on how it was read.
     """
 
     manifest: Manifest
     shards: Sequence[tuple[str, Sequence[_Picture]]]
+    findings: Findings
 
     @property
     def images(self) -> int:
@@ -79,8 +82,8 @@ def plan_shards(folder: str, shard_bytes: int, seed: int = 0) -> Plan:
     """
     checked("shard_bytes", shard_bytes, ShardBytes)
     checked("seed", seed, Seed)
-    opened = open_parts(folder).sources
-    sources = {part: source for part, source in opened.items() if isinstance(source, FolderSource)}
+    opened = open_parts(folder)
+    sources = {part: source for part, source in opened.sources.items() if isinstance(source, FolderSource)}
     if not sources:
         raise DataError(f"{folder} is packed already; give a folder of image files")
     parts = {part: _pictures(source) for part, source in sources.items()}
@@ -103,7 +106,7 @@ def plan_shards(folder: str, shard_bytes: int, seed: int = 0) -> Plan:
             listing.update(repr(entry).encode())
     class_names = next(iter(sources.values())).class_names
     manifest = Manifest(list(class_names), listing.hexdigest(), seed, shard_bytes, divide, planned=len(shards))
-    return Plan(manifest, shards)
+    return Plan(manifest, shards, opened.findings)
 
 
 def write_shards(plan: Plan, out: Path, advance: Callable[[int], None] = lambda count: None) -> tuple[Manifest, int]:

@@ -14,7 +14,7 @@ import torch
 
 from transxnet.checkpoints.archives import open_archive, read_part
 from transxnet.errors import CheckpointError, ConfigError, TransXNetError
-from transxnet.files import check_regular, reason, user_path
+from transxnet.files import open_regular, reason, user_path
 from transxnet.inference.description import FORMATS, KEY, SMALLEST, Description, Format, part_path
 from transxnet.inference.description_checks import check_outputs, check_signature, read_description
 from transxnet.inference.formats import library, quiet
@@ -245,7 +245,7 @@ def format_of(path: Path) -> Format:
         CheckpointError: If it is missing, empty, damaged or none.
     """
     try:
-        check_regular(path)
+        open_regular(path).close()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except OSError as error:
@@ -261,7 +261,7 @@ def format_of(path: Path) -> Format:
 def _check_there(path: Path, use: str) -> None:
     """Raise CheckpointError if a file beside another is missing."""
     try:
-        check_regular(path)
+        open_regular(path).close()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: {use}") from error
     except OSError as error:

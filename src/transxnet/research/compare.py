@@ -112,6 +112,7 @@ def compare(
     for seed in seeds:  # seeds first, so that an interrupted comparison covers all networks
         for name in names:
             summary = _run(dataclasses.replace(recipe, model=name, seed=seed), folder / name / f"seed{seed}", console)
+            _check_same_data(folder, summaries[names[0]] or [summary], summary)
             summaries[name].append(summary)
             done(name, seed, summary["top1"])
     first = summaries[names[0]]
@@ -131,6 +132,15 @@ def _run(recipe: ClassificationRecipe, path: Path, console: Console) -> dict[str
         numbers = {name: float(summary[name]) for name in ("top1", "seconds")}
         counts = {name: int(summary[name]) for name in ("parameters", "training_images", "validation_images")}
     return numbers | counts
+
+
+def _check_same_data(folder: Path, others: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    before, now = (one["training_images"] + one["validation_images"] for one in (others[0], summary))
+    if before != now:
+        raise ConfigError(
+            f"the data changed between the runs in {folder}: {before:,} images, now {now:,}; choose another folder, or "
+            "remove the older runs"
+        )
 
 
 def is_comparison(folder: Path) -> bool:

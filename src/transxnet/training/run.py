@@ -17,6 +17,7 @@ from torch import nn
 from transxnet import kernels
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.checkpoints.writing import save_model
+from transxnet.data.description import DataDescription
 from transxnet.data.fingerprint import Fingerprint
 from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
 from transxnet.files import read_json, reading, reason, user_path
@@ -126,14 +127,7 @@ def train(
         Stopped: If a signal stopped the run.
     """
     seed_everything(recipe.seed, verbose=False)
-    resumed = ResumedData(user_path(recipe.data), resume, data_changed)
-    experiment = experiment_class(recipe, resumed.adopt)  # opens the data set
-    description = experiment.description
-    for remark in resumed.remarks:
-        description.findings.remark(remark)
-    for line in description.lines():
-        console.print(line, markup=False)
-    fingerprint = Fingerprint.of(experiment.data, resumed.root)
+    experiment, description, fingerprint = _opened(experiment_class, recipe, resume, data_changed, console)
     network = experiment.build_network()
     task = experiment.build_task(network)
     task.data = fingerprint.state()
@@ -161,10 +155,23 @@ def train(
     with kernels.use(policy):
         evaluation = experiment.evaluate(network, device)
         experiment.draw(network, evaluation, monitors.history.epochs, folder)
-    result = _result(experiment, evaluation, trainer, task, monitors, folder)
-    result = dataclasses.replace(result, data=description.to_dict())
+    result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
     folder.write_summary(result.to_dict())
     return result
+
+
+def _opened(
+    experiment_class: type[AnyExperiment], recipe: Recipe, resume: Path | None, changed: DataChanged, console: Console
+) -> tuple[AnyExperiment, DataDescription, Fingerprint]:
+    """Open the data set, print its description, and take its fingerprint."""
+    resumed = ResumedData(user_path(recipe.data), resume, changed)
+    experiment = experiment_class(recipe, resumed.adopt)
+    description = experiment.description
+    for remark in resumed.remarks:
+        description.findings.remark(remark)
+    for line in description.lines():
+        console.print(line, markup=False)
+    return experiment, description, Fingerprint.of(experiment.data, resumed.root, description)
 
 
 def set_up_process(network: nn.Module, recipe: Recipe) -> None:
@@ -179,7 +186,13 @@ def set_up_process(network: nn.Module, recipe: Recipe) -> None:
 
 
 def _result(
-    experiment: AnyExperiment, evaluation: Any, trainer: Trainer, task: Task, monitors: Monitors, folder: RunFolder
+    experiment: AnyExperiment,
+    evaluation: Any,
+    trainer: Trainer,
+    task: Task,
+    monitors: Monitors,
+    folder: RunFolder,
+    description: DataDescription,
 ) -> TrainingResult:
     recipe, times, world_size = experiment.recipe, monitors.times, trainer.world_size
     return TrainingResult(
@@ -199,6 +212,7 @@ def _result(
         skipped_steps=monitors.finite.skipped,
         kernels=task.kernels,
         bad_images=task.bad.reasons,
+        data=description.to_dict(),
     )
 
 
