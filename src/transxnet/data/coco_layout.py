@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from transxnet.data.annotation_formats import COCO, COCO_NAME, ForeignAnnotations, foreign_annotations, format_of
-from transxnet.data.names import entries_of, is_file, is_folder
+from transxnet.data.names import entries_of, is_folder
 from transxnet.data.splits import TRAIN, VALIDATION, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path
@@ -220,7 +220,7 @@ def _json_files(folder: Path, loose: bool) -> list[Path]:
     """A folder's COCO files; only those of instances if there are any (COCO has captions beside them)."""
     if not is_folder(folder):
         return []
-    files = sorted(path for path in _visible(folder) if path.suffix.lower() == ".json" and is_file(path))
+    files = sorted(path for path in _visible(folder) if path.suffix.lower() == ".json" and not is_folder(path))
     coco = files if loose else [path for path in files if COCO_NAME.search(path.name) or format_of(path) == COCO]
     return [path for path in coco if path.name.startswith("instances")] or coco
 
