@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -135,8 +135,11 @@ def test_records_of_any_content(content: dict[str, Any], crowds: Any, masks: boo
 def opened(read: Callable[[], CocoData], path: Path) -> CocoData | None:
     """The data set; None if it is refused with a message that names the file."""
     try:
-        return read()
+        data = read()
     except DataError as error:
         line = str(error)
+    else:
+        event("read")
+        return data
     assert str(path) in line
     return None

@@ -133,6 +133,10 @@ FOREIGN: dict[str, tuple[str, str, str]] = {
     "createml": ("_annotations.json", '[{"image": "a.jpg", "annotations": [{"coordinates": {}}]}]', "CreateML"),
     "results": ("detections.json", '[{"image_id": 1, "score": 0.5, "bbox": []}]', "results format"),
     "voc": ("Annotations/a.xml", "<annotation><object></object></annotation>", "Pascal VOC"),
+    "cvat": ("annotations.xml", '<annotations><image id="0"><box/></image></annotations>', "CVAT's own XML"),
+    "supervisely": ("ann/a.jpg.json", '{"objects": [{"classTitle": "cat"}]}', "Supervisely"),
+    "datumaro": ("annotations/default.json", '{"categories": {}, "items": []}', "Datumaro"),
+    "yolo by parts": ("train/labels/a.txt", "0 0.5 0.5 0.25 0.25\n", "YOLO"),
     "yolo": ("labels/train/a.txt", "0 0.5 0.5 0.25 0.25\n", "YOLO"),
 }
 

@@ -125,7 +125,7 @@ def test_objects_without_masks_do_not_train_masks(opened_coco: Callable[..., Coc
         torch.manual_seed(0)
         masks = target["masks"].clone()
         masks[1] = filled
-        return float(network([image], [target | {"masks": masks} | changes])["loss_mask"])
+        return float(network([image], [target | {"masks": masks} | changes])["loss_mask"].detach())
 
     assert mask_loss(True) == pytest.approx(mask_loss(False), rel=1e-5)
     assert mask_loss(True) != pytest.approx(mask_loss(True, has_mask=torch.tensor([True, True])), rel=1e-3)

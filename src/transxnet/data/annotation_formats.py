@@ -19,7 +19,8 @@ COCO_NAME = re.compile(r"^instances.*\.json$|coco.*\.json$", re.IGNORECASE)
 _HEAD = 2**18  # bytes that are looked at
 _FILES = 50  # entries of a folder that are looked at
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
-_FOLDERS = ("", "images", "annotations", "Annotations", "labels", "JPEGImages", *TRAIN, *VALIDATION)
+_PARTS = (*TRAIN, *VALIDATION)
+_FOLDERS = ("", "images", "annotations", "Annotations", "ann", "labels", "JPEGImages", *_PARTS)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ _RESULTS = ForeignAnnotations(
     "a list of detections in COCO's results format", "give the file with images, annotations and categories"
 )
 _VOC = ForeignAnnotations("a file of Pascal VOC (one for each image)", "convert them to one COCO file for all images")
+_CVAT = ForeignAnnotations("CVAT's own XML", "export the task as COCO")
+_DATUMARO = ForeignAnnotations("Datumaro's own JSON", "convert it to COCO")
+_SUPERVISELY = ForeignAnnotations("a file of Supervisely (one for each image)", "export the project as COCO")
 _YOLO = ForeignAnnotations("a file of YOLO", "convert the labels to one COCO file for all images")
 
 
@@ -63,6 +67,8 @@ def format_of(path: Path) -> str | ForeignAnnotations | None:
         return None
     text = content.decode("utf-8-sig", errors="ignore").replace("\0", "").lstrip()
     if path.suffix.lower() == ".xml":
+        if "<annotations" in text:
+            return _CVAT if "<image" in text or "<track" in text else None
         return _VOC if "<annotation" in text and "<object" in text else None
     if text.startswith("["):
         return _format_of_list(text)
@@ -70,6 +76,10 @@ def format_of(path: Path) -> str | ForeignAnnotations | None:
         return _LABELME
     if '"_via_settings"' in text or ('"regions"' in text and '"filename"' in text):
         return _VIA
+    if '"classTitle"' in text and '"objects"' in text:
+        return _SUPERVISELY
+    if '"items"' in text and '"categories"' in text and '"images"' not in text:
+        return _DATUMARO
     keys = set(_KEYS.findall(text))
     return COCO if text.startswith("{") and len(keys) >= (1 if len(content) == _HEAD else 2) else None
 
@@ -90,14 +100,15 @@ def foreign_annotations(root: Path) -> tuple[Path, ForeignAnnotations] | None:
     The folder itself and the usual ones for images, annotations and parts are searched.
     """
     folders = [root / name for name in _FOLDERS]
-    folders += [root / above / name for above in ("images", "labels") for name in (*TRAIN, *VALIDATION)]
+    folders += [root / above / part for above in ("images", "labels") for part in _PARTS]
+    folders += [root / part / below for part in _PARTS for below in ("images", "labels")]
     for folder in dict.fromkeys(folders):
         for path in _first_files(folder):
             if path.suffix.lower() in (".json", ".xml"):
                 kind = format_of(path)
                 if isinstance(kind, ForeignAnnotations):
                     return path, kind
-            elif folder.name in ("labels", *TRAIN, *VALIDATION) and _is_yolo(path):
+            elif folder.name in ("labels", *_PARTS) and _is_yolo(path):
                 return path, _YOLO
     return None
 

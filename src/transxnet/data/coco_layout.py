@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from transxnet.data.annotation_formats import COCO, COCO_NAME, ForeignAnnotations, foreign_annotations, format_of
-from transxnet.data.names import entries_of, is_file, is_folder
+from transxnet.data.names import entries_of, is_folder
 from transxnet.data.splits import TRAIN, VALIDATION, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path
@@ -24,7 +26,7 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "anns")
 _PIXEL_FOLDERS = ("annotations", "SegmentationClass", "SegmentationClassRaw")
 _WORDS = re.compile(r"^_?(instances|annotations)?[._ -]*|[._ -]*(coco|annotations|instances)$", re.IGNORECASE)
 _LISTED = 200  # subfolders in which annotation files are looked for
-_PLAIN_FOLDERS = {"images", "imgs", "jpegimages", "data", "labels", "annotations", "segmentationclass", "imagesets"}
+_PLAIN_FOLDERS = {"images", "img", "imgs", "jpegimages", "data", "ann", "segmentationclass", "imagesets"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def contents_of(data: str) -> tuple[Contents, ...]:
         return ("objects",)
     if not is_folder(root):
         return ()
-    objects = find_layout(root) is not None or unread_annotations(root) is not None
+    objects = find_layout(root) is not None or foreign_annotations(root) is not None
     folders = [root / name for name in _PIXEL_FOLDERS if os.path.lexists(root / name)]
     pixels = any(_has_pixels(folder) or not objects for folder in folders)
     found: dict[Contents, bool] = {"objects": objects, "pixels": pixels}
@@ -128,7 +130,12 @@ def refuse_annotated(root: Path, class_folders: Sequence[str]) -> None:
     Raises:
         DataError: If the folders are those of a layout with annotations, which the message names.
     """
-    if len(class_folders) > 1 and set(map(str.lower, class_folders)) - _PLAIN_FOLDERS - {*TRAIN, *VALIDATION}:
+    if len(class_folders) > 1 and set(map(str.lower, class_folders)) - {
+        *_PLAIN_FOLDERS,
+        *ANNOTATION_FOLDERS,
+        *TRAIN,
+        *VALIDATION,
+    }:
         return
     if layout := find_layout(root):
         raise DataError(
@@ -162,7 +169,7 @@ def _found(root: Path, *, loose: bool) -> CocoLayout | None:
     if len(folders) == len(_visible(root)) == 1:  # an archive's only folder
         return _found(folders[0], loose=loose)
     others = [folder for folder in folders[:_LISTED] if folder not in (*parts, *annotations)]
-    subsets = _in_folders(others, loose=False)
+    subsets = _in_folders([folder for folder in others if _may_hold_json(folder)], loose=False)
     return _of_subsets(root, subsets, "COCO, by folders") if subsets else None
 
 
@@ -213,9 +220,17 @@ def _json_files(folder: Path, loose: bool) -> list[Path]:
     """A folder's COCO files; only those of instances if there are any (COCO has captions beside them)."""
     if not is_folder(folder):
         return []
-    files = sorted(path for path in _visible(folder) if path.suffix.lower() == ".json" and is_file(path))
+    files = sorted(path for path in _visible(folder) if path.suffix.lower() == ".json" and not is_folder(path))
     coco = files if loose else [path for path in files if COCO_NAME.search(path.name) or format_of(path) == COCO]
     return [path for path in coco if path.name.startswith("instances")] or coco
+
+
+def _may_hold_json(folder: Path) -> bool:
+    """Whether there is a JSON file or a folder of annotations among the first entries, not listing all images."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name.lower() for entry in islice(entries, _LISTED)]
+        return any(name.endswith(".json") or name in ANNOTATION_FOLDERS for name in names)
+    return False
 
 
 def lone_subset(path: Path) -> tuple[Path, Subset]:
