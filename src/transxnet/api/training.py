@@ -13,6 +13,7 @@ from rich.console import Console
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
+from transxnet.text import counted
 from transxnet.training.console import progress_console
 from transxnet.training.processes import is_rank_zero
 from transxnet.training.recipe import Recipe
@@ -115,7 +116,8 @@ class Job:
             return TrainingResult.read(folder) if is_rank_zero() else None
         checkpoint = self.checkpoint or (newest_whole(folder.checkpoints, console) if self.resuming else None)
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
-        console.print(f"training {recipe.subject} on {recipe.data}, {recipe.total_epochs} epochs{start}", markup=False)
+        epochs = counted(recipe.total_epochs, "epoch")
+        console.print(f"training {recipe.subject} on {recipe.data}, {epochs}{start}", markup=False)
         experiment = experiment_class(recipe.task)
         return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile)
 

@@ -20,6 +20,7 @@ from transxnet.checkpoints.writing import save_model
 from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
 from transxnet.files import read_json, reading, reason
 from transxnet.model import Block, Stage
+from transxnet.text import counted
 from transxnet.training.checkpointing import step_of
 from transxnet.training.experiment import Experiment
 from transxnet.training.memory import keep_freed_memory, maximum_memory
@@ -191,7 +192,7 @@ def _result(
 
 def _introduction(recipe: Recipe, network: nn.Module, world_size: int) -> str:
     return (
-        f"{recipe.images_per_step(world_size)} images a step, learning rate up to "
+        f"{counted(recipe.images_per_step(world_size), 'image')} a step, learning rate up to "
         f"{recipe.scaled(recipe.lr, world_size):.3g}, {_parameters(network) / 1e6:.2f} M parameters"
     )
 
