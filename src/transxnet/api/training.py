@@ -112,8 +112,10 @@ class Job:
         from transxnet.training.run import TrainingResult, train  # imports Lightning
 
         if self.finished:
-            console.print(f"{folder.path} is finished; its results are in {folder.summary}", markup=False)
-            return TrainingResult.read(folder) if is_rank_zero() else None
+            result = TrainingResult.read(folder)
+            headline = f": {result.headline}" if result.headline else ""
+            console.print(f"{folder.path} is finished{headline}; {folder.summary} has all results", markup=False)
+            return result if is_rank_zero() else None
         checkpoint = self.checkpoint or (newest_whole(folder.checkpoints, console) if self.resuming else None)
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
         epochs = counted(recipe.total_epochs, "epoch")

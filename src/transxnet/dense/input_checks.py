@@ -78,8 +78,7 @@ def check_targets(
             )
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f'{name}["labels"] must be from 0 to {num_classes - 1} ({counted(num_classes, "class")}), not '
-                f"{low if low < 0 else high:g}"
+                f'{name}["labels"] must be from 0 to {num_classes - 1} ({classes}), not {low if low < 0 else high:g}'
             )
 
 
