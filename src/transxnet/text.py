@@ -21,6 +21,12 @@ def printable(text: str) -> str:
     return "".join(map(_escaped, text))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 image", "2 images", "3 classes"."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def _escaped(character: str) -> str:
     if character in _JOINERS or unicodedata.category(character) not in _UNSAFE:
         return character

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from transxnet.bounds import checked
-from transxnet.data.names import counted
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
+from transxnet.text import counted
 from transxnet.training.console import progress_console
 from transxnet.training.processes import is_rank_zero
 from transxnet.training.recipe import Recipe
@@ -118,13 +118,14 @@ class Job:
         from transxnet.training.run import TrainingResult, train  # imports Lightning
 
         if self.finished:
-            console.print(f"{folder.path} is finished; its results are in {folder.summary}", markup=False)
-            return TrainingResult.read(folder) if is_rank_zero() else None
+            result = TrainingResult.read(folder)
+            headline = f": {result.headline}" if result.headline else ""
+            console.print(f"{folder.path} is finished{headline}; {folder.summary} has all results", markup=False)
+            return result if is_rank_zero() else None
         checkpoint = self.checkpoint or (newest_whole(folder.checkpoints, console) if self.resuming else None)
         start = f", resuming from {checkpoint.name}" if checkpoint else ""
-        console.print(
-            f"training {recipe.subject} on {recipe.data}, {counted(recipe.total_epochs, 'epoch')}{start}", markup=False
-        )
+        epochs = counted(recipe.total_epochs, "epoch")
+        console.print(f"training {recipe.subject} on {recipe.data}, {epochs}{start}", markup=False)
         experiment = experiment_class(recipe.task)
         return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)
 

@@ -17,6 +17,7 @@ from transxnet.data.sources import LabelledData, open_data
 from transxnet.data.transforms import evaluation_transform, training_transform
 from transxnet.model import TransXNet
 from transxnet.plotting.run_figures import save_curves
+from transxnet.text import counted
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.recipe import RELEASED_CHECKPOINT
@@ -67,7 +68,7 @@ class ClassificationExperiment(Experiment[ClassificationRecipe, LabelledData, Tr
     def headline(self, evaluation: Evaluation) -> str:
         right = round(evaluation.top1 * evaluation.images)
         top5 = f", top-5 {evaluation.top5:.2%}" if evaluation.top5 is not None else ""
-        return f"test accuracy {evaluation.top1:.2%} ({right} of {evaluation.images} held-out images){top5}"
+        return f"test accuracy {evaluation.top1:.2%} ({right} of {counted(evaluation.images, 'held-out image')}){top5}"
 
     def scores(self, evaluation: Evaluation) -> dict[str, Any]:
         return {"top1": evaluation.top1, "top5": evaluation.top5, "validation_images": evaluation.images}
@@ -76,7 +77,7 @@ class ClassificationExperiment(Experiment[ClassificationRecipe, LabelledData, Tr
         self, network: TransXNet, evaluation: Evaluation, epochs: Sequence[dict[str, float]], folder: RunFolder
     ) -> None:
         name = vars(network)["pretrained_cfg"].get("architecture", "TransXNet")
-        title = f"{name}: {evaluation.top1:.1%} of {evaluation.images} held-out images right"
+        title = f"{name}: {evaluation.top1:.1%} of {counted(evaluation.images, 'held-out image')} right"
         save_sheet(network, self.validation, evaluation.outputs, folder.samples, title)
         save_curves(epochs, folder.curves, title, loss="cross entropy", score=("val/top1", "validation top-1"))
 

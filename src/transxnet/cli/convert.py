@@ -10,6 +10,7 @@ from transxnet.cli.streams import SafeConsole
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.output_paths import output_file
+from transxnet.text import counted
 from transxnet.zoo import create_model, load_model
 
 _ABOUT = """\
@@ -41,5 +42,5 @@ def run(arguments: Sequence[str]) -> int:
     name = vars(model)["pretrained_cfg"]["architecture"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console = SafeConsole(highlight=False, soft_wrap=True)
-    console.print(f"{out}: {name}, {model.num_classes} classes, {parameters:,} parameters", markup=False)
+    console.print(f"{out}: {name}, {counted(model.num_classes, 'class')}, {parameters:,} parameters", markup=False)
     return 0

@@ -26,7 +26,7 @@ from transxnet.cli.streams import note, table_console
 from transxnet.files import write_text
 from transxnet.inference.runtimes import is_exported
 from transxnet.output_paths import check_apart, output_file
-from transxnet.text import percent
+from transxnet.text import counted, percent
 
 _ABOUT = """\
 Evaluate a network on labelled images. Classifiers: a folder with a folder for each class (or with
@@ -102,7 +102,7 @@ def _print_classification(scores: ClassificationScores, per_class: bool, device:
         console.print(f"left out {name}: {reason}", markup=False)
     top5 = f"   top-5 {scores.top5:.2%}" if scores.top5 is not None else ""
     speed = f"{scores.images_per_second:.1f} images/s through the network ({device})"
-    console.print(f"top-1 {scores.top1:.2%}{top5}   {scores.images} images   {speed}")
+    console.print(f"top-1 {scores.top1:.2%}{top5}   {counted(scores.images, 'image')}   {speed}")
 
 
 def _print_detection(scores: DetectionScores, per_class: bool) -> None:
@@ -120,7 +120,7 @@ def _print_detection(scores: DetectionScores, per_class: bool) -> None:
             if any(row is not None for row in rows):
                 table.add_row(escape(name), *(percent(share) for row in rows for share in row or (None, None)))
         console.print(table)
-    console.print(f"{scores.images} images   {scores.images_per_second:.1f} images/s through the network")
+    console.print(f"{counted(scores.images, 'image')}   {scores.images_per_second:.1f} images/s through the network")
 
 
 def _print_segmentation(scores: SegmentationScores, per_class: bool) -> None:
@@ -132,7 +132,9 @@ def _print_segmentation(scores: SegmentationScores, per_class: bool) -> None:
             table.add_row(escape(name), *map(percent, row))
         console.print(table)
     shares = f"mIoU {scores.miou:.2%}   mAcc {scores.macc:.2%}   aAcc {scores.aacc:.2%}"
-    console.print(f"{shares}   {scores.images} images   {scores.images_per_second:.1f} images/s through the network")
+    console.print(
+        f"{shares}   {counted(scores.images, 'image')}   {scores.images_per_second:.1f} images/s through the network"
+    )
 
 
 def _print_remarks(scores: DetectionScores | SegmentationScores) -> None:

@@ -15,6 +15,7 @@ from transxnet.cli.parsing import add_force
 from transxnet.cli.streams import progress_console
 from transxnet.errors import Stopped
 from transxnet.tasks import TASKS, recipe_class
+from transxnet.text import counted
 from transxnet.training.processes import is_rank_zero
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
@@ -103,7 +104,7 @@ def _report(result: TrainingResult, console: Console) -> None:
     folder = RunFolder(result.folder)
     for name, reason in result.bad_images.items():
         console.print(f"left out {name}: {reason}", markup=False)
-    skipped = f", {result.skipped_steps} steps skipped (not finite)" if result.skipped_steps else ""
+    skipped = f", {counted(result.skipped_steps, 'step')} skipped (not finite)" if result.skipped_steps else ""
     console.print(
         f"{result.headline}, after {result.seconds:.0f} s ({result.images_per_second:.0f} images/s, "
         f"{result.peak_memory_bytes / 2**30:.1f} GiB){skipped}"

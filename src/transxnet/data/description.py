@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transxnet.data.findings import Findings, merged
-from transxnet.data.names import counted, listed
+from transxnet.data.names import listed
+from transxnet.text import counted
 
 _LISTED = 10  # classes in a line
 
@@ -52,7 +53,7 @@ class DataDescription:
             present = {name: count for name, count in part.counts.items() if count}
             units = "" if part.unit == "images" or not part.counts else f", {sum(present.values()):,} {part.unit}"
             classes = listed([f"{name} {count:,}" for name, count in present.items()], _LISTED)
-            of_classes = f" of {counted(len(part.counts), 'class', 'classes')}" if part.counts else ""
+            of_classes = f" of {counted(len(part.counts), 'class')}" if part.counts else ""
             shown = f" ({classes})" if classes else ""
             lines.append(f"{part.name}: {counted(part.images, 'image')}{units}{of_classes}, {part.origin}{shown}")
             if absent := [name for name in part.counts if name not in present]:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from transxnet.data.description import DataDescription
-from transxnet.data.names import counted, listed, name_key, same_names
+from transxnet.data.names import listed, name_key, same_names
 from transxnet.errors import CheckpointError, DataError
+from transxnet.text import counted
 
 Adopt = Callable[[Any], Any]
 """Takes the data set that was opened, and returns the one to use."""

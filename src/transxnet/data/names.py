@@ -103,11 +103,6 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: "1 image", "2 images"."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def listed(names: Sequence[str], limit: int = 5) -> str:
     """The first names, and the number of others, for a message."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -133,28 +133,51 @@ def survey(paths: Sequence[Path], table: Sequence[int] = ()) -> list[MaskSummary
 
 def summarised(path: Path, table: Sequence[int] = ()) -> MaskSummary:
     """Count the values of a mask; arguments as of :func:`survey`."""
+    nothing = np.empty(0, np.int64)
     try:
-        mask = read_mask(path)
+        quick = _quick_summary(path)
+        mask = None if quick else read_mask(path)
     except BadImageError as error:
-        nothing = np.empty(0, np.int64)
         return MaskSummary(nothing, nothing, fault=error.reason if error.path == str(path) else str(error))
+    if quick:
+        return quick
+    assert mask is not None
     height, width = mask.values.shape
-    if mask.values.dtype == np.uint8:
-        totals = np.bincount(mask.values.ravel(), minlength=256)
-        codes = np.flatnonzero(totals)
-        counts = totals[codes]
-    else:
-        codes, counts = _runs(mask.values)
-        if mask.lossy and mask.kind == "color" and not is_grey(codes) and len(table):
-            codes, counts = _merged(nearest(codes, np.array(table, np.int64)), counts)
+    codes, counts = _runs(mask.values)
+    if mask.lossy and mask.kind == "color" and not is_grey(codes) and len(table):
+        codes, counts = _merged(nearest(codes, np.array(table, np.int64)), counts)
+    return _summary(codes, counts, mask.kind, mask.palette, mask.lossy, (width, height))
+
+
+def _quick_summary(path: Path) -> MaskSummary | None:
+    """Counts by Pillow, which has them at once for the common kinds of masks; None for others."""
+    with opened(path) as image:
+        if image.mode not in ("L", "P", "RGB") or _is_lossy(image):
+            return None
+        image.load()
+        if image.mode == "RGB":
+            found = image.getcolors(MAX_CODES)
+            if found is None:
+                return None
+            counts, colors = (np.array(list(values), np.int64) for values in zip(*found, strict=True))
+            codes = COLOR + (colors[:, 0] << 16) + (colors[:, 1] << 8) + colors[:, 2]
+            order = codes.argsort()
+            return _summary(codes[order], counts[order], "color", codes[:0], False, image.size)
+        totals = np.array(image.histogram(), np.int64)
+        codes = np.flatnonzero(totals).astype(np.int64)
+        kind: Kind = "palette" if image.mode == "P" else "grey"
+        return _summary(codes, totals[codes], kind, _palette(image), False, image.size)
+
+
+def _summary(
+    codes: Codes, counts: Codes, kind: Kind, palette: Codes, lossy: bool, size: tuple[int, int]
+) -> MaskSummary:
     fault = ""
     if len(codes) > MAX_CODES:
-        fault = (
-            f"{len(codes):,} different values, as in a photograph or a map of instances; a mask has one for each class"
-        )
+        fault = f"{len(codes):,} different values, as in a photograph or a map of instances"
         codes, counts = codes[:0], counts[:0]
-    palette = mask.palette[codes] if mask.kind == "palette" and codes.max(initial=0) < len(mask.palette) else codes[:0]
-    return MaskSummary(codes, counts, mask.kind, palette, mask.lossy, (width, height), fault)
+    used = palette[codes] if kind == "palette" and codes.max(initial=0) < len(palette) else codes[:0]
+    return MaskSummary(codes, counts, kind, used, lossy, size, fault)
 
 
 def nearest(codes: Codes, known: Codes) -> Codes:

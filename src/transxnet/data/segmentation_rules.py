@@ -15,6 +15,7 @@ from transxnet.data.segmentation_classes import Colors, palette
 from transxnet.data.segmentation_encoding import NO_CODE, VOC_BORDER, VOID, MaskEncoding, Totals, encoding, shown
 from transxnet.data.segmentation_masks import COLOR
 from transxnet.errors import DataError
+from transxnet.text import counted
 
 MAX_CLASSES = 254
 """Maximum number of classes: labels are bytes, of which 255 is ignored."""
@@ -140,7 +141,7 @@ def _by_numbers(
             return names, [NO_CODE, *present[1:]]
     if void and len(rest) + len(void) == len(names) and not (fits and not spread):
         findings.remark(
-            f"the values {_numbers([*rest, *void])} are the {len(names)} classes of {file}, in order{choose}"
+            f"the values {_numbers([*rest, *void])} are the {counted(len(names), 'class')} of {file}, in order{choose}"
         )
         return names, [*rest, *void]
     if void and spread and lacks_zero and len(present) == len(names) + 1:
@@ -149,13 +150,15 @@ def _by_numbers(
     if fits:
         return names, plain
     if len(rest) == len(names):
-        findings.remark(f"the values {_numbers(rest)} are the {len(names)} classes of {file}, in order{choose}")
+        findings.remark(
+            f"the values {_numbers(rest)} are the {counted(len(names), 'class')} of {file}, in order{choose}"
+        )
         return names, rest
     numbered = any(0 < code < len(names) for code in rest)
     if lacks_zero and (max(rest) == len(names) or (len(rest) == len(names) + 1 and not numbered)):
         codes = list(range(len(names) + 1)) if max(rest) == len(names) else rest
         findings.remark(
-            f"{file} names {len(names)} classes and the masks have more values: value 0 is {BACKGROUND}, and "
+            f"{file} names {counted(len(names), 'class')} and the masks have more values: value 0 is {BACKGROUND}, and "
             f"{_numbers(codes[1:])} are the classes, in order (--reduce-zero-label true ignores 0{choose})"
         )
         return [BACKGROUND, *names], codes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from transxnet.dense.pixel_classes import IGNORED
+from transxnet.text import counted
 
 _HALF_LEVEL = 0.5 / 255  # floats that round to a level from 0 to 255
 _UNNORMALISED = 10  # times the largest normalised value
@@ -60,10 +61,12 @@ def check_targets(
     """
     if targets is None or len(targets) != len(images):
         count = "none" if targets is None else str(len(targets))
-        raise ValueError(f"in training each image needs a target: there are {len(images)} images, targets: {count}")
+        raise ValueError(
+            f"in training each image needs a target: there are {counted(len(images), 'image')}, targets: {count}"
+        )
     for index, (image, target) in enumerate(zip(images, targets, strict=True)):
         _check_shapes(f"targets[{index}]", image, target, masks=masks)
-    values = [_target_values(target) for target in targets]
+    values, classes = [_target_values(target) for target in targets], counted(num_classes, "class")
     for index, (low, high, flat, infinite) in enumerate(_read(values)):
         name = f"targets[{index}]"
         if infinite:
@@ -75,8 +78,7 @@ def check_targets(
             )
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f'{name}["labels"] must be from 0 to {num_classes - 1} ({num_classes} classes), not '
-                f"{low if low < 0 else high:g}"
+                f'{name}["labels"] must be from 0 to {num_classes - 1} ({classes}), not {low if low < 0 else high:g}'
             )
 
 
@@ -100,12 +102,12 @@ def check_labelled(images: Tensor, labels: Tensor, num_classes: int, largest: fl
         raise ValueError(f"labels must be int64 {tuple(size)}, as the images, not {labels.dtype} {_shape(labels)}")
     if not values or not labels.numel():
         return
-    classes = labels.where(labels != IGNORED, 0)
-    found = [torch.stack([x.double() for x in (*classes.aminmax(), images.detach().abs().amax())])]
+    known, classes = labels.where(labels != IGNORED, 0), counted(num_classes, "class")
+    found = [torch.stack([x.double() for x in (*known.aminmax(), images.detach().abs().amax())])]
     for low, high, peak in _read(found):
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must be from 0 to {num_classes - 1} ({num_classes} classes) or {IGNORED} for none, not "
+                f"labels must be from 0 to {num_classes - 1} ({classes}) or {IGNORED} for none, not "
                 f"{low if low < 0 else high:g}"
             )
         if not peak < float("inf"):

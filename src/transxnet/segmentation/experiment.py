@@ -21,6 +21,7 @@ from transxnet.segmentation.evaluate import Evaluation, evaluate
 from transxnet.segmentation.recipe import SegmentationRecipe
 from transxnet.segmentation.sample_sheet import save_sheet
 from transxnet.segmentation.task import SegmentationTask
+from transxnet.text import counted
 from transxnet.training.dense import label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
@@ -71,7 +72,7 @@ class SegmentationExperiment(Experiment[SegmentationRecipe, SegmentationData, Se
     def headline(self, evaluation: Evaluation) -> str:
         found = evaluation.agreement
         shares = f"mIoU {found.miou:.1%}, mAcc {found.macc:.1%}, aAcc {found.aacc:.1%}"
-        return f"{shares} on {evaluation.images} held-out images"
+        return f"{shares} on {counted(evaluation.images, 'held-out image')}"
 
     def scores(self, evaluation: Evaluation) -> dict[str, Any]:
         found = evaluation.agreement

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from transxnet.data.randomness import seed_for
 from transxnet.errors import CheckpointError
 from transxnet.files import replacing
+from transxnet.text import counted
 from transxnet.training.nonfinite import FiniteSteps
 from transxnet.training.timing import StepTimes
 
@@ -182,5 +183,5 @@ class ProgressDisplay(Callback):
         score = "" if self._score is None else f"  {self.label} {shown}"
         loss = "" if self._loss != self._loss else f"loss {self._loss:.3f}"
         data = f"  data {self.times.data_share:.0%}" if self.times.counts["step"] else ""
-        skipped = f"  {self.finite.skipped} steps skipped" if self.finite.skipped else ""
+        skipped = f"  {counted(self.finite.skipped, 'step')} skipped" if self.finite.skipped else ""
         return f"{loss}{score}{data}{skipped}"

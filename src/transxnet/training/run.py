@@ -22,6 +22,7 @@ from transxnet.data.fingerprint import Fingerprint
 from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
 from transxnet.files import read_json, reading, reason, user_path
 from transxnet.model import Block, Stage
+from transxnet.text import counted
 from transxnet.training.checkpointing import step_of
 from transxnet.training.data_changes import DataChanged, ResumedData
 from transxnet.training.experiment import Experiment
@@ -218,7 +219,7 @@ def _result(
 
 def _introduction(recipe: Recipe, network: nn.Module, world_size: int) -> str:
     return (
-        f"{recipe.images_per_step(world_size)} images a step, learning rate up to "
+        f"{counted(recipe.images_per_step(world_size), 'image')} a step, learning rate up to "
         f"{recipe.scaled(recipe.lr, world_size):.3g}, {_parameters(network) / 1e6:.2f} M parameters"
     )
 

@@ -14,6 +14,7 @@ from transxnet.errors import ConfigError
 from transxnet.files import open_regular, reason, remove_leftovers, user_path, write_text
 from transxnet.output_paths import check_not_inputs, check_writable, output_folder
 from transxnet.training.recipe import Recipe
+from transxnet.training.recipe_file import read_recipe
 
 _RUNS = Path("runs")
 _CONFIG_START = b"task: "
@@ -51,11 +52,22 @@ class RunFolder:
 
     @classmethod
     def unfinished(cls, data: str) -> RunFolder | None:
-        """The newest folder under ``runs/`` for this data that holds a run without a result; None if there is none."""
+        """The newest folder under ``runs/`` for this data that holds a run without a result; None if there is none.
+
+        Its name ends in the data's, and its recipe names the same folder.
+        """
         name = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(short_name(data))}")
         found = sorted(folder for folder in _RUNS.iterdir() if name.fullmatch(folder.name)) if _RUNS.is_dir() else []
-        open_ = [folder for folder in found if is_run(folder) and not (folder / "summary.json").exists()]
-        return cls(open_[-1]) if open_ else None
+        open_ = [cls(folder) for folder in found if is_run(folder) and not (folder / "summary.json").exists()]
+        return next((run for run in reversed(open_) if run.is_for(data)), None)
+
+    def is_for(self, data: str) -> bool:
+        """Whether the run's recipe names this data, in any spelling; true if the recipe cannot be read."""
+        try:
+            own = read_recipe(self.config).get("data")
+        except ConfigError:
+            return True
+        return not isinstance(own, str) or own == data or user_path(own).resolve() == user_path(data).resolve()
 
     @property
     def files(self) -> list[Path]:

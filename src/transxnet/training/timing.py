@@ -13,6 +13,8 @@ from lightning.pytorch.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
 
+from transxnet.text import counted
+
 # The last words of Lightning's names of its actions.
 _PHASES = {
     "train_dataloader_next": "data",
@@ -136,7 +138,7 @@ class Profile(Callback):
         self._end_trace(trainer)
         if trainer.is_global_zero:
             self.console.print(self._table())
-            self.console.print(f"trace of {self.traced} steps: {self.folder}", markup=False)
+            self.console.print(f"trace of {counted(self.traced, 'step')}: {self.folder}", markup=False)
 
     def _end_trace(self, trainer: Trainer) -> None:
         if self._tracer is None:

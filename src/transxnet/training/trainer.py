@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from transxnet import kernels
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.text import counted
 from transxnet.training.monitors import Monitors
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder
@@ -152,7 +153,7 @@ def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
         if not known and "can't allocate memory" not in str(error):
             raise
         raise TransXNetError(
-            f"out of memory with {recipe.batch_size} images{recipe.memory_note} a device: "
+            f"out of memory with {counted(recipe.batch_size, 'image')}{recipe.memory_note} a device: "
             f"halve --batch-size and double --accumulate (the result stays nearly the same), add --grad-checkpointing "
             f"true, or --precision bf16-mixed"
         ) from error
