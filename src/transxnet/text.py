@@ -42,8 +42,5 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def unicode_text(text: str) -> str:
-    r"""Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8 becomes ``\xff`` and the like."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # other surrogates, from JSON or Windows
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8, such as FF, becomes ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

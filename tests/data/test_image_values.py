@@ -132,6 +132,17 @@ def test_all_bands_of_a_tiff_file_are_kept(bands: int, layout: str, tmp_path: Pa
         assert inspected.size == (30, 20)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_bands_that_are_compressed_by_lzw(kind: Any, bands: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256 if kind == np.uint8 else 4096, (300, 200, bands)).astype(kind)
+    assert cv2.imwrite(str(tmp_path / "a.tif"), values)
+    order = [2, 1, 0, 3][:bands]  # as OpenCV has them
+    expected = values if kind == np.uint8 else np.round(values / 4095 * 255)
+    kept = bands_of(read_image(tmp_path / "a.tif"), bands)
+    assert np.abs(np.stack([np.asarray(band) for band in kept], axis=2) - expected[:, :, order]).max() <= 1
+
+
 def test_bands_beyond_colours_need_no_remark(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (20, 30, 5), np.uint8)
     with warnings.catch_warnings():

@@ -23,6 +23,7 @@ from transxnet.detection.image_ids import read_image_ids
 from transxnet.errors import ConfigError
 from transxnet.files import user_path, write_text
 from transxnet.output_paths import check_not_inputs, output_file, output_folder
+from transxnet.text import unicode_text
 
 _ABOUT = """\
 Classify, detect or segment images, by what the checkpoint holds. Give files, folders (searched
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         for prediction, image in predictor.stream(paths, lambda count: bar.advance(task, count)):
             if ids is not None and isinstance(prediction, Detections):
                 prediction = replace(prediction, coco=ids.results(len(predictions), prediction))
-                results += prediction.coco
+                results += [{**row, "file_name": unicode_text(prediction.image)} for row in prediction.coco]
             if out is not None and image is not None:
                 draw(predictor, prediction, image, out, names[len(predictions)])
             predictions.append(_without_pixels(prediction))

@@ -133,7 +133,7 @@ class ResultIds:
 
     def __init__(self, paths: Sequence[Path], predictor: Predictor, known: ImageIds | None) -> None:
         self.remarks: list[str] = []
-        self._images = [unicode_text(path.as_posix()) for path in paths] if known is None else known.of_images(paths)
+        self._images = [unicode_text(str(path)) for path in paths] if known is None else known.of_images(paths)
         self._categories: dict[int, int] = {}
         if known is None:
             return
@@ -156,8 +156,12 @@ class ResultIds:
         """The results of an image with their ids; none for an image without an id."""
         if self._images[index] is None:
             return []
-        ids = {"image_id": self._images[index], "file_name": unicode_text(found.image)}
+        categories = self._categories
         return [
-            {**row, **ids, "category_id": self._categories.get(row["category_id"], row["category_id"])}
+            {
+                **row,
+                "image_id": self._images[index],
+                "category_id": categories.get(row["category_id"], row["category_id"]),
+            }
             for row in found.coco
         ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transxnet.data.image_metadata import TRANSPOSITIONS, significant_bits
+from transxnet.data.image_metadata import TRANSPOSITIONS, significant_bits, with_tags
 from transxnet.data.pixel_values import Array, ValueRange, from_array, is_deep
 
 for _name in ("PIL", "tifffile"):
@@ -22,6 +22,7 @@ _MAX_BYTES = 2**31  # of an array
 _MAX_BANDS = 4096
 _PNG_HEADER = 2**16  # bytes, in which the significant bits are stated
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
+_LZW = 5
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
 
@@ -49,7 +50,8 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Trans
     import tifffile
 
     file.seek(0)
-    with tifffile.TiffFile(io.BytesIO(file.read())) as tiff:  # it wants files to have a name
+    content = file.read()
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:  # it wants files to have a name
         page: Any = tiff.pages[0]
         shape, axes = tuple(page.shape), page.axes
         if axes not in ("YX", "YXS", "SYX"):
@@ -58,8 +60,11 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Trans
         bands = shape[axes.index("S")] if "S" in axes else 1
         if not 0 < height * width <= max_pixels or not 0 < bands <= _MAX_BANDS or page.nbytes > _MAX_BYTES:
             raise ValueError(f"{width} x {height} pixels of {bands} bands are too many")
-        values = page.asarray(maxworkers=1)
-        values = np.moveaxis(values, 0, 2) if axes == "SYX" else values.reshape(height, width, bands)
+        if int(page.compression) == _LZW and axes != "SYX":
+            values = _interleaved(content, page, bands).reshape(height, width, bands)
+        else:
+            values = page.asarray(maxworkers=1)
+            values = np.moveaxis(values, 0, 2) if axes == "SYX" else values.reshape(height, width, bands)
         extra = next(iter(page.extrasamples), 0)
         photometric = int(page.photometric)
         if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -73,6 +78,26 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Trans
         raise ValueError(f"values of the type {values.dtype} are not pixels")
     values = values.astype(np.uint8) * np.uint8(255) if values.dtype.kind == "b" else values
     return from_array(values, colours, alpha=alpha, stated=stated, inverted=inverted), turn
+
+
+def _interleaved(content: bytes, page: Any, bands: int) -> Array:
+    """The values of a file that tifffile cannot decompress: libtiff does, of the bands side by side as one."""
+    bits, predictor, form = page.bitspersample, int(page.predictor), int(page.sampleformat)
+    if predictor not in (1, 2) or (predictor == 2 and form != 1):
+        raise ValueError("its compression is not supported for such values; store it without, or with deflate")
+    changed = {256: page.imagewidth * bands, 258: bits, 262: _BLACK_IS_ZERO, 277: 1, 317: 1, 339: form}
+    if page.is_tiled:
+        changed[322] = page.tilewidth * bands
+    with Image.open(io.BytesIO(with_tags(content, changed, without=(274, 284, 338))), formats=("TIFF",)) as image:
+        values: Array = np.array(image)
+    if values.dtype.itemsize * 8 != bits:
+        raise ValueError("its compression is not supported for such values; store it without, or with deflate")
+    values = values.reshape(page.imagelength, page.imagewidth, bands)
+    step = page.tilewidth if page.is_tiled else page.imagewidth
+    for left in range(0, page.imagewidth if predictor == 2 else 0, step):  # differences of neighbours
+        part = values[:, left : left + step]
+        np.cumsum(part, axis=1, dtype=values.dtype, out=part)
+    return values
 
 
 def has_deep_colours(image: Image.Image) -> bool:

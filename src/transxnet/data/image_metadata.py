@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -115,16 +116,36 @@ def _webp_pixels(content: bytes) -> bytes:
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
+def with_tags(content: bytes, values: Mapping[int, int], without: Container[int]) -> bytes:
+    """A TIFF file with some tags of its first directory replaced by single numbers, or removed."""
+    order, big = _TIFF_ORDERS[content[:4]]
+    counter, offset, first = (8, 8, 8) if big else (2, 4, 4)
+    _, entries = _tiff_directory(content)
+    kept = {number: one for one in entries if (number := int.from_bytes(one[:2], order)) not in without}
+    long = (4).to_bytes(2, order) + (1).to_bytes(offset, order)
+    kept |= {tag: tag.to_bytes(2, order) + long + value.to_bytes(4, order).ljust(offset, b"\0")
+             for tag, value in values.items()}  # fmt: skip
+    directory = len(kept).to_bytes(counter, order) + b"".join(kept[tag] for tag in sorted(kept)) + bytes(offset)
+    return content[:first] + len(content).to_bytes(offset, order) + content[first + offset :] + directory
+
+
 def _tiff_pixels(content: bytes) -> bytes:
     """The file with a first directory of the tags that describe the pixels, and no other directory."""
     order, big = _TIFF_ORDERS[content[:4]]
     entry, counter, offset = (20, 8, 8) if big else (12, 2, 4)
-    first = 8 if big else 4
-    start = int.from_bytes(content[first : first + offset], order)
-    count = int.from_bytes(content[start : start + counter], order)
-    begin = start + counter
-    count = min(count, max(0, len(content) - begin) // entry)
-    entries = [content[at : at + entry] for at in range(begin, begin + count * entry, entry)]
+    start, entries = _tiff_directory(content)
     kept = [one for one in entries if int.from_bytes(one[:2], order) in _TIFF_TAGS]
     directory = len(kept).to_bytes(counter, order) + b"".join(kept) + bytes(offset)
-    return content[:start] + directory.ljust(counter + count * entry, b"\0") + content[begin + count * entry :]
+    end = start + counter + len(entries) * entry
+    return content[:start] + directory.ljust(end - start, b"\0") + content[end:]
+
+
+def _tiff_directory(content: bytes) -> tuple[int, list[bytes]]:
+    """Position and entries of a TIFF file's first directory."""
+    order, big = _TIFF_ORDERS[content[:4]]
+    entry, counter, offset = (20, 8, 8) if big else (12, 2, 4)
+    first = 8 if big else 4
+    start = int.from_bytes(content[first : first + offset], order)
+    begin = start + counter
+    count = min(int.from_bytes(content[start:begin], order), max(0, len(content) - begin) // entry)
+    return start, [content[at : at + entry] for at in range(begin, begin + count * entry, entry)]
