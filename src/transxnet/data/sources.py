@@ -11,8 +11,6 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.images import EXTENSIONS, BadImageError, find_images, read_image
@@ -200,6 +198,9 @@ def imagenet_synsets() -> list[str]:
 
 
 def _digits() -> LabelledData:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     pictures = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     indices = np.arange(len(pictures))
