@@ -8,8 +8,18 @@ import sys
 HEAVY = {"jsonargparse", "lightning", "matplotlib", "pandas", "rich", "sklearn", "tensorboard", "torchmetrics"}
 
 
-def test_import_brings_no_training_or_plotting_library() -> None:
-    program = "import sys, transxnet; print(*{name.partition('.')[0] for name in sys.modules})"
-    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert "transxnet" in imported.split()
-    assert HEAVY.isdisjoint(imported.split())
+COMMANDS = HEAVY - {"jsonargparse", "rich"}
+PROGRAM = """
+import sys, transxnet
+print(*{name.partition(".")[0] for name in sys.modules})
+import transxnet.cli.predict, transxnet.cli.eval, transxnet.cli.train, transxnet.cli.data
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+def test_import_and_help_bring_no_training_or_plotting_library() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    package, commands = (line.split() for line in done.stdout.splitlines())
+    assert "transxnet" in package
+    assert HEAVY.isdisjoint(package)
+    assert COMMANDS.isdisjoint(commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import transxnet
 from helpers.commands import error_line, paint, run
 from helpers.image_files import bad_images
 from transxnet.cli.main import COMMANDS
+from transxnet.cli.train import parse_recipe
 from transxnet.data.sources import imagenet_synsets
 
 
@@ -181,6 +183,31 @@ def test_help_has_examples_and_fits_a_terminal(command: str, capsys: pytest.Capt
     text = capsys.readouterr().out
     assert "examples:" in text and f"transxnet {command}" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe"),
+    [
+        (("train",), "digits"),
+        (("train", "--recipe", "imagenet/tiny"), "imagenet/tiny"),
+        (("train", "--recipe", "scenes/retinanet"), "scenes/retinanet"),
+        (("train", "--recipe", "scenes/semantic_fpn", "--task", "segmentation"), "scenes/semantic_fpn"),
+        (("compare",), "digits"),
+    ],
+)
+def test_help_names_the_recipes_settings_as_defaults(
+    command: tuple[str, ...], recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*command, "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, value in dataclasses.asdict(parse_recipe(["--recipe", recipe])).items():
+        for inner, one in value.items() if name == "augmentation" else [("", value)]:
+            option = "--" + ".".join(filter(None, (name, inner))).replace("_", "-")
+            described = text.partition(f" {option} ")[2].partition(" --")[0]
+            default = described.rpartition("(default: ")[2].partition(")")[0]
+            assert default == (json.dumps(one) if one == "" or not isinstance(one, str) else one), option
+    assert run("train", "--task", "detection", "--help") == 0  # which has no recipe by default
+    assert "AUGMENTATION." not in text and "--print" not in text and "ITEM" not in text
 
 
 @pytest.mark.parametrize(

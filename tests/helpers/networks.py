@@ -79,10 +79,16 @@ def first_stages(count: int, **changed: Any) -> dict[str, Any]:
     return {**short, "depths": (1,) * count, **changed}
 
 
-def lively_dense(kind: str) -> Any:
+def lively_dense(kind: str, **changed: Any) -> Any:
     """A small lively segmenter or detector in evaluation mode."""
     create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
-    model = create(kind, backbone="transxnet_nano", num_classes=3, pyramid_channels=16, depths=(1, 1, 1, 1))
+    settings = {
+        "backbone": "transxnet_nano",
+        "num_classes": 3,
+        "pyramid_channels": 16,
+        "depths": (1, 1, 1, 1),
+    } | changed
+    model = create(kind, **settings)
     lively(model).eval()
     model.head_description = HeadDescription(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
     return model

@@ -7,12 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transxnet.kernels import attend
+from transxnet.layers.patch_embed import to_multiple
 
 
 def padded(x: Tensor, size: int) -> Tensor:
     """Zeros at the bottom and on the right, up to multiples of ``size``. Shapes: (B, H, W, C) to (B, H', W', C)."""
-    bottom, right = -x.shape[1] % size, -x.shape[2] % size
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+    bottom, right = to_multiple(x.shape[1], size), to_multiple(x.shape[2], size)
+    # Sizes that are not known when the network is exported are no int.
+    whole = isinstance(bottom, int) and isinstance(right, int) and not (bottom or right)
+    return x if whole else F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
 def to_windows(x: Tensor, size: int) -> Tensor:
@@ -53,7 +56,7 @@ def attend_in_windows(
         q, k, v = (torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2)) for x in (q, k, v))
         mask = shift_mask(size, height, width, shift, q.device)
         bias = mask if bias is None else bias + mask  # (windows, heads, N, N)
-    windows = height * width // size**2
+    windows = (height // size) * (width // size)
 
     def split(x: Tensor) -> Tensor:  # (B, windows * heads, N, d)
         tokens = to_windows(x, size)  # (B, windows, N, C)

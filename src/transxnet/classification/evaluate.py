@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from transxnet.data.loader import Advance, BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource
@@ -136,6 +135,8 @@ def accuracy(outputs: Outputs) -> Evaluation:
     classes = probabilities.shape[1]
 
     def top(k: int) -> float:
+        from torchmetrics.functional.classification import multiclass_accuracy
+
         return float(multiclass_accuracy(probabilities, targets, classes, top_k=k, average="micro"))
 
     # torchmetrics counts by class in a table of (classes, classes): 80 GB for 100,000 of them.

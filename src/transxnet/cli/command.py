@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, set_loader
@@ -69,8 +70,13 @@ class CommandParser(ArgumentParser):
         self.add_argument(name, type=kind, **settings)
         self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
 
-    def add_recipe(self, recipe: type[Recipe]) -> None:
-        """Add an option for every setting of a task's recipes; :func:`settings_of` returns the given ones."""
+    def add_recipe(self, recipe: type[Recipe], settings: Mapping[str, Any] | None = None) -> None:
+        """Add an option for every setting of a task's recipes; :func:`settings_of` returns the given ones.
+
+        Args:
+            recipe: The task's recipes.
+            settings: Of the recipe that the options change, whose help they appear in as defaults.
+        """
         self.add_class_arguments(recipe)
         self._recipe = tuple(kinds_of(recipe))
         for name, kind in kinds_of(recipe).items():
@@ -82,6 +88,24 @@ class CommandParser(ArgumentParser):
         for action in self._actions:
             if action.dest in self._groups:
                 action.help = argparse.SUPPRESS  # jsonargparse would read any file there
+            elif action.dest in self.kinds and action.dest.partition(".")[0] in self._recipe:
+                self._describe_setting(action, settings or {})
+
+    def _describe_setting(self, action: argparse.Action, settings: Mapping[str, Any]) -> None:
+        """Put the default of a recipe's setting into its help, and give it a short placeholder."""
+        outer, _, inner = action.dest.partition(".")
+        value = self.get_default(action.dest)
+        if outer in settings:
+            given = settings[outer]
+            value = given.get(inner, value) if inner and isinstance(given, Mapping) else given
+        text = str(action.help).rstrip()
+        if "(default" not in text:
+            text = f"{text} (default: {_as_typed(value)})"
+        action.help = text.replace("%", "%%")
+        if isinstance(value, tuple | list):
+            action.metavar = "[LOW,HIGH]" if len(value) == 2 else "[VALUE,...]"
+        elif not str(action.metavar).startswith("{"):  # no list of choices
+            action.metavar = (inner or outer).upper()
 
     def parse(self, arguments: Sequence[str]) -> Any:
         """Parse a command line; a recipe's settings are among the options only if they are given.
@@ -157,6 +181,13 @@ def _read(value: str) -> Any:
         return load_yaml(value)
     except ConfigError:
         return value
+
+
+def _as_typed(value: Any) -> str:
+    """A setting's value as it is given on a command line."""
+    if isinstance(value, str):
+        return value or '""'
+    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 
 
 def _is_text(kind: Any) -> bool:

@@ -96,7 +96,7 @@ def _parser() -> CommandParser:
     add("--json", action="store_true", help="print JSON in place of a table")
     add_force(parser)
     add("--recipe", type=str, help="a YAML file, or the name of a shipped recipe (default: digits)")
-    parser.add_recipe(ClassificationRecipe)
+    parser.add_recipe(ClassificationRecipe, open_recipe("digits").settings)
     return parser
 
 

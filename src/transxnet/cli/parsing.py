@@ -14,7 +14,6 @@ from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.cli.streams import SafeConsole
 from transxnet.inference.description import FORMATS
 from transxnet.output_paths import output_file
-from transxnet.plotting.style import figure_files
 from transxnet.research.networks import Network, open_networks
 
 NETWORK_OPTIONS = ("checkpoint", "model", "image_size", "batch_size", "workers", "device", "fuse", "runtime")
@@ -69,6 +68,8 @@ def figure_outputs(out: str, options: Any, inputs: Iterable[str | Path] = ()) ->
     Raises:
         ConfigError: If the ending is unknown, or a file may not be written.
     """
+    from transxnet.plotting.style import figure_files  # with matplotlib, which takes a second
+
     return [output_file(path, inputs=inputs, force=options.force) for path in figure_files(out)]
 
 

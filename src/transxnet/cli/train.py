@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from transxnet.api.training import Job, find_job
 from transxnet.cli.command import CommandParser, first_options, settings_of
 from transxnet.cli.parsing import add_force
 from transxnet.cli.streams import progress_console
-from transxnet.errors import Stopped
+from transxnet.errors import ConfigError, Stopped
 from transxnet.tasks import TASKS, recipe_class
 from transxnet.text import counted
 from transxnet.training.processes import is_rank_zero
@@ -77,12 +78,16 @@ def _parsed(arguments: Sequence[str]) -> tuple[Job, Any]:
     """
     first, wants_help = first_options(arguments, "recipe", "task", "data", "out", "resume")
     if wants_help:
-        _parser(recipe_class(first.get("task", TASKS[0]))).parse(arguments)  # prints, and exits
+        task, settings = first.get("task", TASKS[0]), {}
+        with suppress(ConfigError):  # the defaults of a recipe, where one is found
+            file = find_job(**{name: value for name, value in first.items() if name != "resume"}).file
+            task, settings = file.task, file.settings
+        _parser(recipe_class(task), settings).parse(arguments)  # prints, and exits
     job = find_job(**first)
     return job, _parser(recipe_class(job.file.task)).parse(arguments)
 
 
-def _parser(recipe: type[Recipe]) -> CommandParser:
+def _parser(recipe: type[Recipe], settings: Mapping[str, Any] | None = None) -> CommandParser:
     parser = CommandParser("train", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add("--recipe", type=str, help="a YAML file, or the name of a shipped recipe "
@@ -96,7 +101,7 @@ def _parser(recipe: type[Recipe]) -> CommandParser:
         "that were held out stay held out, and new ones are learned from (default: refuse)")  # fmt: skip
     add("--profile", action="store_true", help="measure the parts of a step, and write a trace of a few steps")
     add_force(parser)
-    parser.add_recipe(recipe)
+    parser.add_recipe(recipe, settings)
     return parser
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import skimage.data
 from PIL import Image, ImageFilter
-from sklearn.datasets import load_sample_image
 
 from transxnet.data.images import read_image
 from transxnet.data.sources import DIGITS, DigitsSource, open_data
@@ -79,6 +78,8 @@ def scene_materials() -> tuple[Material, Material]:
 
 def _photograph(name: str) -> npt.NDArray[np.uint8]:
     if name in ("china.jpg", "flower.jpg"):
+        from sklearn.datasets import load_sample_image
+
         return np.asarray(load_sample_image(name), np.uint8)
     image = read_image(Path(skimage.data.__file__).parent / name)
     image.thumbnail((640, 640), Image.Resampling.LANCZOS)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from timm.data import ImageNetInfo
 
 from transxnet.data.class_folders import find_parts, images_of, only_nested_class, remark_matches, validation_classes
@@ -140,6 +138,9 @@ def imagenet_synsets() -> list[str]:
 
 
 def _digits() -> LabelledData:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     pictures = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     indices = np.arange(len(pictures))

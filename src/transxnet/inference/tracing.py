@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError
+from transxnet.files import reason
 from transxnet.inference.description import SMALLEST
 from transxnet.inference.fuse import fuse
 from transxnet.model import is_fused
+
+NOT_EXPORTED = {"token_mixer": ("swin", "mixing_block", "acmix"), "local_operator": ("window_attention",)}
+"""Parts with windows, which PyTorch cannot trace for images of every size."""
 
 
 class Graph(nn.Module):
@@ -89,7 +93,12 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
     example = torch.zeros(2, channels, 3 * stride, 2 * stride)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(Graph(fused, dtype), (example,), dynamic_shapes={"images": shapes})
+        try:
+            program = torch.export.export(Graph(fused, dtype), (example,), dynamic_shapes={"images": shapes})
+        except Exception as error:  # PyTorch raises many classes for what it cannot follow
+            raise ConfigError(
+                f"PyTorch cannot trace this network for images of every size ({reason(error)})"
+            ) from error
     for symbol, bounds in program.range_constraints.items():
         if bounds.lower == side:  # the operators take a last map of 1 x 1, as the check shows
             program.range_constraints[symbol] = type(bounds)(SMALLEST, bounds.upper)
@@ -97,10 +106,14 @@ def trace(model: nn.Module, dtype: torch.dtype = torch.float32) -> torch.export.
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ConfigError if a network is in training mode or fused already."""
+    """Raise ConfigError if a network is in training mode, fused already, or has parts that cannot be exported."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"export takes a network, not {type(model).__name__}")
     if is_fused(model):
         raise ConfigError("the network is fused already; export the one that it was made from")
     if model.training:
         raise ConfigError("the network is in training mode; call .eval() before the export")
+    config: Any = getattr(model.backbone.body if isinstance(model, DenseNetwork) else model, "config", None)
+    for name, parts in NOT_EXPORTED.items():
+        if (part := getattr(config, name, None)) in parts:
+            raise ConfigError(f"networks with {name}={part!r} cannot be exported: windows need a size that is fixed")

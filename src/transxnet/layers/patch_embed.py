@@ -13,6 +13,11 @@ from transxnet.layers.folding import Folding, has_known_leaves
 from transxnet.layers.norm import BatchNorm2d
 
 
+def to_multiple(length: int, size: int) -> int:
+    """What a length lacks to a multiple of ``size``, in operations that every runtime rounds alike."""
+    return (length + size - 1) // size * size - length
+
+
 class PatchEmbed(nn.Module):
     """An overlapping, strided convolution and its normalisation: the stem, and between the stages."""
 
@@ -55,8 +60,10 @@ class PatchConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
         """Shapes: (B, C, H, W) to (B, C', ceil(H / size), ceil(W / size))."""
         (size, _), (height, width) = self.kernel_size, input.shape[-2:]
-        bottom, right = -height % size, -width % size
-        return super().forward(F.pad(input, (0, right, 0, bottom)) if bottom or right else input)
+        bottom, right = to_multiple(height, size), to_multiple(width, size)
+        # Sizes that are not known when the network is exported are no int.
+        whole = isinstance(bottom, int) and isinstance(right, int) and not (bottom or right)
+        return super().forward(input if whole else F.pad(input, (0, right, 0, bottom)))
 
 
 class PatchStem(nn.Module):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from scipy.stats import ttest_ind
 
 from transxnet.classification.experiment import ClassificationExperiment
 from transxnet.classification.recipe import ClassificationRecipe
@@ -163,6 +162,8 @@ def welch_p_value(scores: Sequence[float], others: Sequence[float]) -> float:
     """P-value of a difference of means by Welch's t-test, two-sided."""
     if len({*scores}) == len({*others}) == 1:  # without noise every difference is significant
         return 1.0 if scores[0] == others[0] else 0.0
+    from scipy.stats import ttest_ind
+
     return float(ttest_ind(scores, others, equal_var=False).pvalue)
 
 

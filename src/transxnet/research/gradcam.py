@@ -10,8 +10,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from transxnet.classification.labels import label_names, readable_names
@@ -141,6 +139,9 @@ def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> npt.ND
         return _as_nchw(output, image.shape[2] / image.shape[3], prefix, layer)
 
     as_nchw(torch.empty(shape))  # raises errors before anything is computed
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     with GradCAM(model, [modules[layer]], reshape_transform=as_nchw) as method:
         values: npt.NDArray[np.float32] = method(image, [ClassifierOutputTarget(target)])[0]
     model.zero_grad()

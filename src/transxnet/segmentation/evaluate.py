@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.data.segmentation import SegmentationSource
@@ -15,6 +15,9 @@ from transxnet.dense.pixel_classes import IGNORED, classes_of
 from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
+
+if TYPE_CHECKING:
+    from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def agreement(table: Tensor) -> Agreement:
 
 def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMatrix:
     """Counts pixels (truth, prediction); if shared, several processes' counts are added up."""
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
 
 
