@@ -13,6 +13,7 @@ from typing import Literal
 
 from transxnet.data.annotation_formats import COCO, COCO_NAME, ForeignAnnotations, foreign_annotations, format_of
 from transxnet.data.names import entries_of, is_folder
+from transxnet.data.segmentation_layout import holds_masks
 from transxnet.data.splits import TRAIN, VALIDATION, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path
@@ -26,7 +27,7 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "anns")
 _PIXEL_FOLDERS = ("annotations", "SegmentationClass", "SegmentationClassRaw")
 _WORDS = re.compile(r"^_?(instances|annotations)?[._ -]*|[._ -]*(coco|annotations|instances)$", re.IGNORECASE)
 _LISTED = 200  # subfolders in which annotation files are looked for
-_PLAIN_FOLDERS = {"images", "img", "imgs", "jpegimages", "data", "ann", "segmentationclass", "imagesets"}
+_PLAIN_FOLDERS = {"images", "img", "imgs", "jpegimages", "data", "ann", "masks", "segmentationclass", "imagesets"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def contents_of(data: str) -> tuple[Contents, ...]:
         return ()
     objects = find_layout(root) is not None or foreign_annotations(root) is not None
     folders = [root / name for name in _PIXEL_FOLDERS if os.path.lexists(root / name)]
-    pixels = any(_has_pixels(folder) or not objects for folder in folders)
-    found: dict[Contents, bool] = {"objects": objects, "pixels": pixels}
+    found: dict[Contents, bool] = {"objects": objects, "pixels": holds_masks(root) or bool(folders and not objects)}
     return tuple(kind for kind, there in found.items() if there)
 
 
@@ -144,6 +144,11 @@ def refuse_annotated(root: Path, class_folders: Sequence[str]) -> None:
         )
     if other := unread_annotations(root):
         raise DataError(f"{root} has no class folders but annotated objects: {other}")
+    if holds_masks(root):
+        raise DataError(
+            f"{root} has no class folders but images with masks: train a segmenter, such as with "
+            "--recipe ade20k/semantic_fpn_tiny"
+        )
 
 
 def _found(root: Path, *, loose: bool) -> CocoLayout | None:
@@ -241,14 +246,6 @@ def lone_subset(path: Path) -> tuple[Path, Subset]:
 
 def _visible(folder: Path) -> list[Path]:
     return [path for path in entries_of(folder) if not path.name.startswith((".", "__"))]
-
-
-def _has_pixels(folder: Path) -> bool:
-    """Whether a folder holds label images, directly or in folders of parts."""
-    entries = _visible(folder) if is_folder(folder) else []
-    parts = [path for path in entries if is_folder(path) and path.name.lower() in (*TRAIN, *VALIDATION)]
-    files = [path for each in (folder, *parts) if is_folder(each) for path in _visible(each)]
-    return any(path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp") for path in files)
 
 
 def image_folders(subset: Subset, root: Path) -> list[Path]:

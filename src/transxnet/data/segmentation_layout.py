@@ -63,9 +63,9 @@ class _Folders:
 
 
 def holds_masks(root: Path) -> bool:
-    """Whether a folder holds images with a mask for each in one of the known layouts."""
+    """Whether a folder holds images and masks of the same names in one of the known layouts."""
     try:
-        return bool(_find(root, Findings())[1])
+        return bool(find_masks(root, Findings())[1])
     except DataError:
         return False
 
