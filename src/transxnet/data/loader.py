@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from transxnet.bounds import BatchSize, Share, Workers, checked
 from transxnet.data.images import BadImageError
-from transxnet.data.pixel_values import bands_fault
+from transxnet.data.pixel_values import ImageWarning, bands_fault
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
@@ -210,8 +211,20 @@ def make_loader(
     )
 
 
+def _as_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A remark on images as it is, another warning with its file and line, as Python formats it."""
+    return (
+        f"{message}\n"
+        if issubclass(category, ImageWarning)
+        else f"{filename}:{lineno}: {category.__name__}: {message}\n"
+    )
+
+
 def _end_with_parent(worker: int) -> None:
     """Exit when the run is killed; PyTorch's own watchdog sees only the process that forked the worker."""
+    warnings.formatwarning = _as_line
     if (parent := multiprocessing.parent_process()) is None:
         return
 
