@@ -65,8 +65,8 @@ class ImageIds:
     def _id_of(self, path: Path | str) -> Any:
         parts = _parts(str(Path(path).absolute()))
         candidates = [(_common(parts, known), one) for known, one in self._images.get(parts[-1], [])]
-        most = max((count for count, _ in candidates), default=0)
-        best = [one for count, one in candidates if count == most]
+        longest = max((count for count, _ in candidates), default=0)
+        best = [one for count, one in candidates if count == longest]
         return best[0] if len(best) == 1 else None
 
 
