@@ -87,6 +87,21 @@ def test_results_have_the_images_names_without_an_annotation_file(weights: Path,
     assert {row["image_id"] for row in results(out)} == set(map(str, paths))
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_objects_are_found_in_the_orientation_of_the_annotations(stored: bool, weights: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    picture(60, 30).save(tmp_path / "x.jpg", exif=exif)
+    file = annotate(tmp_path / "a.json", {"x.jpg": 1}, {})
+    content = json.loads(file.read_text())
+    content["images"][0] |= dict(zip(("width", "height"), (60, 30) if stored else (30, 60), strict=True))
+    file.write_text(json.dumps(content))
+    command = ("predict", tmp_path / "x.jpg", "--checkpoint", weights / "mask_rcnn.safetensors", "--data", file)
+    assert run(*command, "--out", tmp_path / "out") == 0
+    sizes = {tuple(row["segmentation"]["size"]) for row in results(tmp_path / "out")}
+    assert sizes == {(30, 60) if stored else (60, 30)}
+
+
 @pytest.mark.parametrize("minimum", [0.2, 0.7])
 def test_the_minimum_score_holds_in_every_output(
     minimum: float, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

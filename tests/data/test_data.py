@@ -197,3 +197,18 @@ def test_evaluation_resizes_crops_and_normalises_as_described() -> None:
     image = transform(Image.new("RGB", (600, 300), (124, 116, 104)))
     assert image.shape == (3, 224, 224)
     assert image.abs().max() < 0.02  # ImageNet's mean colour
+
+
+def test_very_long_images_are_cropped_before_they_are_resized() -> None:
+    transform = evaluation_transform({"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bicubic"})
+    whole, sizes = vars(transform)["transform"], []
+
+    def record(image: Image.Image) -> torch.Tensor:
+        sizes.append(image.size)
+        resized: torch.Tensor = whole(image)
+        return resized
+
+    vars(transform)["transform"] = record
+    for size in ((2, 20_000), (20_000, 2), (3, 192), (640, 480)):
+        assert transform(Image.new("RGB", size)).shape == (3, 224, 224)
+    assert sizes == [(2, 128), (128, 2), (3, 192), (640, 480)]

@@ -112,6 +112,13 @@ def test_every_listed_format_is_found_and_decoded(form: str, tmp_path: Path) -> 
         assert np.abs(np.asarray(read_image(path), int) - np.asarray(picture(), int)).mean() < 20
 
 
+def test_large_images_in_jpeg_2000_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transxnet.data.images._MAX_JPEG2000_PIXELS", 1000)
+    picture().save(tmp_path / "a.jp2")
+    with pytest.raises(BadImageError, match="pixels in JPEG 2000"):
+        read_image(tmp_path / "a.jp2")
+
+
 def test_a_single_pixel(tmp_path: Path) -> None:
     Image.new("L", (1, 1), 7).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (7, 7, 7)

@@ -130,6 +130,7 @@ def _run(
     for stream in streams:
         stream.close()
     sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server may ignore it
     os.environ |= environment
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -139,13 +139,19 @@ class Predictor:
         return predictions if several else predictions[0]
 
     def stream(
-        self, images: Sequence[ImageLike], advance: Advance = lambda count: None
+        self,
+        images: Sequence[ImageLike],
+        advance: Advance = lambda count: None,
+        *,
+        sizes: Sequence[tuple[int, int] | None] | None = None,
     ) -> Iterator[tuple[Prediction, Image.Image | None]]:
         """Predictions one by one, in order; one for an unreadable image has an ``error``.
 
         Args:
             images: The images.
             advance: Called with the number of images just processed.
+            sizes: Width and height that each file is annotated in: one of that size as it is stored is not turned into
+                the camera's orientation.
 
         Yields:
             The prediction and, for detectors and segmenters, the image, None if it is unreadable.
@@ -153,7 +159,7 @@ class Predictor:
         Raises:
             DataError: If an image is neither a file nor of a kind that :data:`ImageLike` names.
         """
-        source = GivenImages(images, self.channels)
+        source = GivenImages(images, self.channels, sizes)
         if self.task == "classification":
             for one in classify(
                 self.network, source, top=self.top, batch_size=self.batch_size, workers=self.workers,
@@ -210,6 +216,7 @@ class GivenImages:
     Args:
         images: The images.
         channels: Number of bands that arrays and tensors may have instead of three.
+        sizes: As of :meth:`Predictor.stream`.
 
     Raises:
         DataError: If one is of no such kind.
@@ -217,7 +224,13 @@ class GivenImages:
 
     class_names: Sequence[str] = ()
 
-    def __init__(self, images: Sequence[ImageLike], channels: int = 3) -> None:
+    def __init__(
+        self,
+        images: Sequence[ImageLike],
+        channels: int = 3,
+        sizes: Sequence[tuple[int, int] | None] | None = None,
+    ) -> None:
+        self.sizes = sizes
         self.images = [_plain(image, f"image {index}", (3, channels)) for index, image in enumerate(images)]
         self.targets: Sequence[int] = [0] * len(self.images)
 
@@ -227,7 +240,12 @@ class GivenImages:
 
     def load(self, index: int) -> Image.Image:
         image = self.images[index]
-        return read_image(image) if isinstance(image, Path) else as_rgb(self.name(index), image)
+        if not isinstance(image, Path):
+            return as_rgb(self.name(index), image)
+        size = self.sizes[index] if self.sizes is not None else None
+        if size is not None and (stored := read_image(image, rotate=False)).size == size:
+            return stored
+        return read_image(image)
 
 
 def _plain(image: Any, name: str, channels: tuple[int, int]) -> Path | Image.Image:

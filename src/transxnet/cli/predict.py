@@ -61,7 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     results: list[dict[str, Any]] = []
     with image_progress() as bar:
         task = bar.add_task("predicting", total=len(paths))
-        for prediction, image in predictor.stream(paths, lambda count: bar.advance(task, count)):
+        sizes = None if ids is None else ids.sizes
+        for prediction, image in predictor.stream(paths, lambda count: bar.advance(task, count), sizes=sizes):
             if ids is not None and isinstance(prediction, Detections):
                 prediction = replace(prediction, coco=ids.results(len(predictions), prediction))
                 results += [{**row, "file_name": unicode_text(prediction.image)} for row in prediction.coco]

@@ -125,6 +125,7 @@ class ResultIds:
         known: The annotation file's ids, if there is one.
 
     Attributes:
+        sizes: Width and height that each image is annotated in; None where they are not known.
         remarks: On ids that the file lacks, one sentence each.
 
     Raises:
@@ -135,6 +136,7 @@ class ResultIds:
         self.remarks: list[str] = []
         self._images = [unicode_text(str(path)) for path in paths] if known is None else known.of_images(paths)
         self._categories: dict[int, int] = {}
+        self.sizes = [None if known is None else known.size(one) for one in self._images]
         if known is None:
             return
         if missing := [str(path) for path, one in zip(paths, self._images, strict=True) if one is None]:

@@ -17,7 +17,7 @@ from transxnet.data.pixel_values import bands_fault
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource
-from transxnet.data.worker_processes import end_with_parent, worker_context
+from transxnet.data.worker_processes import set_up_worker, worker_context
 from transxnet.errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -215,7 +215,7 @@ def worker_settings(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "multiprocessing_context": worker_context(__name__),
-        "worker_init_fn": end_with_parent,
+        "worker_init_fn": set_up_worker,
     }
 
 

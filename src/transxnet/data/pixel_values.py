@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from transxnet.errors import DataError
+
 STRIP = 2**22
 """Pixels that are converted at a time."""
 
@@ -218,10 +220,10 @@ def bands_of(image: Image.Image, count: int) -> Sequence[Image.Image]:
         count: Number of channels.
 
     Raises:
-        ValueError: If the image has another number of bands.
+        DataError: If the image has another number of bands.
     """
     if fault := bands_fault(image, count):
-        raise ValueError(fault)
+        raise DataError(f"an image cannot be used: {fault}")
     if count == 1:
         return [image.convert("L")]
     return image.split() if count == 3 else _stored_bands(image)

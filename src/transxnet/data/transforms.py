@@ -151,11 +151,17 @@ def _for_bands(config: Mapping[str, Any], create: Callable[[Mapping[str, Any]], 
     bands, *size = config["input_size"]
     if bands == _COLOURS:
         return create(config)
-    means, stds = (_for_each_band(config[name], bands) for name in ("mean", "std"))
+    means, stds = normalisation(config)
     each = {**config, "input_size": (1, *size)}
     return BandTransform(
         [create({**each, "mean": (mean,), "std": (std,)}) for mean, std in zip(means, stds, strict=True)]
     )
+
+
+def normalisation(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each band of a network's images, by its ``pretrained_cfg``."""
+    bands = config["input_size"][0]
+    return _for_each_band(config["mean"], bands), _for_each_band(config["std"], bands)
 
 
 def _for_each_band(values: Sequence[float], bands: int) -> tuple[float, ...]:

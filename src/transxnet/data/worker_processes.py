@@ -7,10 +7,13 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
+
+from transxnet.data.pixel_values import ImageWarning
 
 if sys.platform != "win32":  # where processes cannot be forked
     from multiprocessing import forkserver
@@ -51,8 +54,12 @@ def worker_context(preload: str) -> BaseContext:
     return context
 
 
-def end_with_parent(worker: int) -> None:
-    """Exit when the run is killed; PyTorch's own watchdog sees only the process that forked the worker."""
+def set_up_worker(worker: int) -> None:
+    """Print remarks on images as they are, and exit when the run is killed.
+
+    PyTorch's own watchdog sees only the process that forked the worker.
+    """
+    warnings.formatwarning = _as_line
     if (parent := multiprocessing.parent_process()) is None:
         return
 
@@ -61,6 +68,14 @@ def end_with_parent(worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _as_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A remark on images as it is, another warning with its file and line, as Python formats it."""
+    origin = "" if issubclass(category, ImageWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    return f"{origin}{message}\n"
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class ImageIds:
 
     source: str
     categories: dict[str, int] = field(default_factory=dict)
+    _sizes: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     _images: dict[str, list[tuple[tuple[str, ...], Any]]] = field(default_factory=dict)
 
     def of_images(self, paths: Sequence[Path | str]) -> list[Any]:
@@ -46,10 +47,16 @@ class ImageIds:
             raise DataError(f"{self.source} lists none of the images, such as {listed([str(one) for one in paths], 1)}")
         return ids
 
+    def size(self, image_id: Any) -> tuple[int, int] | None:
+        """Width and height that an image is annotated in; None if the file does not state them."""
+        width, height = self._sizes.get(image_id, (None, None))
+        return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
     def add(self, content: Any) -> None:
         """Add the images and categories of an annotation file; raises an error for other content."""
         for image in content["images"]:
             parts = _parts(image["file_name"])
+            self._sizes[image["id"]] = image.get("width"), image.get("height")
             same = self._images.setdefault(parts[-1], [])
             if (parts, image["id"]) not in same:
                 same.append((parts, image["id"]))
@@ -58,8 +65,8 @@ class ImageIds:
     def _id_of(self, path: Path | str) -> Any:
         parts = _parts(str(Path(path).absolute()))
         candidates = [(_common(parts, known), one) for known, one in self._images.get(parts[-1], [])]
-        most = max((count for count, _ in candidates), default=0)
-        best = [one for count, one in candidates if count == most]
+        longest = max((count for count, _ in candidates), default=0)
+        best = [one for count, one in candidates if count == longest]
         return best[0] if len(best) == 1 else None
 
 

@@ -24,7 +24,7 @@ _SMALLEST = 480  # pixels of a drawn picture's longer side: labels are to be rea
 _LARGEST = 2**25  # pixels of a drawn picture: the drawing takes tens of bytes for each
 _FONT_SIZE = 13
 _OPACITY, _OPACITY_OF_CLASSES = 0.45, 0.6
-_MOST = 24  # classes in a legend
+_MAX_ENTRIES = 24  # classes in a legend
 
 
 def draw_objects(image: Image.Image, found: Target, names: Sequence[str], colors: Sequence[Color]) -> Image.Image:
@@ -149,10 +149,10 @@ def _with_legend(
     if not labels:
         return picture
     square, gap = _FONT_SIZE, 6
-    shown = list(labels[:_MOST])
+    shown = list(labels[:_MAX_ENTRIES])
     file = font_for(names[label] for label in shown)
     font = _font(_FONT_SIZE, file)
-    more = [f"and {len(labels) - _MOST} more"] if len(labels) > _MOST else []
+    more = [f"and {len(labels) - _MAX_ENTRIES} more"] if len(labels) > _MAX_ENTRIES else []
     entries, left, top = [], gap, gap
     for text in [*(drawable(names[label], file) for label in shown), *more]:
         width = square + gap + round(font.getlength(text)) + 2 * gap

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from transxnet.classification.labels import label_names, readable_names
 from transxnet.data.examples import Example
-from transxnet.data.transforms import evaluation_transform
+from transxnet.data.transforms import evaluation_transform, normalisation
 from transxnet.errors import ConfigError
 from transxnet.model import TransXNet
 from transxnet.research.networks import Network, stage_index, stage_names
@@ -100,8 +100,9 @@ def activation_maps(
     with torch.inference_mode():
         probabilities = model(image[None].to(device)).softmax(dim=1)[0]
     chosen = int(probabilities.argmax()) if target is None else target
-    deviation, mean = (torch.tensor(config[name]).view(-1, 1, 1) for name in ("std", "mean"))
-    picture = (image * deviation + mean).clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in normalisation(config))
+    bands = (image * deviation + mean)[: 3 if len(image) >= 3 else 1]
+    picture = bands.clamp(0, 1).permute(1, 2, 0).expand(-1, -1, 3).numpy()
     name = readable_names(cast(TransXNet, model))[chosen]
     return [
         ActivationMap(network, title, picture, grad_cam(model, layer, image[None].to(device), chosen), chosen, name,
