@@ -75,6 +75,16 @@ FOLDERS = {
         CAT_DOG,
         ["test/ is the validation part, since there is no val/"],
     ),
+    "test images in one folder": (
+        [*classes("train/"), "test/images/1.png", "test/images/2.png"],
+        CAT_DOG,
+        ["folders in test/ that are not classes (left out): 1 (images)"],
+    ),
+    "parts inside the classes": (
+        [f"{name}/{part}/{part}{i}.png" for name in CAT_DOG for part in ("train", "Val") for i in range(2)],
+        CAT_DOG,
+        ["the parts are inside the class folders: Val/, train/", "validation: 4 images of 2 classes"],
+    ),
     "classes beside a training part": (
         classes("train/") + classes(names=["bird"]),
         CAT_DOG,

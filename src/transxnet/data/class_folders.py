@@ -10,7 +10,7 @@ from transxnet.data.findings import Findings
 from transxnet.data.folder_listing import Ignored, Listing, leads_back, list_folder
 from transxnet.data.images import EXTENSIONS, find_images, is_image_name
 from transxnet.data.names import listed, matched_names, name_key, natural_key
-from transxnet.data.splits import TRAIN, VALIDATION, part_folders, part_of_folder, remark_parts
+from transxnet.data.splits import TEST, TRAIN, VALIDATION, part_folders, part_of_folder, remark_parts
 from transxnet.errors import DataError
 
 Classes = Mapping[str, Sequence[Path]]
@@ -51,7 +51,8 @@ def find_parts(root: Path, known: Collection[str] = ()) -> FolderParts:
     """Find the class folders of each part of a folder of images.
 
     Folders named after a part are parts if they have folders in them. With images in them, ``train/``
-    beside class folders is a class, and a validation part has no classes and is left out.
+    beside class folders is a class, and a validation part has no classes and is left out. The parts may
+    also be inside each class folder.
 
     Args:
         root: The folder.
@@ -79,10 +80,14 @@ def find_parts(root: Path, known: Collection[str] = ()) -> FolderParts:
         for path in [*train[1:], *classes]:
             if find_images(path):
                 found.findings.add(f"folders with images beside {train[0].name}/ (left out)", path.name)
+    elif classes and not validation and (inside := _parts_in_classes(classes)):
+        _take_parts_in_classes(root, inside, found)
     elif classes:
         found.train = FolderPart(root, _grouped(classes, found.findings))
     if validation:
         found.validation = FolderPart(validation[0], _classes_in(validation[0], found))
+        _leave_out_foreign_test(found)
+    if found.validation and validation:
         remark_parts(found.findings, [(str(part_of_folder(path.name)), f"{path.name}/") for path in validation],
                      has_train=found.train is not None)  # fmt: skip
     if not found.train and not found.validation:
@@ -113,7 +118,7 @@ def images_of(
         found = [path for folder in part.classes[name] for path in find_images(folder, ignored)]
         if not found:
             others = listed([f"{count} {suffix}" for suffix, count in (ignored.suffixes - before).items()])
-            empty.append(f"{part.classes[name][0]}{f' (it has {others})' if others else ''}")
+            empty.append(f"{part.root / name}{f' (it has {others})' if others else ''}")
         paths += found
         targets += [index] * len(found)
     if not paths:
@@ -154,11 +159,50 @@ def remark_matches(root: Path, matches: Mapping[str, str], findings: Findings) -
         findings.remark(f"class folders of {root} are read as the classes of another case: {listed(other)}")
 
 
+def _parts_in_classes(classes: Sequence[Path]) -> dict[Path, list[Path]] | None:
+    """The parts inside each class folder; None unless every class folder has parts with images, and nothing else."""
+    found = {}
+    for path in sorted(classes, key=lambda path: natural_key(path.name)):
+        inner = _inner(path)
+        folders = [*inner.folders, *inner.links]
+        if _images(inner) or not folders or not all(part_of_folder(folder.name) for folder in folders):
+            return None
+        found[path] = folders
+    return found
+
+
+def _take_parts_in_classes(root: Path, inside: Mapping[Path, Sequence[Path]], found: FolderParts) -> None:
+    train, validation = (
+        {path.name: part_folders(folders, names)[:1] for path, folders in inside.items()}
+        for names in (TRAIN, VALIDATION)
+    )
+    words = dict.fromkeys(f"{folder.name}/" for folders in inside.values() for folder in folders)
+    found.findings.remark(f"the parts are inside the class folders: {listed(list(words))}")
+    used = {folder for part in (train, validation) for folders in part.values() for folder in folders}
+    for folder in (folder for folders in inside.values() for folder in folders if folder not in used):
+        found.findings.add("folders that are not used, besides the parts (left out)", str(folder))
+    found.train = FolderPart(root, train)
+    if any(validation.values()):
+        found.validation = FolderPart(root, {name: folders for name, folders in validation.items() if folders})
+
+
+def _leave_out_foreign_test(found: FolderParts) -> None:
+    """Leave out a test part none of whose folders is a class: it has no labels."""
+    train, test = found.train, found.validation
+    if train is None or test is None or part_of_folder(test.root.name) not in TEST:
+        return
+    if not matched_names(test.classes, list(train.classes)):
+        for name in test.classes:
+            found.findings.add(f"folders in {test.root.name}/ that are not classes (left out)", name)
+        found.validation = None
+
+
 def _listing(folder: Path, found: FolderParts) -> Listing:
     """List a folder of class folders; files in it, and links out of it, are counted."""
     listing = list_folder(folder, found.ignored)
     links = [link for link in listing.links if not leads_back(link)]
     found.ignored.repeated += [link for link in listing.links if link not in links]
+    found.ignored.followed += links
     for path in listing.files:
         if _is_image(path):
             found.findings.add("images outside class folders (left out)", str(path))

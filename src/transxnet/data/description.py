@@ -18,7 +18,7 @@ class PartDescription:
     """Images of one part of a data set.
 
     Attributes:
-        name: "training" or "validation".
+        name: "training", "validation", or "evaluated" for images to evaluate a network on.
         origin: Where they come from: a folder or file, or how they were held out.
         images: Number of images.
         unit: Unit of the counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -19,6 +20,9 @@ _OTHER_IMAGES = frozenset(
     | {".orf", ".pdf", ".psd", ".raw", ".rw2", ".svg", ".xcf"}
 )
 """Suffixes of files that hold images, but cannot be read."""
+
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors for paths that lead to nothing, such as those of broken links."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class Ignored:
         suffix = file.suffix.lower()
         if file.name in SYSTEM_FILES:
             return
-        if file.is_symlink() and _target(file) == "nothing":
+        if file.is_symlink() and not os.path.exists(file):  # noqa: PTH110 (False for invalid paths)
             self.broken.append(file)
         elif file.name.startswith("."):
             self.hidden += 1
@@ -168,13 +172,15 @@ def is_readable_folder(path: Path) -> bool:
 
 
 def _target(path: Path) -> str:
-    """The kind of what a path leads to: "folder", "file" or "nothing"; raises OSError if it may not be known."""
+    """The kind of what a path leads to: "folder", "file" or "nothing"; raises OSError if it cannot be known."""
     try:
         found = os.stat(path)  # noqa: PTH116 (as os.path.isdir)
-    except (PermissionError, InterruptedError):
-        raise
-    except (OSError, ValueError):  # a broken link, a circle of links, an invalid name
+    except ValueError:  # an invalid name
         return "nothing"
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return "nothing"
+        raise
     return "folder" if stat.S_ISDIR(found.st_mode) else "file"
 
 
