@@ -203,6 +203,12 @@ def test_a_name_that_fits_several_files_or_records_is_reported(tmp_path: Path) -
     assert source.findings.examples[kind] == ["a.jpg", "/one/b.jpg", "/two/b.jpg"]
 
 
+def test_a_file_that_several_records_name_is_remarked_on(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    source = open_coco_evaluation(str(write(tmp_path / "all.json", named("a.jpg", "a.jpg"))), classes=["cat", "dog"])
+    assert source.findings.remarks == [f"1 files are named by several image records, such as {tmp_path / 'a.jpg'}"]
+
+
 def test_an_image_of_the_other_part_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
     write(tmp_path / "annotations/instances_train.json", named("a.jpg", "b.jpg"))
     write(tmp_path / "annotations/instances_val.json", named("b.jpg"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +42,9 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(annotated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert run("train", *SMALL, "--data", annotated, "--without-mask", "boxes-only", "--out", out) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run("train", *SMALL, "--data", annotated, "--without-mask", "boxes-only", "--out", out) == 0
+    (out / "printed.txt").write_text(printed.getvalue())
     return out
 
 
@@ -52,6 +56,9 @@ def test_a_metric_without_objects_is_a_gap_and_chooses_no_checkpoint(trained: Pa
     assert row["val/AP"] == row["val/box_AP50"] == "" and float(row["train/loss"]) > 0
     assert (trained / "checkpoints/last.ckpt").exists() and not (trained / "checkpoints/best.ckpt").exists()
     assert (trained / "curves.png").exists()
+    printed = (trained / "printed.txt").read_text()
+    assert "no validation image has an object" in printed and "objects without a mask" in printed
+    assert "AP –  " in printed and "box AP – (AP50 –)" in printed and "-100" not in printed
 
 
 def test_evaluation_without_objects(trained: Path, annotated: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,8 @@ class ImageFinder:
         for index, path in similar.items():
             if path is not None and uses[path] == 1:
                 found[index] = path
+        if several := [path for path, count in Counter(filter(None, found)).items() if count > 1]:
+            findings.remark(f"{len(several):,} files are named by several image records, such as {several[0]}")
         missing = {index for index, path in enumerate(found) if path is None}
         if len(missing) == len(names):
             looked = ", ".join(self.folders)

@@ -26,7 +26,7 @@ ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "anns")
 
 _PIXEL_FOLDERS = ("annotations", "SegmentationClass", "SegmentationClassRaw")
 _WORDS = re.compile(r"^_?(instances|annotations)?[._ -]*|[._ -]*(coco|annotations|instances)$", re.IGNORECASE)
-_LISTED = 200  # subfolders in which annotation files are looked for
+_LISTED = 200  # subfolders, or files of a folder, that are looked at
 _PLAIN_FOLDERS = {"images", "img", "imgs", "jpegimages", "data", "ann", "masks", "segmentationclass", "imagesets"}
 
 
@@ -226,7 +226,10 @@ def _json_files(folder: Path, loose: bool) -> list[Path]:
     if not is_folder(folder):
         return []
     files = sorted(path for path in _visible(folder) if path.suffix.lower() == ".json" and not is_folder(path))
-    coco = files if loose else [path for path in files if COCO_NAME.search(path.name) or format_of(path) == COCO]
+    sniffed = files[:_LISTED]  # tools with a file for each image write thousands
+    coco = [
+        path for path in files if loose or COCO_NAME.search(path.name) or (path in sniffed and format_of(path) == COCO)
+    ]
     return [path for path in coco if path.name.startswith("instances")] or coco
 
 

@@ -189,7 +189,10 @@ class CocoSource:
         sides = np.array([min(image.height, image.width) for image in self.images])
         indices = np.flatnonzero((counts > 0) & (sides >= MIN_SIDE))
         if not len(indices):
-            raise DataError("no usable training image: each is smaller than 32 pixels or has only crowds")
+            raise DataError(
+                f"no usable training image: each has a side below {MIN_SIDE} pixels, or only crowds (--crowds "
+                "as-objects takes them as objects) or boxes narrower than a pixel"
+            )
         return self.subset(indices.tolist())
 
     def ground_truth(self) -> dict[str, Any]:
