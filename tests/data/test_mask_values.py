@@ -80,8 +80,8 @@ RULES: dict[str, tuple[list[int], str, bool, list[str], list[int], str]] = {
     "values by table": ([0, 7], "Pixel Value, Class\n0, a\n7, b", False, ["a", "b"], [0, 1], ""),
     "more names": ([0, 1], "a\nb\nc", False, ["a", "b", "c"], [0, 1], "which cannot be learned: c"),
     "unnamed": ([0, 1, 9], "a\nb", False, ["a", "b"], [0, 1, 255], "values that are no class"),
-    "shifted": ([0, 1, 2], "background\na\nb", True, ["background", "a", "b"], [255, 0, 1], "reduce_zero_label shifts"),
-    "shifted 255": ([0, 255], "no\nyes", True, ["no", "yes"], [255, 1], "no has no pixels, since value 0 is ignored"),
+    "shifted": ([0, 1, 2], "background\na\nb", True, ["background", "a", "b"], [255, 0, 1], "b has no pixels"),
+    "shifted 255": ([0, 255], "no\nyes", True, ["no", "yes"], [255, 1], "if value 0 is no, give"),
 }  # fmt: skip
 
 

@@ -135,8 +135,10 @@ def _by_numbers(
     choose = "; `value: name` lines there say otherwise"
     if reduce_zero_label and 0 in present and _is_shifted(names, present, spread):
         empty = names[0] if spread and len(names) == len(present) else names[-1]
-        note = f"{empty} has no pixels, since value 0 is ignored; --reduce-zero-label false makes it {names[0]}"
-        findings.add("classes that reduce_zero_label shifts", note)
+        findings.remark(
+            f"{empty} has no pixels: reduce_zero_label ignores value 0; if value 0 is {names[0]}, give "
+            "--reduce-zero-label false"
+        )
         if spread and len(names) == len(present):
             return names, [NO_CODE, *present[1:]]
     if void and len(rest) + len(void) == len(names) and not (fits and not spread):
