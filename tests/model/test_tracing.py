@@ -81,3 +81,6 @@ def test_a_scripted_trace_is_of_one_batch_size() -> None:
         warnings.simplefilter("ignore")
         script = torch.jit.trace(model, images(2, 3, 64, 64), check_trace=False)
         torch.testing.assert_close(script(images(2, 3, 64, 64)), model(images(2, 3, 64, 64)))
+        for size in ((1, 3, 64, 64), (2, 3, 96, 96)):
+            with pytest.raises(RuntimeError):
+                script(images(*size))
