@@ -82,8 +82,7 @@ class TransXNetConfig:
         drop_rate: Dropout before the classifier.
         ffn_drop_rate: Dropout inside MS-FFN.
         drop_path_rate: Stochastic depth of the last block; the first has 0, linear between.
-        layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out, and so
-            does "none", since ``timm.create_model`` drops settings whose value is None.
+        layer_scale_init: Initial weight of the residual branches' scales; None, or "none" for timm, leaves them out.
         stem: ``overlapping`` patches, or ``patches`` side by side as in Table V.
         token_mixer: The D-Mixer, another of Table V, or one that was registered
             (:func:`transxnet.register_token_mixer`).
@@ -269,7 +268,7 @@ class TransXNetConfig:
 
 
 def without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are None, which stands for the default unless None is a value of the setting."""
+    """Settings without those that are None, unless that is a value of the setting."""
     return {name: value for name, value in settings.items() if value is not None or name in SPELLED_NONE}
 
 
