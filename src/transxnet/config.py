@@ -82,8 +82,7 @@ class TransXNetConfig:
         drop_rate: Dropout before the classifier.
         ffn_drop_rate: Dropout inside MS-FFN.
         drop_path_rate: Stochastic depth of the last block; the first has 0, linear between.
-        layer_scale_init: Initial weight of the scales of the residual branches; None leaves them out, and so
-            does "none", since ``timm.create_model`` drops settings whose value is None.
+        layer_scale_init: Initial weight of the residual branches' scales; None, or "none" for timm, leaves them out.
         stem: ``overlapping`` patches, or ``patches`` side by side as in Table V.
         token_mixer: The D-Mixer, another of Table V, or one that was registered
             (:func:`transxnet.register_token_mixer`).
@@ -136,8 +135,7 @@ class TransXNetConfig:
         count = len(checked("depths", _as_tuple("depths", self.depths, _MAX_STAGES), tuple[Depth, ...]))
         for name in (*_INTEGERS, "attention_shares"):
             object.__setattr__(self, name, _for_each_stage(name, getattr(self, name), count))
-        scale: Any = self.layer_scale_init
-        if scale == "none":
+        if self.layer_scale_init == SPELLED_NONE["layer_scale_init"]:
             object.__setattr__(self, "layer_scale_init", None)
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         object.__setattr__(self, "ffn_scales", _as_tuple("ffn_scales", self.ffn_scales, _MAX_SCALES))
@@ -180,8 +178,8 @@ class TransXNetConfig:
         if self.num_classes and not self.global_pool:
             raise ConfigError("a classifier needs a global_pool; without one, num_classes must be 0")
         if (weights := self.approximate_weights) > _MAX_WEIGHTS:
-            raise ConfigError(f"these depths, channels and expansions make about {weights:,} weights; there may be "
-                              f"{_MAX_WEIGHTS:,}")  # fmt: skip
+            sizes = "depths, channels and expansions"
+            raise ConfigError(f"these {sizes} make about {weights:,} weights; there may be {_MAX_WEIGHTS:,}")
         if (size := self.position_bias_bytes) > _MAX_BIAS_BYTES:
             height, width = self.img_size
             raise ConfigError(
@@ -270,7 +268,7 @@ class TransXNetConfig:
 
 
 def without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are None, which stands for the default unless None is a value of the setting."""
+    """Settings without those that are None, unless that is a value of the setting."""
     return {name: value for name, value in settings.items() if value is not None or name in SPELLED_NONE}
 
 
@@ -350,6 +348,3 @@ VARIANTS: dict[str, TransXNetConfig] = {
     ),
 }
 """Table I; ``transxnet_nano`` is not in the paper but small enough to learn on two CPU cores."""
-
-SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
-"""The names of the released code."""

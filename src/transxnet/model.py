@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from timm.layers import ClassifierHead
 from timm.models._features import feature_take_indices
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from transxnet.config import TransXNetConfig
 from transxnet.layers import Block, DepthwiseConv2d, PatchEmbed, PatchStem, PositionBias, Stage, group_norm, is_fused
+from transxnet.layers.norm import restore_batch_norms
 from transxnet.layers.registry import FFNS, TOKEN_MIXERS, BlockSizes
 
 
@@ -64,6 +65,11 @@ class Trunk(nn.Module):
         Args:
             size: Height and width of the images to evaluate with, if they change.
         """
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode, and undo what timm's ``unfreeze`` did to batch normalisation."""
+        restore_batch_norms(self)
+        return super().train(mode)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in the backward pass instead of keeping their activations."""

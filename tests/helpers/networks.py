@@ -82,13 +82,8 @@ def first_stages(count: int, **changed: Any) -> dict[str, Any]:
 def lively_dense(kind: str, **changed: Any) -> Any:
     """A small lively segmenter or detector in evaluation mode."""
     create = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
-    settings = {
-        "backbone": "transxnet_nano",
-        "num_classes": 3,
-        "pyramid_channels": 16,
-        "depths": (1, 1, 1, 1),
-    } | changed
-    model = create(kind, **settings)
+    sizes: dict[str, Any] = {"num_classes": 3, "pyramid_channels": 16, "depths": (1, 1, 1, 1)}
+    model: Any = create(kind, backbone="transxnet_nano", **sizes | changed)
     lively(model).eval()
     model.head_description = HeadDescription(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
     return model

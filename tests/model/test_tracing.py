@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import pytest
+import timm.utils
 import torch
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import nn
@@ -53,3 +57,30 @@ def test_mixed_precision(training: bool) -> None:
     if not training:
         exact = model(batch)
         assert (logits - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_that_timm_froze_and_unfroze_takes_a_batch_of_one(training: bool) -> None:
+    model, batch = nano().train(), images(1, 3, 32, 32)  # maps of 1 x 1: a single value per channel
+    names = list(model.state_dict())
+    with torch.no_grad():
+        expected = copy.deepcopy(model).train(training)(batch)
+
+    timm.utils.freeze(model)
+    timm.utils.unfreeze(model)
+    model.train(training)
+    with torch.no_grad():
+        assert torch.equal(model(batch), expected)
+    assert list(model.state_dict()) == names
+
+
+def test_a_scripted_trace_is_of_one_batch_size() -> None:
+    """As docs/export.md says: torch.jit.trace fixes the sizes, torch.export keeps them open."""
+    model = nano()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(model, images(2, 3, 64, 64), check_trace=False)
+        torch.testing.assert_close(script(images(2, 3, 64, 64)), model(images(2, 3, 64, 64)))
+        for size in ((1, 3, 64, 64), (2, 3, 96, 96)):
+            with pytest.raises(RuntimeError):
+                script(images(*size))

@@ -12,8 +12,9 @@ from torch import Tensor
 from transxnet.ablation.rows import NETWORKS
 from transxnet.bounds import shown
 from transxnet.checkpoints.fitting import square_size
+from transxnet.checkpoints.releases import SHORT_NAMES
 from transxnet.checkpoints.values import items, parse_metadata, reading_metadata
-from transxnet.config import SHORT_NAMES, TransXNetConfig
+from transxnet.config import TransXNetConfig
 from transxnet.errors import CheckpointError
 from transxnet.files import read_text
 

@@ -78,10 +78,10 @@ def _parsed(arguments: Sequence[str]) -> tuple[Job, Any]:
     """
     first, wants_help = first_options(arguments, "recipe", "task", "data", "out", "resume")
     if wants_help:
-        task, settings = first.get("task", TASKS[0]), {}
+        task, settings = first.get("task", TASKS[0]), dict[str, Any]()
         with suppress(ConfigError):  # the defaults of a recipe, where one is found
             file = find_job(**{name: value for name, value in first.items() if name != "resume"}).file
-            task, settings = file.task, file.settings
+            task, settings = file.task, dict(file.settings)
         _parser(recipe_class(task), settings).parse(arguments)  # prints, and exits
     job = find_job(**first)
     return job, _parser(recipe_class(job.file.task)).parse(arguments)

@@ -53,6 +53,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         )  # fmt: skip
 
 
+def restore_batch_norms(network: nn.Module) -> None:
+    """Replace PyTorch's own batch normalisations, which ``timm.utils.unfreeze`` leaves, by this package's.
+
+    Parameters and statistics stay the same objects.
+    """
+    for parent in list(network.modules()):
+        for name, norm in list(parent.named_children()):
+            if type(norm) is nn.BatchNorm2d:
+                ours = BatchNorm2d.__new__(BatchNorm2d)
+                ours.__dict__ = norm.__dict__
+                setattr(parent, name, ours)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """The paper's layer normalisation: over all channels and positions of an image."""
     return nn.GroupNorm(1, channels)
