@@ -182,7 +182,6 @@ def precision(
         indices = [index for index in indices if index not in bare]
     if not len(indices):
         return Precision(dict.fromkeys(SCORES), [None] * len(source.category_ids))
-    # COCO's index of the ground truth leaves nothing out, so images that are not evaluated may be in it.
     truth = COCO(source.ground_truth(), print_function=_silent)
     # The library changes its input; for boxes it must not see the masks.
     left_out = "bbox" if kind == "segm" else "segmentation"
