@@ -157,7 +157,11 @@ def _with_objects(folder: str, head: Any) -> Calibration:
         return score if score is not None and score >= 0 else None  # it does not exist without objects
 
     source = data.train or data.validation
-    return Calibration(len(source), source.load, Accuracy("mask AP" if head.predicts_masks else "box AP", measure))
+    return Calibration(
+        len(source),
+        lambda index: source.upright(index)[0],
+        Accuracy("mask AP" if head.predicts_masks else "box AP", measure),
+    )
 
 
 def _with_pixels(folder: str, head: Any) -> Calibration:
