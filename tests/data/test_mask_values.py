@@ -182,6 +182,20 @@ def test_photographs_and_instances_are_no_masks(write: Write) -> None:
         opened(write(many, many, many))
 
 
+def test_masks_of_another_size_are_named_before_training(write: Write) -> None:
+    root = write(*[columns([0, 1])] * 3)
+    Image.new("RGB", (5, 12)).save(root / "images/0.jpg")
+    findings = opened(root).validation.findings
+    assert findings.counts == {"masks that cannot be used": 1}
+    assert findings.examples["masks that cannot be used"][0].endswith("0.png: 2 x 12 pixels, but its image is 5 x 12")
+
+
+def test_rare_objects_are_held_out_too(write: Write) -> None:
+    data = opened(write(*[columns([0, 1])] * 5, *[columns([0, 0])] * 40))
+    assert data.train is not None and len(data.validation) == 9
+    assert data.validation.class_pixels()["class 1"] and data.train.class_pixels()["class 1"]
+
+
 def test_a_networks_values_hold_for_other_folders(write: Write) -> None:
     names = ("class 0", "class 7", "class 200")
     data = opened(write(columns([0, 200, 9]), columns([0, 0])), classes=names, values=(0, 7, 200))

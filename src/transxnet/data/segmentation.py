@@ -180,7 +180,9 @@ def open_segmentation(
     if "train" not in sources or "val" in sources:
         return SegmentationData(sources.get("train"), sources["val"], layout)
     everything = sources["train"]
-    held = held_out(np.zeros(len(everything), np.int64), seed)
+    several = np.minimum((everything.pixels > 0).sum(1), 2)  # so that both parts have images of nothing and of objects
+    held = held_out(several, seed)
+    held = held if held.any() else held_out(several * 0, seed)
     if not held.any():
         raise DataError(f"{root} has a single image: nothing can be held out for validation")
     origin = f"held out of the images {everything.origin}: {HELD_OUT:.0%}, chosen by the seed"
