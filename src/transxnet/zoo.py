@@ -83,7 +83,8 @@ def _create(
         planned = config.override(**{name: value for name, value in settings.items() if name in _FIELDS})
         check_variant(checkpoint.state_dict, planned, checkpoint.source)  # before anything is allocated
         wanted = settings.get("num_classes", 0 if settings.get("features_only") else None)
-        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay, _sizes(checkpoint, planned, wanted))
+        sizes = _sizes(checkpoint, planned, wanted) | {"img_size": square_size(checkpoint.state_dict, planned)}
+        overlay |= _overlay(checkpoint, variant, pretrained_cfg, overlay, sizes)
     elif size != config.img_size and "img_size" not in settings:  # a tag's, or the caller's
         settings["img_size"] = size
     built: list[TransXNet] = []
@@ -203,7 +204,7 @@ def _overlay(
     """Description of the file for timm: the weights, and differences from the registered description."""
     described = {**checkpoint.pretrained_cfg, **overlay}
     cfg = replace(resolve_pretrained_cfg(variant, pretrained_cfg), **described)
-    size = square_size(checkpoint.state_dict, NETWORKS[variant])
+    size = sizes["img_size"]
     native: Sequence[int] = cfg.input_size[1:]
     if checkpoint.config is not None and "input_size" not in described:
         native = checkpoint.config.img_size
