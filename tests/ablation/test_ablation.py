@@ -166,7 +166,7 @@ def test_acmix_starts_as_shifts_and_halves_even_in_a_network() -> None:
          None),
         ({"local_operator": "window_attention", "heads": (9, 2, 4, 5), "attention_shares": (0.75, 0.5, 0.5, 0.5)},
          "stage 0: 9 heads cannot divide the 6 channels of window attention"),
-        ({"layer_scale_init": "none"}, "layer_scale_init must be a number from "),
+        ({"layer_scale_init": "small"}, "layer_scale_init must be a number from "),
     ],
 )  # fmt: skip
 def test_an_alternative_that_cannot_be_is_named(settings: dict[str, Any], message: str | None) -> None:

@@ -160,7 +160,7 @@ def test_imagenet_classes_are_named_in_words(
 def test_conversion_keeps_every_weight(released_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tiny.safetensors"
     assert run("convert", released_file, out) == 0
-    assert "transxnet_tiny, 1000 classes, 12,834,808 parameters" in capsys.readouterr().out
+    assert "transxnet_tiny, 1,000 classes, 12,834,808 parameters" in capsys.readouterr().out
     old, new = (transxnet.load_model(path).state_dict() for path in (released_file, out))
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert run("convert", released_file, out) == 2

@@ -126,6 +126,7 @@ def test_objects_without_masks_do_not_train_masks(opened_coco: Callable[..., Coc
     network.transform.short = network.transform.long = 64
     images = TrainingImages(source, network.transform, DetectionRecipe().augmentation, masks=True, seed=0)
     image, target = images.read(0)
+    image = network.transform.resized(image)  # as its masks
     assert target["has_mask"].tolist() == [True, False]
 
     def mask_loss(filled: bool, **changes: torch.Tensor) -> float:

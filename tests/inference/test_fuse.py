@@ -119,6 +119,7 @@ def test_the_given_network_stays_as_it_was() -> None:
 def test_a_fused_classifier_has_the_interface_of_one() -> None:
     model = nano()
     fused = transxnet.fuse(model)
+    assert vars(fused)["pretrained_cfg"] == vars(model)["pretrained_cfg"]
     x = images(1, 3, 64, 64)
     with torch.inference_mode():
         features = fused.forward_features(x)
@@ -128,7 +129,6 @@ def test_a_fused_classifier_has_the_interface_of_one() -> None:
         assert_same(transxnet.fuse(model.double()).float()(x), fused(x))
         fused.set_input_size(96)
         assert_same(fused(images(1, 3, 96, 96)), model.float()(images(1, 3, 96, 96)))
-    assert vars(fused)["pretrained_cfg"] == vars(model)["pretrained_cfg"]
     assert not any(parameter.requires_grad for parameter in fused.parameters())
 
 
