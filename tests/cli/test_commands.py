@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -253,6 +251,6 @@ def test_a_run_is_never_overwritten(trained: Path, capsys: pytest.CaptureFixture
     assert "holds a run already" in capsys.readouterr().err
 
 
-def test_the_module_and_the_version(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "transxnet", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"transxnet {transxnet.__version__}"
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == f"transxnet {transxnet.__version__}"

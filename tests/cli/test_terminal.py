@@ -126,7 +126,7 @@ def fill_output() -> None:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
-@pytest.mark.parametrize("spoil", [close_output, fill_output])
+@pytest.mark.parametrize("spoil", [pytest.param(close_output, marks=pytest.mark.slow), fill_output])
 def test_results_that_cannot_be_printed_are_no_success(spoil: Callable[[], None]) -> None:
     done = command("--version", preexec_fn=spoil)
     assert done.returncode == 1

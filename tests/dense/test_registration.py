@@ -82,6 +82,7 @@ def test_layers_that_depend_on_the_classes_start_anew_for_others() -> None:
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in tuned.items())
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_exported_without_further_code(tmp_path: Path) -> None:
     body = transxnet.create_backbone("transxnet_nano", out_indices=(0,), **first_stages(1, img_size=64))
     head = Finest.default_head(3, pyramid_channels=8)

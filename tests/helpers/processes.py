@@ -19,8 +19,8 @@ from typing import Literal
 
 from transxnet.training.checkpointing import saved
 
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
     ["transxnet.cli.main", "transxnet.cli.train", "transxnet.training.run", "sklearn.datasets"]
     + [f"transxnet.{task}.experiment" for task in ("classification", "detection", "segmentation")]
 )
@@ -37,13 +37,13 @@ class Training:
     """
 
     def __init__(self, *arguments: object, processes: int = 1, limit: int | None = None, unread: bool = False) -> None:
-        self.output, theirs = _FORKED.Pipe(duplex=False)
-        closed, broken = _FORKED.Pipe(duplex=False)
+        self.output, theirs = FORKED.Pipe(duplex=False)
+        closed, broken = FORKED.Pipe(duplex=False)
         closed.close()
         streams = (broken if unread else theirs, theirs)
         line = ["train", *map(str, arguments)]
         environments = _environments(processes) if processes > 1 else [{}]
-        self.processes = [_FORKED.Process(target=_run, args=(line, one, streams, limit)) for one in environments]
+        self.processes = [FORKED.Process(target=_run, args=(line, one, streams, limit)) for one in environments]
         for process in self.processes:
             process.start()
         theirs.close()

@@ -207,6 +207,7 @@ def test_a_file_that_differs_is_kept_under_another_name(
     assert printed.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in printed.err
 
 
+@pytest.mark.slow
 def test_bench_times_a_runtime(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from transxnet.research import networks
 

@@ -125,7 +125,7 @@ def test_no_proposals_and_no_detections(runtime: Any, exported: dict[str, Path])
 
 
 FORMS = [
-    pytest.param("torch", "float32"),
+    pytest.param("torch", "float32", marks=pytest.mark.slow),
     pytest.param("openvino", "float32", marks=pytest.mark.slow),
     pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
     pytest.param("openvino", "float16", marks=pytest.mark.slow),

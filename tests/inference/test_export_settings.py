@@ -78,7 +78,8 @@ def test_parts_with_windows_are_refused(name: str, part: str, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_geometric_position_bias_is_exported(runtime: Any, tmp_path: Path) -> None:
     """At 32 x 224 pixels the keys are one row, to which OpenVINO would resize otherwise than PyTorch."""
     path = tmp_path / f"small{'.onnx' if runtime == 'onnx' else '.xml'}"

@@ -36,7 +36,7 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**32), batch=st.sampled_from([1, 2, 7]), height=st.integers(32, 100),
     width=st.integers(32, 100), form=st.sampled_from(FORMS), groups=st.integers(1, 4),
@@ -233,7 +233,7 @@ def test_a_layer_from_outside_says_how_it_folds() -> None:
 
 
 def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
-    model = nano(**first_stages(2))
+    model = nano(**first_stages(1))
     fused = transxnet.fuse(model, idconv="shifted", dynamic_size=True)
     sizes = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=33, max=2048), 3: Dim("width", min=33, max=2048)}
     program = torch.export.export(fused, (images(2, 3, 75, 90),), dynamic_shapes={"x": sizes}).module()

@@ -23,7 +23,7 @@ from transxnet.kernels.cpu.blocks import NativeBlocks
 from transxnet.layers import position_bias
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32), batch=st.sampled_from([1, 2, 7]), height=st.integers(32, 130),
     width=st.integers(32, 130), groups=st.integers(1, 4), kernel_size=st.sampled_from([3, 5, 7]),

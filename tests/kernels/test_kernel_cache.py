@@ -236,6 +236,7 @@ def test_the_key_covers_what_a_library_depends_on(kernel: Kernel, monkeypatch: p
     assert keys[-1] == keys[-2]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both compile at the same time; both get a library, and the cache is intact."""
     compiler = kernel.root / "compiler"
