@@ -65,6 +65,8 @@ RULES: dict[str, tuple[list[int], str, bool, list[str], list[int], str]] = {
     "numbers": ([0, 1, 2, 255], "", False, ["class 0", "class 1", "class 2"], [0, 1, 2, 255], "value 255 is ignored"),
     "from 1": ([0, 1, 2, 255], "", True, ["class 1", "class 2"], [255, 0, 1, 255], "value 255 is ignored"),
     "0 and 255": ([0, 255], "", False, ["class 0", "class 255"], [0, 1], "hold the values 0 and 255: each is a class"),
+    "0 and 255, without 0": ([0, 255], "", True, ["class 0", "class 255"], [0, 1], "value 0 is a class although"),
+    "named 255, without 0": ([0, 255], "crack", True, ["background", "crack"], [0, 1], "value 0 is a class although"),
     "levels": ([0, 128, 255], "", False, ["class 0", "class 128", "class 255"], [0, 1, 2], "255 is a class"),
     "holes": ([0, 7, 200], "", False, ["class 0", "class 7", "class 200"], [0, 1, 2], "the values 0, 7 and 200: each"),
     "deep": ([0, 300, 1000], "", False, ["class 0", "class 300", "class 1000"], [0, 1, 2], "0, 300 and 1000"),

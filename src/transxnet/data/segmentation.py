@@ -21,8 +21,8 @@ from transxnet.data.segmentation_class_files import ClassList, find_class_list
 from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
 from transxnet.data.segmentation_encoding import NO_CODE, MaskEncoding, Totals, codes_in, encoding, shown, totals_of
 from transxnet.data.segmentation_layout import LAYOUTS, MaskPart, find_masks
-from transxnet.data.segmentation_masks import MaskSummary, read_mask, survey
-from transxnet.data.segmentation_rules import BACKGROUND, MAX_CLASSES, Labelling, is_spread, label_by_rules
+from transxnet.data.segmentation_masks import COLOR, MaskSummary, read_mask, survey
+from transxnet.data.segmentation_rules import BACKGROUND, MAX_CLASSES, Labelling, is_spread, label_by_rules, needs_zero
 from transxnet.data.splits import HELD_OUT, held_out
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.errors import DataError
@@ -55,6 +55,11 @@ class SegmentationSource:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def ignores_zero(self) -> bool:
+        """Whether value 0 (black) is no class."""
+        return not {0, COLOR}.intersection(self.encoding.codes)
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -170,6 +175,7 @@ def open_segmentation(
     listing = listing or _ade20k(root, found, reduce_zero_label, classes)
     voc = "JPEGImages" in layout
     if classes is None:
+        reduce_zero_label = reduce_zero_label and not needs_zero(root, listing, totals, voc, findings)
         labelling = label_by_rules(root, listing, totals, reduce_zero_label, voc, findings)
     else:
         labelling = _as_expected(root, listing, totals, reduce_zero_label, list(classes), values, voc, findings)

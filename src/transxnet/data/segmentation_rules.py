@@ -81,6 +81,20 @@ def label_by_rules(
     return Labelling(tuple(names), colors, encoding(codes, totals, reduce_zero_label))
 
 
+def needs_zero(root: Path, classes: ClassList | None, totals: Totals, voc: bool, findings: Findings) -> bool:
+    """Whether value 0 has to be a class although ``reduce_zero_label`` ignores it: with it a single one would be left.
+
+    Arguments and errors as of :func:`label_by_rules`; a remark says so.
+    """
+    left = label_by_rules(root, classes, totals, True, voc, Findings()).names
+    if len(left) > 1 or not {0, COLOR}.intersection(totals.present):
+        return False
+    findings.remark(
+        f"value 0 is a class although reduce_zero_label ignores it: {left[0]} alone would leave nothing to distinguish"
+    )
+    return True
+
+
 def _count_fault(root: Path, count: int, totals: Totals) -> str:
     if not count:
         values = listed([shown(code) for code in totals.present])

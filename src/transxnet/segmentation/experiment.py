@@ -91,10 +91,7 @@ def _check_labelled(recipe: SegmentationRecipe, data: SegmentationData) -> None:
     """Raise DataError if the images have nothing to learn or nothing to evaluate on."""
     names = data.validation.class_names
     if len(names) == 1:
-        reduced = (
-            " (value 0 is ignored; --reduce-zero-label false makes it a class)" if recipe.reduce_zero_label else ""
-        )
-        raise DataError(f"{recipe.data} has a single class, {names[0]}{reduced}: there is nothing to distinguish")
+        raise DataError(f"{recipe.data} has a single class, {names[0]}: there is nothing to distinguish")
     for part, source in (("training", data.train), ("validation", data.validation)):
         if source is not None and not source.pixels.any():
             raise DataError(f"no pixel of the {part} images of {recipe.data} is labelled with a class")
@@ -105,7 +102,8 @@ def build_network(recipe: SegmentationRecipe, train: SegmentationSource) -> Segm
 
     Layers of a checkpoint that were trained for other classes are initialised anew.
     """
-    usual = tuple(range(recipe.reduce_zero_label, len(train.class_names) + recipe.reduce_zero_label))
+    reduced = recipe.reduce_zero_label and train.ignores_zero
+    usual = tuple(range(reduced, len(train.class_names) + reduced))
     head = HeadDescription(
         recipe.segmenter,
         len(train.class_names),
@@ -115,7 +113,7 @@ def build_network(recipe: SegmentationRecipe, train: SegmentationSource) -> Segm
         colors=tuple((red, green, blue) for red, green, blue in train.colors.tolist()),
         short=recipe.augmentation.short,
         long=recipe.augmentation.long,
-        reduce_zero_label=recipe.reduce_zero_label,
+        reduce_zero_label=reduced,
         label_values=() if train.label_values == usual else train.label_values,
     )
     settings = recipe.settings_of_backbone()
