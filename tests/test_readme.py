@@ -24,7 +24,7 @@ from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
 
 ROOT = Path(__file__).parents[1]
-LONG = ("export", "gallery", "tables", "training")
+LONG = ("dense", "export", "gallery", "tables", "training")
 """Pages whose commands take minutes."""
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -237,6 +237,7 @@ def test_pipes_do_not_block(tmp_path: Path, name: str) -> None:
     in_a_line(limited("data", "check", tmp_path, seconds=30), str(path), "not a regular file")
 
 
+@pytest.mark.slow
 def test_memory_for_images_of_169_million_pixels(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for mode in ("L", "RGBA", "I;16"):

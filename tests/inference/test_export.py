@@ -86,7 +86,7 @@ FORMS = [
     pytest.param("openvino", "float32"),
     pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
     pytest.param("onnx", "float16", marks=pytest.mark.slow),
-    pytest.param("torch", "float32"),
+    pytest.param("torch", "float32", marks=pytest.mark.slow),
     pytest.param("torch", "bfloat16", marks=pytest.mark.slow),
     pytest.param("aot", "float32", marks=pytest.mark.slow),  # compiles for a minute
 ]
@@ -134,16 +134,16 @@ def test_a_whole_segmenter_predicts_from_its_file(
 
 
 def test_features_of_a_backbone(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "maps.onnx"
-    assert run("export", small, "--features", "--format", "onnx", "--out", out) == 0
-    exported = transxnet.load_exported(out)
+    out = tmp_path / "maps.pt2"
+    assert run("export", small, "--features", "--format", "torch", "--out", out) == 0
+    exported = transxnet.load_exported(out, "torch")
     assert (exported.description.task, exported.description.outputs) == ("features", ("stage1",))
     backbone = transxnet.create_backbone("transxnet_nano", checkpoint=small, out_indices=(0,)).eval()
     x = images(1, 3, 75, 90)
     with torch.inference_mode():
         (wanted,) = backbone(x)
     np.testing.assert_allclose(exported.run(x.numpy())[0], wanted.numpy(), atol=1e-5)
-    assert run("predict", small.parent, "--checkpoint", out) == 2
+    assert run("predict", small.parent, "--checkpoint", out, "--runtime", "torch") == 2
 
 
 def test_a_file_predicts_and_is_evaluated_as_the_network(

@@ -184,6 +184,7 @@ def test_accuracy_is_measured_on_annotated_calibration_images(
     assert pixels.accuracy is not None and pixels.accuracy.metric == "mIoU"
 
 
+@pytest.mark.slow
 def test_a_wrong_head_keeps_all_files_from_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = formats.write_torch
 

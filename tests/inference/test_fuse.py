@@ -232,6 +232,7 @@ def test_a_layer_from_outside_says_how_it_folds() -> None:
         assert_same(fused(images(2, 3, 64, 75)), model(images(2, 3, 64, 75)))
 
 
+@pytest.mark.slow
 def test_an_export_computes_at_sizes_it_has_not_seen() -> None:
     model = nano(**first_stages(1))
     fused = transxnet.fuse(model, idconv="shifted", dynamic_size=True)

@@ -21,7 +21,7 @@ from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
 from transxnet.training.trainer import hardware
 
-SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
+SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "1", "--warmup-epochs", "0", "--drop-path", "0.1",
             "--mixup", "0.3", "--seed", "1")  # fmt: skip
 
 
@@ -159,7 +159,8 @@ def test_hardware_that_is_not_there(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", [pytest.param("retinanet", marks=pytest.mark.slow), "semantic_fpn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["retinanet", "semantic_fpn"])
 def test_two_processes_evaluate_boxes_and_pixels_as_one_does(kind: str, tmp_path: Path) -> None:
     """Five images, which two processes cannot share evenly; the summary is one process's, of the same weights."""
     data = write_scenes(tmp_path / "objects", train=8, validation=5, size=(64, 80))

@@ -82,12 +82,15 @@ def label_by_rules(
 
 
 def needs_zero(root: Path, classes: ClassList | None, totals: Totals, voc: bool, findings: Findings) -> bool:
-    """Whether value 0 has to be a class although ``reduce_zero_label`` ignores it: with it a single one would be left.
+    """Whether value 0 is a class although ``reduce_zero_label`` ignores it: a single other one would be left.
 
-    Arguments and errors as of :func:`label_by_rules`; a remark says so.
+    Arguments and errors as of :func:`label_by_rules`; a remark says what becomes of value 0.
     """
+    if not {0, COLOR}.intersection(totals.present):
+        return False
     left = label_by_rules(root, classes, totals, True, voc, Findings()).names
-    if len(left) > 1 or not {0, COLOR}.intersection(totals.present):
+    if len(left) > 1:
+        findings.remark("value 0 is ignored, as reduce_zero_label says; --reduce-zero-label false makes it a class")
         return False
     findings.remark(
         f"value 0 is a class although reduce_zero_label ignores it: {left[0]} alone would leave nothing to distinguish"
