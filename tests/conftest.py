@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.coco_files import content, write
 from helpers.kernel_files import Kernel
 from helpers.networks import released_shapes, released_tensor
-from transxnet.data.coco import CocoSource, open_coco_file
+from transxnet.data.coco.opening import CocoSource, open_coco_file
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     torch.set_num_threads(1)

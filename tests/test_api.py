@@ -23,7 +23,7 @@ from helpers.networks import lively_dense
 from transxnet import ConfigError, DataError
 from transxnet.api.prediction import GivenImages
 from transxnet.api.results import Classification, Detections, Segmentation
-from transxnet.data.images import read_image
+from transxnet.data.images.reading import read_image
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
 QUIET = Console(quiet=True)

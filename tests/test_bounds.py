@@ -24,8 +24,8 @@ from transxnet.config import VARIANTS, TransXNetConfig
 from transxnet.data.dense_transforms import DetectionAugmentation, SegmentationAugmentation
 from transxnet.data.examples import open_examples
 from transxnet.data.loader import BadImages, worker_settings
+from transxnet.data.packed.sharding import plan_shards
 from transxnet.data.scenes import write_scenes
-from transxnet.data.sharding import plan_shards
 from transxnet.data.transforms import Augmentation
 from transxnet.errors import ConfigError
 from transxnet.research.bench import measure_speed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transxnet.bounds import checked, checked_settings, kinds_of
-from transxnet.data.coco_layout import contents_of, unread_annotations
+from transxnet.data.coco.layout import contents_of, unread_annotations
 from transxnet.data.sources import DIGITS, SCENES
 from transxnet.errors import ConfigError
 from transxnet.files import user_path

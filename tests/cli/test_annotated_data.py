@@ -10,7 +10,7 @@ import pytest
 
 from helpers.coco_files import content, ring, write
 from helpers.commands import run
-from transxnet.data.run_lengths import from_mask
+from transxnet.data.coco.run_lengths import from_mask
 
 
 def cvat(root: Path, **changes: Any) -> Path:

@@ -14,8 +14,8 @@ from pycocotools import mask as reference
 
 from helpers.coco_files import HEIGHT, TRIANGLE, WIDTH, annotation, content, only_first, ring, write
 from transxnet import DataError
-from transxnet.data.coco import CocoSource, open_coco
-from transxnet.data.run_lengths import from_mask, uncompressed
+from transxnet.data.coco.opening import CocoSource, open_coco
+from transxnet.data.coco.run_lengths import from_mask, uncompressed
 
 LAYOUTS = {  # annotation file and image folder of each part
     "coco": (("annotations/instances_train2017.json", "train2017"), ("annotations/instances_val2017.json", "val2017")),

@@ -15,9 +15,9 @@ from PIL import Image
 from helpers.coco_files import HEIGHT, TRIANGLE, WIDTH, annotation, ring
 from helpers.damage import bounded_memory
 from transxnet import DataError
-from transxnet.data.coco import CocoData, CocoSource, open_coco, open_coco_evaluation
-from transxnet.data.images import BadImageError
-from transxnet.data.run_lengths import from_mask, uncompressed
+from transxnet.data.coco.opening import CocoData, CocoSource, open_coco, open_coco_evaluation
+from transxnet.data.coco.run_lengths import from_mask, uncompressed
+from transxnet.data.images.reading import BadImageError
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.coco_files import HEIGHT, WIDTH, annotation, content, write
 from transxnet import ConfigError, DataError
-from transxnet.data.coco import open_coco, open_coco_evaluation
+from transxnet.data.coco.opening import open_coco, open_coco_evaluation
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
 from transxnet.data.sources import open_data, open_parts
 from transxnet.tasks import default_recipe

@@ -13,9 +13,9 @@ from PIL import Image
 
 from helpers.coco_files import HEIGHT, TRIANGLE, WIDTH, annotation, content, only_first, ring, write
 from transxnet import DataError
-from transxnet.data.coco import CocoSource, open_coco, open_coco_file
-from transxnet.data.images import BadImageError
-from transxnet.data.run_lengths import from_mask, uncompressed
+from transxnet.data.coco.opening import CocoSource, open_coco, open_coco_file
+from transxnet.data.coco.run_lengths import from_mask, uncompressed
+from transxnet.data.images.reading import BadImageError
 
 GOOD_SIZE = [HEIGHT, WIDTH]
 LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {

@@ -14,10 +14,10 @@ from PIL import Image
 
 from helpers.coco_files import HEIGHT, TRIANGLE, WIDTH, annotation, content, only_first, ring, write
 from transxnet import DataError
-from transxnet.data.coco import CocoSource, open_coco, open_coco_evaluation, open_coco_file
-from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks, turned_size
-from transxnet.data.run_lengths import from_mask
-from transxnet.data.stratified import held_out_by_classes
+from transxnet.data.coco.opening import CocoSource, open_coco, open_coco_evaluation, open_coco_file
+from transxnet.data.coco.orientation import Turn, inverse, turned_boxes, turned_masks, turned_size
+from transxnet.data.coco.run_lengths import from_mask
+from transxnet.data.coco.stratified import held_out_by_classes
 
 Opened = Callable[..., CocoSource]
 

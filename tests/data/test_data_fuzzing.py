@@ -20,9 +20,9 @@ from helpers.coco_files import annotation, content, ring, write
 from helpers.damage import DAMAGES, altered, bounded_memory, spoilt
 from helpers.packed_files import encoded, fill, sharded, tar
 from transxnet import DataError
-from transxnet.data.coco import open_coco_file
-from transxnet.data.images import BadImageError, read_image
-from transxnet.data.run_lengths import from_mask, uncompressed
+from transxnet.data.coco.opening import open_coco_file
+from transxnet.data.coco.run_lengths import from_mask, uncompressed
+from transxnet.data.images.reading import BadImageError, read_image
 from transxnet.data.sources import open_parts
 
 pytestmark = pytest.mark.slow

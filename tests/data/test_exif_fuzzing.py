@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.damage import DAMAGES, bounded_memory
 from helpers.image_files import Entry, with_exif
-from transxnet.data.images import decode_image
+from transxnet.data.images.reading import decode_image
 
 pytestmark = pytest.mark.slow
 

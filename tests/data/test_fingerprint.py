@@ -11,9 +11,9 @@ from PIL import Image
 
 from helpers.coco_files import annotation, content, write
 from helpers.packed_files import fill
-from transxnet.data.coco import open_coco
+from transxnet.data.coco.opening import open_coco
 from transxnet.data.fingerprint import Fingerprint, image_changes, same_images, with_split_of
-from transxnet.data.segmentation import open_segmentation
+from transxnet.data.masks.opening import open_segmentation
 from transxnet.data.sources import open_data
 from transxnet.errors import CheckpointError, DataError
 

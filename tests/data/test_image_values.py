@@ -17,9 +17,9 @@ import tifffile
 import torch
 
 from transxnet import DataError
-from transxnet.data import pixel_values
-from transxnet.data.images import BadImageError, opened, read_image
-from transxnet.data.pixel_values import ImageWarning, bands_of
+from transxnet.data.images import pixel_values
+from transxnet.data.images.pixel_values import ImageWarning, bands_of
+from transxnet.data.images.reading import BadImageError, opened, read_image
 from transxnet.data.transforms import Augmentation, evaluation_transform, training_transform
 
 Values = np.ndarray[Any, Any]
@@ -119,7 +119,7 @@ def test_small_values_are_white_where_the_file_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bands", [2, 4, 5, 8])
 @pytest.mark.parametrize("layout", ["contig", "separate"])
-@pytest.mark.filterwarnings("ignore::transxnet.data.pixel_values.ImageWarning")
+@pytest.mark.filterwarnings("ignore::transxnet.data.images.pixel_values.ImageWarning")
 def test_all_bands_of_a_tiff_file_are_kept(bands: int, layout: str, tmp_path: Path) -> None:
     values = np.random.default_rng(bands).integers(0, 256, (20, 30, bands), np.uint8)
     stored = values if layout == "contig" else np.moveaxis(values, 2, 0)

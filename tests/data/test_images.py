@@ -12,7 +12,7 @@ from PIL import Image
 
 from helpers.image_files import bad_images, picture, with_exif
 from transxnet import DataError
-from transxnet.data.images import SUFFIXES, BadImageError, expand, find_images, read_image
+from transxnet.data.images.reading import SUFFIXES, BadImageError, expand, find_images, read_image
 
 
 def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_every_listed_format_is_found_and_decoded(form: str, tmp_path: Path) -> 
 
 
 def test_large_images_in_jpeg_2000_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transxnet.data.images._MAX_JPEG2000_PIXELS", 1000)
+    monkeypatch.setattr("transxnet.data.images.reading._MAX_JPEG2000_PIXELS", 1000)
     picture().save(tmp_path / "a.jp2")
     with pytest.raises(BadImageError, match="pixels in JPEG 2000"):
         read_image(tmp_path / "a.jp2")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transxnet import DataError
-from transxnet.data.images import BadImageError
-from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
-from transxnet.data.segmentation_masks import read_mask
+from transxnet.data.images.reading import BadImageError
+from transxnet.data.masks.opening import SegmentationData, SegmentationSource, open_segmentation
+from transxnet.data.masks.values import read_mask
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from transxnet import DataError
-from transxnet.data.segmentation import SegmentationData, open_segmentation
-from transxnet.data.segmentation_layout import holds_masks
+from transxnet.data.masks.layout import holds_masks
+from transxnet.data.masks.opening import SegmentationData, open_segmentation
 
 VALUES = np.array([[0, 1], [1, 0]], np.uint8)
 

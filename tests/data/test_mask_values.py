@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from transxnet import DataError
-from transxnet.data.segmentation import SegmentationData, open_segmentation
-from transxnet.data.segmentation_encoding import label_picture
-from transxnet.data.segmentation_masks import COLOR
+from transxnet.data.masks.encoding import label_picture
+from transxnet.data.masks.opening import SegmentationData, open_segmentation
+from transxnet.data.masks.values import COLOR
 
 Write = Callable[..., Path]
 RED, GREEN, BLACK, GREY = (128, 0, 0), (0, 128, 0), (0, 0, 0), (90, 90, 90)

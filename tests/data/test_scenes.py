@@ -13,10 +13,10 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
 from transxnet import ConfigError
-from transxnet.data.coco import CocoSource, open_coco
+from transxnet.data.coco.opening import CocoSource, open_coco
+from transxnet.data.masks.opening import open_segmentation
 from transxnet.data.scene_painting import scene_materials
 from transxnet.data.scenes import data_folder, polygons, scenes_folder, write_scenes
-from transxnet.data.segmentation import open_segmentation
 
 TRAIN, VALIDATION = 12, 16
 

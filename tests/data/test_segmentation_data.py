@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from transxnet import DataError
-from transxnet.data.images import BadImageError
-from transxnet.data.segmentation import SegmentationData, open_segmentation
-from transxnet.data.segmentation_classes import ade20k_classes, palette
+from transxnet.data.images.reading import BadImageError
+from transxnet.data.masks.classes import ade20k_classes, palette
+from transxnet.data.masks.opening import SegmentationData, open_segmentation
 
 LABELS = np.array([[0, 1, 2, 3], [3, 2, 255, 1], [1, 1, 1, 1]], np.uint8)  # 3 high, 4 wide
 Make = Callable[..., Path]

@@ -19,10 +19,10 @@ from helpers.commands import run
 from helpers.image_files import DESCRIBED, bad_images
 from helpers.packed_files import SMALL, assert_same, fill, sharded
 from transxnet import DataError
-from transxnet.data.images import BadImageError
+from transxnet.data.images.reading import BadImageError
 from transxnet.data.loader import LabelledImages, make_loader
-from transxnet.data.manifest import read_manifest
-from transxnet.data.sharding import plan_shards, write_shards
+from transxnet.data.packed.manifest import read_manifest
+from transxnet.data.packed.sharding import plan_shards, write_shards
 from transxnet.data.sources import FolderSource, open_data, open_evaluation
 from transxnet.data.transforms import Augmentation, training_transform
 

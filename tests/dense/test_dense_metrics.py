@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from transxnet import DataError
-from transxnet.data.coco import CocoSource, open_coco
+from transxnet.data.coco.opening import CocoSource, open_coco
 from transxnet.data.scenes import write_scenes
 from transxnet.dense import pixel_classes
 from transxnet.detection.evaluate import SCORES, as_results, precision

@@ -18,7 +18,7 @@ from helpers.coco_files import HEIGHT, TRIANGLE, WIDTH, annotation, content, onl
 from helpers.commands import run
 from transxnet import ConfigError, DataError, evaluate
 from transxnet.bounds import checked_settings
-from transxnet.data.coco import CocoSource
+from transxnet.data.coco.opening import CocoSource
 from transxnet.dense.create import create_detector
 from transxnet.detection.batches import DetectionBatch, EvaluationImages, TrainingImages, collate
 from transxnet.detection.evaluate import SCORES, as_results, coco_results, precision

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transxnet.data.sharding import plan_shards, write_shards
+from transxnet.data.packed.sharding import plan_shards, write_shards
 from transxnet.data.sources import ImageSource
 
 SMALL = 30_000  # bytes, so that a few images fill a shard

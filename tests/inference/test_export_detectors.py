@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 import transxnet
 from helpers.commands import run
 from helpers.networks import first_stages, lively, lively_dense
-from transxnet.data.coco import open_coco
+from transxnet.data.coco.opening import open_coco
 from transxnet.data.scenes import DIGIT_NAMES, write_scenes
 from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.mask_rcnn import MaskRCNN

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from helpers.commands import error_line, run
 from helpers.networks import images, nano
 from transxnet.data.examples import open_examples, photographs
-from transxnet.data.images import read_image
+from transxnet.data.images.reading import read_image
 from transxnet.research.accuracy import published, table2
 from transxnet.research.erf import Settings, measure, state_path
 from transxnet.research.gradcam import grad_cam

@@ -17,7 +17,7 @@ from transxnet.api.results import (
 )
 from transxnet.bounds import checked
 from transxnet.classification.labels import label_names
-from transxnet.data.coco_checks import Crowds
+from transxnet.data.coco.checks import Crowds
 from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
 from transxnet.inference.description import Format
@@ -92,7 +92,7 @@ def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progr
 
 
 def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, progress: Progress) -> DetectionScores:
-    from transxnet.data.coco import open_coco_evaluation
+    from transxnet.data.coco.opening import open_coco_evaluation
     from transxnet.data.scenes import data_folder
     from transxnet.detection.evaluate import evaluate as run
     from transxnet.training.dense import known_classes
@@ -105,8 +105,8 @@ def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, p
 
 
 def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progress) -> SegmentationScores:
+    from transxnet.data.masks.opening import open_segmentation
     from transxnet.data.scenes import data_folder
-    from transxnet.data.segmentation import open_segmentation
     from transxnet.segmentation.evaluate import evaluate as run
     from transxnet.training.dense import known_classes
 

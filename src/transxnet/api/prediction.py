@@ -18,9 +18,9 @@ from transxnet.api.results import Classification, Detections, Prediction, Segmen
 from transxnet.bounds import Answers, BatchSize, Share, Workers, checked
 from transxnet.classification.labels import readable_names
 from transxnet.classification.predict import predict as classify
-from transxnet.data.images import BadImageError, as_rgb, read_image
+from transxnet.data.images.pixel_values import from_array
+from transxnet.data.images.reading import BadImageError, as_rgb, read_image
 from transxnet.data.loader import Advance
-from transxnet.data.pixel_values import from_array
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.inference.description import Format

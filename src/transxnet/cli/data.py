@@ -16,8 +16,8 @@ from transxnet.cli.parsing import CommandParser, add_crowds, image_progress
 from transxnet.cli.streams import error_console, table_console
 from transxnet.data.data_set_check import DataCheck, DataReport
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
-from transxnet.data.manifest import Manifest
-from transxnet.data.sharding import plan_shards, write_shards
+from transxnet.data.packed.manifest import Manifest
+from transxnet.data.packed.sharding import plan_shards, write_shards
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.output_paths import check_apart, output_folder

@@ -23,7 +23,7 @@ from transxnet.cli.parsing import (
 )
 from transxnet.cli.streams import note, say, table_console
 from transxnet.data.examples import Example, open_examples
-from transxnet.data.images import BadImageError
+from transxnet.data.images.reading import BadImageError
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.output_paths import check_apart

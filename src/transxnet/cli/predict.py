@@ -18,7 +18,7 @@ from transxnet.bounds import Answers, Share
 from transxnet.cli.parsing import CommandParser, add_force, add_network_arguments, image_progress, network_settings
 from transxnet.cli.prediction_files import DETECTIONS, ResultIds, draw, outputs_of, picture_names, write_table
 from transxnet.cli.streams import note, table_console
-from transxnet.data.images import expand
+from transxnet.data.images.reading import expand
 from transxnet.detection.image_ids import read_image_ids
 from transxnet.errors import ConfigError
 from transxnet.files import user_path, write_text

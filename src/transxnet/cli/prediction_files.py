@@ -17,7 +17,7 @@ from PIL import Image
 
 from transxnet.api.prediction import Predictor
 from transxnet.api.results import Classification, Detections, Prediction, Segmentation
-from transxnet.data.segmentation_encoding import label_picture
+from transxnet.data.masks.encoding import label_picture
 from transxnet.detection.image_ids import ImageIds
 from transxnet.files import MAX_NAME_BYTES, replacing, write_text
 from transxnet.text import unicode_text

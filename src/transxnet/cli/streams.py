@@ -17,7 +17,7 @@ from transxnet.training.console import SafeConsole as SafeConsole
 from transxnet.training.console import discard as discard
 from transxnet.training.console import progress_console as progress_console
 
-_IMAGES = "transxnet.data.pixel_values"  # imported with the commands that read images
+_IMAGES = "transxnet.data.images.pixel_values"  # imported with the commands that read images
 _UNBOUNDED = 2**16  # columns of a table in a file: no path is cut
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transxnet.data.findings import Findings
 from transxnet.data.folder_listing import Ignored, Listing, leads_back, list_folder
-from transxnet.data.images import EXTENSIONS, find_images, is_image_name
+from transxnet.data.images.reading import EXTENSIONS, find_images, is_image_name
 from transxnet.data.names import listed, matched_names, name_key, natural_key
 from transxnet.data.splits import TEST, TRAIN, VALIDATION, part_folders, part_of_folder, remark_parts
 from transxnet.errors import DataError

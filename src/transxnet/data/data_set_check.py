@@ -14,9 +14,9 @@ from typing import Any, cast
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from transxnet.data.description import DataDescription
-from transxnet.data.images import BadImageError
+from transxnet.data.images.reading import BadImageError
 from transxnet.data.loader import worker_settings
-from transxnet.data.manifest import ShardRecord, read_manifest
+from transxnet.data.packed.manifest import ShardRecord, read_manifest
 from transxnet.data.sources import ImageSource, OpenedParts, open_parts
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason, user_path

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from transxnet.data.coco import CocoSource, Crowds, open_coco
-from transxnet.data.coco_layout import contents_of
+from transxnet.data.coco.layout import contents_of
+from transxnet.data.coco.opening import CocoSource, Crowds, open_coco
 from transxnet.data.data_set_check import Faults, in_order
 from transxnet.data.description import DataDescription, joined
-from transxnet.data.images import BadImageError
-from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
+from transxnet.data.images.reading import BadImageError
+from transxnet.data.masks.opening import SegmentationData, SegmentationSource, open_segmentation
 
 Source = CocoSource | SegmentationSource
 

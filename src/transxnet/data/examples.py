@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from transxnet.bounds import ImageCount, Seed, checked
-from transxnet.data.images import expand, read_image
+from transxnet.data.images.reading import expand, read_image
 from transxnet.data.randomness import seed_for
 from transxnet.data.sources import DIGITS, open_evaluation
 
@@ -37,7 +37,7 @@ def open_examples(patterns: Sequence[str], limit: int, seed: int = 0) -> list[Ex
     """Open images from files, folders and glob patterns.
 
     Args:
-        patterns: As for :func:`~transxnet.data.images.expand`; "digits" selects the embedded held-out
+        patterns: As for :func:`~transxnet.data.images.reading.expand`; "digits" selects the embedded held-out
             digits, and an empty list :func:`photographs`.
         limit: Maximum number; more images are sampled by the seed, in the given order.
         seed: Seed of the sample.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from transxnet.data.description import DataDescription, PartDescription
 from transxnet.data.findings import Findings
-from transxnet.data.images import BadImageError, read_image
+from transxnet.data.images.reading import BadImageError, read_image
 from transxnet.data.splits import held_out
 from transxnet.errors import DataError
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from transxnet.bounds import BatchSize, Share, Workers, checked
-from transxnet.data.images import BadImageError
-from transxnet.data.pixel_values import bands_fault
+from transxnet.data.images.pixel_values import bands_fault
+from transxnet.data.images.reading import BadImageError
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.sampling import AddressSampler
 from transxnet.data.sources import ImageSource

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import skimage.data
 from PIL import Image, ImageFilter
 
-from transxnet.data.images import read_image
+from transxnet.data.images.reading import read_image
 from transxnet.data.sources import DIGITS, DigitsSource, open_data
 
 Floats = npt.NDArray[np.float64]

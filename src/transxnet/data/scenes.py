@@ -19,10 +19,10 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours, label
 
 from transxnet.bounds import ImageCount, SceneSide, Seed, checked
+from transxnet.data.coco.run_lengths import from_mask, uncompressed
+from transxnet.data.masks.classes import palette
 from transxnet.data.randomness import seed_for
-from transxnet.data.run_lengths import from_mask, uncompressed
 from transxnet.data.scene_painting import Material, Scene, paint_scene, scene_materials
-from transxnet.data.segmentation_classes import palette
 from transxnet.data.sources import SCENES
 from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import ConfigError

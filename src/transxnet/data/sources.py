@@ -10,7 +10,7 @@ import numpy as np
 from timm.data import ImageNetInfo
 
 from transxnet.data.class_folders import find_parts, images_of, only_nested_class, remark_matches, validation_classes
-from transxnet.data.coco_layout import refuse_annotated
+from transxnet.data.coco.layout import refuse_annotated
 from transxnet.data.description import DataDescription
 from transxnet.data.findings import Findings
 from transxnet.data.image_sources import (
@@ -25,10 +25,10 @@ from transxnet.data.image_sources import (
     loaded,
 )
 from transxnet.data.names import listed, matched_names
-from transxnet.data.parquet import open_parquet
-from transxnet.data.shards import open_shards
+from transxnet.data.packed.parquet import open_parquet
+from transxnet.data.packed.shards import open_shards
+from transxnet.data.packed.webdataset import open_webdataset
 from transxnet.data.splits import HELD_OUT
-from transxnet.data.webdataset import open_webdataset
 from transxnet.errors import DataError
 from transxnet.files import reason, user_path
 

@@ -16,8 +16,8 @@ from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
 
 from transxnet.bounds import AspectRatio, PositiveShare, Share, check_bounds, shown
+from transxnet.data.images.pixel_values import bands_of
 from transxnet.data.loader import Transform
-from transxnet.data.pixel_values import bands_of
 from transxnet.data.randomness import addressed_randomness
 from transxnet.errors import ConfigError
 

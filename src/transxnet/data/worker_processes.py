@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from transxnet.data.pixel_values import ImageWarning
+from transxnet.data.images.pixel_values import ImageWarning
 
 if sys.platform != "win32":  # where processes cannot be forked
     from multiprocessing import forkserver

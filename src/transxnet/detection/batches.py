@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.coco import CocoSource
+from transxnet.data.coco.opening import CocoSource
 from transxnet.data.dense_transforms import DetectionAugmentation, augment_detection
 from transxnet.data.loader import AddressedImages, Sample, indices_and_bad
 from transxnet.dense.detection_transform import DetectionTransform, Target

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from transxnet.data.coco import CocoSource
+from transxnet.data.coco.opening import CocoSource
+from transxnet.data.coco.orientation import Turn, inverse, turned_boxes, turned_masks
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch, EvaluationImages, collate

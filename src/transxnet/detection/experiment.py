@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transxnet.checkpoints.reading import read_checkpoint
-from transxnet.data.coco import CocoData, CocoSource, open_coco
+from transxnet.data.coco.opening import CocoData, CocoSource, open_coco
 from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages
 from transxnet.data.names import same_names

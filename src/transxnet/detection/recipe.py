@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from transxnet.bounds import BatchSize, DropRate, Epochs, ImageSide, LearningRate, Regions, WeightDecay
-from transxnet.data.coco import Crowds
+from transxnet.data.coco.opening import Crowds
 from transxnet.data.dense_transforms import DetectionAugmentation
 from transxnet.dense.registry import network_class
 from transxnet.errors import ConfigError

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.coco import CocoSource
-from transxnet.data.images import BadImageError
+from transxnet.data.coco.opening import CocoSource
+from transxnet.data.images.reading import BadImageError
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 from transxnet.plotting.overlays import draw_objects

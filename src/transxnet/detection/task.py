@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from transxnet.data.coco import CocoSource
+from transxnet.data.coco.opening import CocoSource
 from transxnet.data.loader import BadImages
 from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch

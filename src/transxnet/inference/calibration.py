@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.classification.labels import label_names
-from transxnet.data.images import BadImageError, find_images
+from transxnet.data.images.reading import BadImageError, find_images
 from transxnet.data.names import is_folder
 from transxnet.data.sources import DIGITS, SCENES, FolderSource, ImageSource, open_data, open_evaluation
 from transxnet.data.splits import TRAIN, part_folder
@@ -146,7 +146,7 @@ def _annotated(data: str, model: DenseNetwork) -> Calibration:
 
 
 def _with_objects(folder: str, head: Any) -> Calibration:
-    from transxnet.data.coco import open_coco
+    from transxnet.data.coco.opening import open_coco
     from transxnet.detection.evaluate import evaluate
 
     data = open_coco(folder, classes=head.label_names, masks=head.predicts_masks)
@@ -165,7 +165,7 @@ def _with_objects(folder: str, head: Any) -> Calibration:
 
 
 def _with_pixels(folder: str, head: Any) -> Calibration:
-    from transxnet.data.segmentation import open_segmentation
+    from transxnet.data.masks.opening import open_segmentation
     from transxnet.segmentation.evaluate import evaluate
 
     data = open_segmentation(

@@ -17,7 +17,7 @@ from torch import nn
 
 from transxnet.bounds import BatchSize, checked
 from transxnet.data.examples import Example
-from transxnet.data.images import BadImageError
+from transxnet.data.images.reading import BadImageError
 from transxnet.data.loader import Advance
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import DataError

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.dense_transforms import SegmentationAugmentation, augment_segmentation
 from transxnet.data.loader import AddressedImages, Sample, indices_and_bad
-from transxnet.data.segmentation import SegmentationSource
+from transxnet.data.masks.opening import SegmentationSource
 from transxnet.dense.segmentation_transform import SegmentationTransform
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transxnet.data.loader import Advance, BadImages, make_loader
-from transxnet.data.segmentation import SegmentationSource
+from transxnet.data.masks.opening import SegmentationSource
 from transxnet.dense.pixel_classes import IGNORED, classes_of
 from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError

@@ -8,9 +8,9 @@ from typing import Any
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.fingerprint import Adopt
 from transxnet.data.loader import BadImages
+from transxnet.data.masks.opening import SegmentationData, SegmentationSource, open_segmentation
 from transxnet.data.names import same_names
 from transxnet.data.scenes import data_folder
-from transxnet.data.segmentation import SegmentationData, SegmentationSource, open_segmentation
 from transxnet.dense.create import create_dense
 from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.protocol import Segmenter

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from transxnet.data.images import BadImageError
-from transxnet.data.segmentation import SegmentationSource
+from transxnet.data.images.reading import BadImageError
+from transxnet.data.masks.opening import SegmentationSource
 from transxnet.dense.protocol import Segmenter
 from transxnet.plotting.overlays import draw_classes
 from transxnet.plotting.overlays import save_sheet as sheet

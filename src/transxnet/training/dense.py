@@ -15,7 +15,7 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 from transxnet.bounds import FurtherEpochs, ImageSide, PyramidChannels, Share, Steps
 from transxnet.checkpoints.reading import Checkpoint
 from transxnet.checkpoints.released_dense import from_released_dense, is_released_dense
-from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
+from transxnet.data.masks.classes import Colors, ade20k_classes, palette
 from transxnet.dense.head_description import HeadDescription, describe_weights
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import RELEASED_CHECKPOINT, Recipe

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transxnet.data.image_metadata import TRANSPOSITIONS, significant_bits, with_tags
-from transxnet.data.pixel_values import Array, ValueRange, from_array, is_deep
+from transxnet.data.images.metadata import TRANSPOSITIONS, significant_bits, with_tags
+from transxnet.data.images.pixel_values import Array, ValueRange, from_array, is_deep
 
 for _name in ("PIL", "tifffile"):
     logging.getLogger(_name).addHandler(logging.NullHandler())  # they raise what they would print

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transxnet.data.images import MAX_BYTES, BadImageError, decode_image
-from transxnet.data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from transxnet.data.images.reading import MAX_BYTES, BadImageError, decode_image
 from transxnet.data.names import entries_of
-from transxnet.data.shard_index import Entries, entry_type, read_index
+from transxnet.data.packed.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from transxnet.data.packed.shard_index import Entries, entry_type, read_index
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason
 
@@ -55,7 +55,7 @@ class ShardSource:
     Attributes:
         class_names: Names of the classes.
         shards: The tar files.
-        entries: (n), of :func:`~transxnet.data.shard_index.entry_type`; ``shard`` is an index into ``shards``.
+        entries: (n), of :func:`~transxnet.data.packed.shard_index.entry_type`; ``shard`` is an index into ``shards``.
     """
 
     class_names: Sequence[str]

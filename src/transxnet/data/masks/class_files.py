@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageColor
 
+from transxnet.data.masks.classes import Colors, palette
+from transxnet.data.masks.values import COLOR
 from transxnet.data.names import class_names_fault, entries_of, is_file, is_folder
-from transxnet.data.segmentation_classes import Colors, palette
-from transxnet.data.segmentation_masks import COLOR
 from transxnet.errors import DataError
 from transxnet.files import read_text, reading
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transxnet.data.coco_images import header
-from transxnet.data.coco_records import Annotations, ImageRecord
+from transxnet.data.coco.image_files import header
+from transxnet.data.coco.orientation import Turn, inverse, turned_boxes, turned_masks, turned_size
+from transxnet.data.coco.records import Annotations, ImageRecord
+from transxnet.data.coco.run_lengths import decoded
 from transxnet.data.findings import Findings
-from transxnet.data.images import read_annotated
-from transxnet.data.orientation import Turn, inverse, turned_boxes, turned_masks, turned_size
-from transxnet.data.run_lengths import decoded
+from transxnet.data.images.reading import read_annotated
 from transxnet.errors import DataError
 
 MIN_SIDE = 32

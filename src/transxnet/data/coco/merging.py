@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transxnet.data.coco_records import Annotations, CocoFile
+from transxnet.data.coco.records import Annotations, CocoFile
 from transxnet.data.findings import merged as findings_of_all
 from transxnet.errors import DataError
 

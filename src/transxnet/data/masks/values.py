@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transxnet.data.images import BadImageError, opened, strips
+from transxnet.data.images.reading import BadImageError, opened, strips
 
 COLOR = 1 << 24
 """Added to 0xRRGGBB in the code of a colour; the code of a grey value or palette index is the value itself."""

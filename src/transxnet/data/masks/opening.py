@@ -15,14 +15,14 @@ from torch import Tensor
 
 from transxnet.data.description import DataDescription, PartDescription
 from transxnet.data.findings import Findings
-from transxnet.data.images import BadImageError, opened, read_annotated
+from transxnet.data.images.reading import BadImageError, opened, read_annotated
+from transxnet.data.masks.class_files import ClassList, find_class_list
+from transxnet.data.masks.classes import Colors, ade20k_classes, palette
+from transxnet.data.masks.encoding import NO_CODE, MaskEncoding, Totals, codes_in, encoding, shown, totals_of
+from transxnet.data.masks.layout import LAYOUTS, MaskPart, find_masks
+from transxnet.data.masks.rules import BACKGROUND, MAX_CLASSES, Labelling, is_spread, label_by_rules, needs_zero
+from transxnet.data.masks.values import COLOR, MaskSummary, read_mask, survey
 from transxnet.data.names import is_folder, listed
-from transxnet.data.segmentation_class_files import ClassList, find_class_list
-from transxnet.data.segmentation_classes import Colors, ade20k_classes, palette
-from transxnet.data.segmentation_encoding import NO_CODE, MaskEncoding, Totals, codes_in, encoding, shown, totals_of
-from transxnet.data.segmentation_layout import LAYOUTS, MaskPart, find_masks
-from transxnet.data.segmentation_masks import COLOR, MaskSummary, read_mask, survey
-from transxnet.data.segmentation_rules import BACKGROUND, MAX_CLASSES, Labelling, is_spread, label_by_rules, needs_zero
 from transxnet.data.splits import HELD_OUT, held_out
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.errors import DataError
@@ -146,7 +146,7 @@ def open_segmentation(
     classes: Sequence[str] | None = None,
     values: Sequence[int] = (),
 ) -> SegmentationData:
-    """Open a folder of images with masks, in one of the layouts of :mod:`transxnet.data.segmentation_layout`.
+    """Open a folder of images with masks, in one of the layouts of :mod:`transxnet.data.masks.layout`.
 
     The values of all masks are counted, in threads. Which value is which class is decided by a file that names
     the classes, if there is one, and by the values; the findings say how. Without a validation part, a fifth of

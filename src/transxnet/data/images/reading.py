@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from transxnet.data.deep_images import has_deep_colours, is_dim, is_tiff, read_deep_colours, read_tiff, values_stated
 from transxnet.data.folder_listing import Ignored, files_below
-from transxnet.data.image_metadata import has_too_many_scans, transposition, without_metadata
+from transxnet.data.images.deep import has_deep_colours, is_dim, is_tiff, read_deep_colours, read_tiff, values_stated
+from transxnet.data.images.metadata import has_too_many_scans, transposition, without_metadata
+from transxnet.data.images.pixel_values import ImageWarning, as_seen, is_deep, transposed, warn_once
+from transxnet.data.images.pixel_values import strips as strips
 from transxnet.data.names import is_folder, natural_key
-from transxnet.data.pixel_values import ImageWarning, as_seen, is_deep, transposed, warn_once
-from transxnet.data.pixel_values import strips as strips
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason, user_path
 
@@ -75,7 +75,7 @@ def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Im
 
     Transparent pixels are blended with white, values of more than 8 bits are scaled by their range, and of an
     animation the first frame is used. Where the range has to be guessed, an
-    :class:`~transxnet.data.pixel_values.ImageWarning` says so.
+    :class:`~transxnet.data.images.pixel_values.ImageWarning` says so.
 
     Args:
         path: The file.

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transxnet.data.coco_categories import repeated, whole
-from transxnet.data.coco_images import Found, Header, header
-from transxnet.data.coco_records import ImageRecord
+from transxnet.data.coco.categories import repeated, whole
+from transxnet.data.coco.image_files import Found, Header, header
+from transxnet.data.coco.records import ImageRecord
+from transxnet.data.coco.run_lengths import is_number
 from transxnet.data.findings import Findings
-from transxnet.data.images import MAX_PIXELS
-from transxnet.data.run_lengths import is_number
+from transxnet.data.images.reading import MAX_PIXELS
 from transxnet.errors import DataError
 
 FindFiles = Callable[[Sequence[str], Findings], Found]

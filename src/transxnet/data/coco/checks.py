@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transxnet.data.coco_categories import read_categories, whole
-from transxnet.data.coco_image_records import FindFiles, read_images
-from transxnet.data.coco_records import Annotations, CocoFile, ImageRecord
+from transxnet.data.coco.categories import read_categories, whole
+from transxnet.data.coco.image_records import FindFiles, read_images
+from transxnet.data.coco.records import Annotations, CocoFile, ImageRecord
+from transxnet.data.coco.run_lengths import SegmentationError, area, bounds, checked, is_number, is_whole
 from transxnet.data.findings import Findings
-from transxnet.data.run_lengths import SegmentationError, area, bounds, checked, is_number, is_whole
 from transxnet.errors import DataError
 from transxnet.files import read_bytes, reason
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from transxnet.data.manifest import ShardRecord
+from transxnet.data.packed.manifest import ShardRecord
 from transxnet.files import check_regular, read_bytes, reason
 
 Entries = npt.NDArray[np.void]

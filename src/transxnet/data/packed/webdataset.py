@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from transxnet.data.findings import Findings
-from transxnet.data.images import EXTENSIONS, is_image_name
+from transxnet.data.images.reading import EXTENSIONS, is_image_name
 from transxnet.data.names import MAX_CLASSES, is_system_folder, name_key, natural_key
-from transxnet.data.shard_index import Entries, entry_type
-from transxnet.data.shards import ShardSource, join
+from transxnet.data.packed.shard_index import Entries, entry_type
+from transxnet.data.packed.shards import ShardSource, join
+from transxnet.data.packed.tar_members import members
 from transxnet.data.splits import part_files
-from transxnet.data.tar_members import members
 from transxnet.errors import DataError
 from transxnet.files import open_regular, reason
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transxnet.data.findings import Findings
-from transxnet.data.images import find_images, is_image_name
+from transxnet.data.images.reading import find_images, is_image_name
 from transxnet.data.names import entries_of, is_file, is_folder, natural_key
 from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import DataError

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from transxnet.data.annotation_formats import COCO, COCO_NAME, ForeignAnnotations, foreign_annotations, format_of
+from transxnet.data.coco.other_formats import COCO, COCO_NAME, ForeignAnnotations, foreign_annotations, format_of
+from transxnet.data.masks.layout import holds_masks
 from transxnet.data.names import entries_of, is_folder
-from transxnet.data.segmentation_layout import holds_masks
 from transxnet.data.splits import TRAIN, VALIDATION, part_word
 from transxnet.errors import DataError
 from transxnet.files import user_path

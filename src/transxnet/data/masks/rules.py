@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from transxnet.data.findings import Findings
+from transxnet.data.masks.class_files import VOC_CLASSES, ClassList, voc_palette
+from transxnet.data.masks.classes import Colors, palette
+from transxnet.data.masks.encoding import NO_CODE, VOC_BORDER, VOID, MaskEncoding, Totals, encoding, shown
+from transxnet.data.masks.values import COLOR
 from transxnet.data.names import listed
-from transxnet.data.segmentation_class_files import VOC_CLASSES, ClassList, voc_palette
-from transxnet.data.segmentation_classes import Colors, palette
-from transxnet.data.segmentation_encoding import NO_CODE, VOC_BORDER, VOID, MaskEncoding, Totals, encoding, shown
-from transxnet.data.segmentation_masks import COLOR
 from transxnet.errors import DataError
 from transxnet.text import counted
 

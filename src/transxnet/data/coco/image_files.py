@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from transxnet.data.coco.orientation import Turn, turned_size
 from transxnet.data.findings import Findings
-from transxnet.data.image_metadata import transposition
-from transxnet.data.images import BadImageError, is_image_name, opened
-from transxnet.data.orientation import Turn, turned_size
+from transxnet.data.images.metadata import transposition
+from transxnet.data.images.reading import BadImageError, is_image_name, opened
 from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import DataError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from transxnet.data.coco_records import CocoFile
+from transxnet.data.coco.records import CocoFile
 from transxnet.data.findings import Findings
 from transxnet.data.names import class_names_fault, listed
 from transxnet.errors import DataError

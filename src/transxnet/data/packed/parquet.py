@@ -21,9 +21,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from transxnet.data.findings import Findings
-from transxnet.data.images import BadImageError, decode_image, read_image
+from transxnet.data.images.reading import BadImageError, decode_image, read_image
 from transxnet.data.names import is_file
-from transxnet.data.parquet_labels import class_indices, class_labels, class_names, one_column
+from transxnet.data.packed.parquet_labels import class_indices, class_labels, class_names, one_column
 from transxnet.data.splits import TRAIN, VALIDATION, part_files, part_folders, part_of_folder, remark_parts
 from transxnet.errors import DataError
 from transxnet.files import check_regular, read_json, reading, reason

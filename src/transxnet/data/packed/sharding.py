@@ -16,11 +16,11 @@ import numpy as np
 
 from transxnet.bounds import Seed, ShardBytes, checked
 from transxnet.data.findings import Findings
-from transxnet.data.images import MAX_BYTES
-from transxnet.data.manifest import Manifest, ShardRecord, read_manifest
+from transxnet.data.images.reading import MAX_BYTES
 from transxnet.data.names import SYSTEM_FILES, name_key
+from transxnet.data.packed.manifest import Manifest, ShardRecord, read_manifest
+from transxnet.data.packed.shard_index import entry_type
 from transxnet.data.randomness import seed_for
-from transxnet.data.shard_index import entry_type
 from transxnet.data.sources import FolderSource, open_parts
 from transxnet.data.splits import held_out
 from transxnet.errors import DataError

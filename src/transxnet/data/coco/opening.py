@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from transxnet.data.coco_categories import ordered
-from transxnet.data.coco_checks import Crowds, read_coco
-from transxnet.data.coco_images import ImageFinder
-from transxnet.data.coco_layout import CocoLayout, Subset, coco_layout, image_folders, lone_subset
-from transxnet.data.coco_merging import merged as merged_files
-from transxnet.data.coco_records import CocoFile
-from transxnet.data.coco_source import MIN_SIDE, CocoSource, Instances
+from transxnet.data.coco.categories import ordered
+from transxnet.data.coco.checks import Crowds, read_coco
+from transxnet.data.coco.image_files import ImageFinder
+from transxnet.data.coco.layout import CocoLayout, Subset, coco_layout, image_folders, lone_subset
+from transxnet.data.coco.merging import merged as merged_files
+from transxnet.data.coco.records import CocoFile
+from transxnet.data.coco.source import MIN_SIDE, CocoSource, Instances
+from transxnet.data.coco.stratified import held_out_by_classes
 from transxnet.data.description import DataDescription, PartDescription
 from transxnet.data.findings import Findings, merged
 from transxnet.data.names import is_file, listed
-from transxnet.data.stratified import held_out_by_classes
 from transxnet.errors import DataError
 from transxnet.files import reading, user_path
 
@@ -70,8 +70,8 @@ def open_coco(
 ) -> CocoData:
     """Open a folder of images with COCO annotations, in COCO's layout or as an annotation tool exports it.
 
-    See :func:`~transxnet.data.coco_layout.coco_layout` for the layouts. Without a file for validation, a fifth of
-    the images is held out, by class (:func:`~transxnet.data.stratified.held_out_by_classes`).
+    See :func:`~transxnet.data.coco.layout.coco_layout` for the layouts. Without a file for validation, a fifth of
+    the images is held out, by class (:func:`~transxnet.data.coco.stratified.held_out_by_classes`).
 
     Args:
         data: The folder, or an annotation file.

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from transxnet.data.findings import Findings
-from transxnet.data.segmentation_class_files import ClassList
-from transxnet.data.segmentation_masks import COLOR, Codes, Mask, MaskSummary, Values, is_grey, nearest
+from transxnet.data.masks.class_files import ClassList
+from transxnet.data.masks.values import COLOR, Codes, Mask, MaskSummary, Values, is_grey, nearest
 from transxnet.dense.pixel_classes import IGNORED
 
 NO_CODE = -2

@@ -1,0 +1,1 @@
+"""Images with annotated objects, in COCO's format."""
