@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@echo "open runs/demo/samples.png and runs/demo/curves.png"
 
 test: $(STAMP) lint
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow

@@ -122,7 +122,7 @@ def test_folders_are_matched_to_the_networks_class_names(fill: Fill) -> None:
         open_evaluation(str(root), ["ant", "bee"], 2)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_augmentation_depends_on_the_address_alone(workers: int) -> None:
     source = open_data("digits").validation
     transform = training_transform(DESCRIBED, Augmentation())

@@ -126,9 +126,8 @@ def test_a_model_is_written_and_read_with_all_it_says_of_itself(
         transxnet.load_model(runs[kind])
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "semantic_fpn" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_killed_runs_go_on_to_the_same_bits(kind: str, runs: dict[str, Path], scenes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     often = ("--checkpoint-minutes", 0.0001)

@@ -83,7 +83,7 @@ def test_a_file_has_its_metadata(small_onnx: Path) -> None:
 
 
 FORMS = [
-    pytest.param("openvino", "float32"),
+    pytest.param("openvino", "float32", marks=pytest.mark.slow),
     pytest.param("openvino", "bfloat16", marks=pytest.mark.slow),
     pytest.param("onnx", "float16", marks=pytest.mark.slow),
     pytest.param("torch", "float32", marks=pytest.mark.slow),
@@ -162,6 +162,7 @@ def test_a_file_predicts_and_is_evaluated_as_the_network(
     assert scores[0] == pytest.approx(scores[1], abs=0.003) == pytest.approx(scores[2], abs=0.003)
 
 
+@pytest.mark.slow
 def test_eight_bits_are_calibrated_and_evaluated_on_the_users_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,7 +60,9 @@ def test_every_setting_is_among_the_exported_networks() -> None:
         assert own <= {*values, *NOT_EXPORTED.get(field.name, ())}, field.name
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    "name", [name if name == "geometric alone" else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED]
+)
 def test_a_traced_network_gives_the_networks_outputs(name: str) -> None:
     model = network(EXPORTED[name])
     program = trace(model).module()

@@ -74,6 +74,7 @@ def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_pat
     assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_s_workers_end_too(photos: Path, tmp_path: Path) -> None:
     process = Training("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run", "--workers", 2)
     until_saved(tmp_path / "run", process)
@@ -238,6 +239,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_time_since_the_one_before(
     assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
     photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType
 ) -> None:

@@ -131,6 +131,7 @@ def test_attention_in_mixed_precision_does_not_overflow() -> None:
     assert torch.equal(z, v.half())
 
 
+@pytest.mark.slow
 def test_the_profile_reports_each_part_and_leaves_a_trace(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
