@@ -1,7 +1,8 @@
-"""The layout in CONTRIBUTING.md and the layers of import-linter cover the package."""
+"""The layout in CONTRIBUTING.md and the layers of import-linter cover the package; files and functions are short."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -28,3 +29,14 @@ def test_every_folder_and_module_has_a_layer() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (layers,) = (each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
     assert {name for layer in layers["layers"] for name in re.split(r"[|:\s]+", layer)} == names()
+
+
+def test_files_and_functions_are_short() -> None:
+    long: list[str] = []
+    for path in (path for folder in ("src", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        long += [str(path)] * (text.count("\n") > 350)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
+                long.append(f"{path}: {node.name}")
+    assert not long

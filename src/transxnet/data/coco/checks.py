@@ -20,6 +20,7 @@ from transxnet.data.coco.run_lengths import SegmentationError, area, bounds, che
 from transxnet.data.findings import Findings
 from transxnet.errors import DataError
 from transxnet.files import read_bytes, reason
+from transxnet.text import counted
 
 Crowds = Literal["ignore", "as-objects", "as_objects"]
 """Whether annotations with ``iscrowd: 1`` are neither trained on nor count in evaluation, or are objects."""
@@ -155,7 +156,10 @@ class _Reader:
             box = self._box(entry.get("bbox"), self.images[image], name)
         size = entry.get("area")
         if not (is_number(size) and size > 0):
-            self.findings.add("annotations without area (computed from the mask or the box)", name)
+            if size is None:
+                self.notes["areas"] += 1
+            else:
+                self.findings.add("annotations whose area is not a number above 0 (computed)", name)
             size = area(segmentation, height, width) if packed else box[2] * box[3]
         crowd = entry.get("iscrowd") in (1, True, "1")
         self.notes["crowds"] += crowd
@@ -166,9 +170,17 @@ class _Reader:
         """Add findings on all annotations."""
         findings, notes = self.findings, self.notes
         if notes["ids"]:
-            findings.remark(f"ids of {notes['ids']:,} annotations, given as text or fractions, are read as integers")
+            findings.remark(
+                f"ids of {counted(notes['ids'], 'annotation')}, given as text or fractions, are read as integers"
+            )
         if notes["boxless"]:
-            findings.remark(f"boxes of {notes['boxless']:,} annotations without one are computed from their masks")
+            findings.remark(
+                f"boxes of {counted(notes['boxless'], 'annotation')} without one are computed from their masks"
+            )
+        if notes["areas"]:
+            findings.remark(
+                f"areas of {counted(notes['areas'], 'annotation')} without one are computed from the mask or the box"
+            )
         crowds = [each for each in kept if each.crowd]
         if crowds and len(crowds) > _FEW_CROWDS * len(kept):
             kind = (
