@@ -32,7 +32,9 @@ def folder() -> Iterator[Path]:
 # Released files
 
 
-@pytest.mark.parametrize("variant", ["tiny", "small", "base"])
+@pytest.mark.parametrize(
+    "variant", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("small", "base"))]
+)
 def test_released_classifiers(released: Released, folder: Path, variant: str) -> None:
     file = released(variant)
     path = folder / f"transx-{variant[0]}.pth.tar"

@@ -246,8 +246,9 @@ def test_mask_rcnn_s_losses_on_given_proposals(in_training: MaskRCNN, mask_rcnn_
         assert agrees(losses[name], expected[f"given/{theirs}"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retinanet", "mask_rcnn", "semantic_fpn"])
-@pytest.mark.parametrize("variant", [pytest.param("small", marks=pytest.mark.slow), "base"])
+@pytest.mark.parametrize("variant", ["small", "base"])
 def test_released_files_of_other_sizes_load(kind: str, variant: str) -> None:
     create = create_segmenter if kind == "semantic_fpn" else create_detector
     model = create(kind, backbone=f"transxnet_{variant}", checkpoint=released_dense(kind, variant))

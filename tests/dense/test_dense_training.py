@@ -91,8 +91,10 @@ def test_a_run_leaves_weights_figures_and_pictures(kind: str, runs: dict[str, Pa
     assert (folder / "checkpoints/best.ckpt").is_file() and list(folder.glob("tensorboard/events*"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("checkpoint", ["", "weights.safetensors", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize(
+    ("kind", "checkpoint"),
+    zip(KINDS, ("", "weights.safetensors", "checkpoints/last.ckpt"), strict=True),
+)
 def test_what_a_run_leaves_can_be_evaluated(
     kind: str, checkpoint: str, runs: dict[str, Path], scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_whole_segmenter_predicts_from_its_file(
     assert [one if isinstance(one, str) else pytest.approx(one, abs=2e-3) for one in answers[0]] == answers[1]
 
 
+@pytest.mark.slow
 def test_features_of_a_backbone(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps.pt2"
     assert run("export", small, "--features", "--format", "torch", "--out", out) == 0

@@ -45,7 +45,7 @@ def test_it_is_near(computed_in: str, dtype: torch.dtype, shape: tuple[int, ...]
 
 
 @needs_float16
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     batch=st.sampled_from([1, 2, 7]), height=st.integers(32, 130), width=st.integers(32, 130),
     groups=st.integers(1, 4), kernel_size=st.sampled_from([3, 5, 7]), factors=st.booleans(),

@@ -55,7 +55,7 @@ def test_checkpointing_recomputes_the_blocks(features_only: bool) -> None:
         assert len(passes) == (12 if enable else 6)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_checkpointing_can_be_compiled(backend: str) -> None:
     plain, recomputed = nano().train(), nano().train()
     recomputed.set_grad_checkpointing()

@@ -61,6 +61,7 @@ def test_a_network_is_as_fast_as_itself_and_a_new_mode_is_an_entry(
     assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_printed_speeds_of_several_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("bench", "test_efficientnet", "test_resnet", "--mode", "eager", "channels_last", "--precision", "bf16")
     sizes = ("--batch-size", 1, 2, "--image-size", 32, 48, "--rounds", 2, "--min-seconds", 0)

@@ -91,6 +91,7 @@ def test_the_first_interrupt_saves_and_stops(photos: Path, tmp_path: Path) -> No
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_the_second_interrupt_stops_at_once_and_says_what_is_lost(photos: Path, tmp_path: Path) -> None:
     settings = ("--data", photos, *SETTINGS[:-2], "--checkpoint-minutes", 0, "--batch-size", 16, "--epochs", 50)
     process = Training(*settings, "--image-size", 320, "--out", tmp_path / "run")  # steps of seconds

@@ -88,8 +88,8 @@ def test_an_image_is_classified_alike_in_any_batch(size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("name", transxnet.VARIANTS)  # short names are the same networks
-@pytest.mark.parametrize("in_chans", [1, 5])
-def test_other_input_channels(name: str, in_chans: int) -> None:
+def test_other_input_channels(name: str) -> None:
+    in_chans = 5
     model = untrained(name, in_chans=in_chans)
     assert model(empty(1, in_chans, 32, 32)).shape == (1, 1000)
     assert get_model_input_config(model)["input_size"][0] == in_chans
