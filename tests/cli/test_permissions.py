@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from helpers.coco_files import content, write
 from helpers.commands import run
 from helpers.networks import nano
 from helpers.packed_files import fill
@@ -57,6 +59,43 @@ def test_a_closed_folder_is_never_left_out(
             assert run(*command) == 2
             said = capsys.readouterr().err
             assert str(photos / name) in said and "ermission denied" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444], ids=["closed", "names alone"])
+@pytest.mark.parametrize("name", ["images", "images/default"])
+def test_a_closed_folder_does_not_hide_annotated_images(
+    name: str, mode: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor the images of a part that is found beside it."""
+    data = tmp_path / "data"
+    described = content(4)
+    described["images"][0]["file_name"] = "first.jpg"
+    write(data / "annotations/instances_default.json", described, data / "images/default")
+    (data / "images/default/first.jpg").rename(data / "first.jpg")
+    with closed(data / name, mode):
+        status = run("data", "check", data)
+    printed = capsys.readouterr()
+    if (name, mode) == ("images/default", 0o444):  # its images can be listed, and each is broken
+        assert status == 1 and printed.out.count("cannot be read (Permission denied)") == 3
+    else:
+        assert status == 2 and printed.err.count("\n") == 1
+        assert "images" in printed.err and "cannot be read: Permission denied; it may hold the 3 images" in printed.err
+
+
+@pytest.mark.parametrize("name", ["images", "masks"])
+def test_a_closed_folder_of_masks_or_their_images(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = fill(tmp_path / "data", [f"{folder}/{index}.png" for folder in ("images", "masks") for index in "12"])
+    for path in (data / "masks").iterdir():
+        Image.linear_gradient("L").point(lambda level: level // 128).save(path)
+    with closed(data / name):
+        assert run("data", "check", data) == 2
+    assert f"{data / name} cannot be read: Permission denied" in capsys.readouterr().err
+    with closed(data / name, 0o444):  # its files can be listed
+        assert run("data", "check", data) == (1 if name == "images" else 2)
+    printed = capsys.readouterr()
+    assert "Permission denied" in printed.out + printed.err
 
 
 def test_a_link_to_a_closed_folder_is_no_missing_class(

@@ -17,6 +17,8 @@ from transxnet.data.images.metadata import transposition
 from transxnet.data.images.reading import BadImageError, is_image_name, opened
 from transxnet.data.splits import TRAIN, VALIDATION
 from transxnet.errors import DataError
+from transxnet.files import reason
+from transxnet.text import counted
 
 _SAMPLE = 100  # images by which folders are ranked
 _MAX_INDEXED = 2_000_000  # image files below a folder
@@ -85,6 +87,7 @@ class ImageFinder:
         self._others = {"train": VALIDATION, "val": TRAIN}.get(part or "", ())
         self._listed: dict[str, frozenset[str]] = {}
         self._below: dict[str, list[str]] | None = None
+        self._closed: list[OSError] = []  # of folders below the root that this user may not list
 
     def __call__(self, names: Sequence[str], findings: Findings) -> Found:
         """Find the path of each name.
@@ -94,7 +97,7 @@ class ImageFinder:
             findings: Receives a remark on files that were found by another name.
 
         Raises:
-            DataError: If none exists.
+            DataError: If none exists, or one is not found and a folder that may hold it cannot be read.
         """
         folders = self._ranked(names[:: max(1, len(names) // _SAMPLE)])
         found = [self._exact([name], folders) for name in names]
@@ -106,6 +109,12 @@ class ImageFinder:
         if several := [path for path, count in Counter(filter(None, found)).items() if count > 1]:
             findings.remark(f"{len(several):,} files are named by several image records, such as {several[0]}")
         missing = {index for index, path in enumerate(found) if path is None}
+        if missing and self._closed:
+            error = self._closed[0]
+            raise DataError(
+                f"{error.filename} cannot be read: {reason(error)}; it may hold the "
+                f"{counted(len(missing), 'image')} of {self.path} that cannot be found elsewhere"
+            )
         if len(missing) == len(names):
             looked = ", ".join(self.folders)
             raise DataError(
@@ -162,7 +171,7 @@ class ImageFinder:
         """The image files below the root by their key; "-" and the rest of the name for those with a prefix."""
         found: dict[str, list[str]] = defaultdict(list)
         count, seen = 0, set()
-        for folder, folders, files in os.walk(self.root, followlinks=True):
+        for folder, folders, files in os.walk(self.root, onerror=self._note, followlinks=True):
             real = os.path.realpath(folder)
             folders[:] = [] if real in seen else [each for each in folders if not self._foreign(each)]
             seen.add(real)
@@ -183,9 +192,17 @@ class ImageFinder:
         if folder not in self._listed:
             try:
                 self._listed[folder] = frozenset(os.listdir(folder))  # noqa: PTH208 (a name for each of millions)
-            except (OSError, ValueError):  # ValueError: a name that no file can have
+            except OSError as error:
+                self._note(error)
+                self._listed[folder] = frozenset()
+            except ValueError:  # a name that no file can have
                 self._listed[folder] = frozenset()
         return self._listed[folder]
+
+    def _note(self, error: OSError) -> None:
+        """Remember a folder that cannot be listed; those of other machines' paths do not matter."""
+        if isinstance(error, PermissionError) and Path(error.filename).is_relative_to(self.root):
+            self._closed.append(error)
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -292,7 +293,7 @@ def _colors_of(listing: ClassList | None, classes: Sequence[str]) -> Colors:
 
 def _size_fault(image: Path, size: tuple[int, int]) -> str:
     """Why a mask of a size does not fit its image; empty if it does, or if the image cannot be opened."""
-    with opened(image) as found:
+    with suppress(BadImageError), opened(image) as found:  # reported when the image is read
         if sorted(found.size) != sorted(size):
             return f"{size[0]} x {size[1]} pixels, but its image is {found.width} x {found.height}"
     return ""
@@ -308,13 +309,7 @@ def _report_faults(parts: Sequence[_Part], findings: Findings) -> None:
     usable = 0
     for part in parts:
         for image, path, summary in zip(part.pairs.images, part.pairs.masks, part.summaries, strict=True):
-            fault = summary.fault
-            if not fault:
-                try:
-                    fault = _size_fault(image, summary.size)
-                except BadImageError:
-                    continue  # reported when it is read
-            if fault:
+            if fault := summary.fault or _size_fault(image, summary.size):
                 faults.append(f"{path}: {fault}")
                 findings.add("masks that cannot be used", faults[-1])
             usable += not summary.fault
