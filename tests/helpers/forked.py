@@ -1,20 +1,16 @@
 """Command lines and Python code in separate processes, with limits on memory and time.
 
-A server process that has imported the package forks a process for each of them, which takes a
-fraction of a second instead of the seconds of the imports.
+The server of :mod:`helpers.processes` forks a process for each of them, which takes a fraction of a
+second instead of the seconds of the imports.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
 import json
 import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.processes import FORKED
+
 MEMORY = 4 * 2**30
 """Bytes that a process may allocate beyond its imports (PyTorch's imports alone map more than that)."""
 
-_COMMANDS = ("data", "train", "eval", "predict", "erf", "gradcam")
-_LIBRARIES = ("datasets", "pyarrow.parquet", "transxnet.training.run", "transxnet.api.prediction", "sklearn.datasets")
 _CALLS = """
 import json, transxnet
 outcomes = []
@@ -51,7 +47,7 @@ class Ended:
         status: Exit status, or minus the signal that ended it.
         out: Its output.
         err: Its output on standard error.
-        peak: Peak resident memory in bytes, imports included.
+        peak: Peak resident memory in bytes, imports included; 0 for a process that a signal ended.
     """
 
     status: int
@@ -118,40 +114,15 @@ def _ended(
     with tempfile.TemporaryDirectory() as outputs, tempfile.TemporaryDirectory() as empty:
         limits = {"seconds": seconds, "memory": memory}
         task = {"folder": str(folder or empty), "environment": dict(environment or {}), "outputs": outputs}
-        server = _server()
-        assert server.stdin and server.stdout
-        server.stdin.write(json.dumps(what | limits | task).encode() + b"\n")
-        server.stdin.flush()
-        status, peak = json.loads(server.stdout.readline())
+        process = FORKED.Process(target=_run, args=(what | limits | task,))
+        process.start()
+        process.join()
+        status = process.exitcode
         out, err = (Path(outputs, name).read_text(errors="replace") for name in ("out", "err"))
-    assert status != -signal.SIGALRM, f"not finished after {seconds} s: {what}; {err}"
-    return Ended(status, out, err, peak)
-
-
-@functools.cache
-def _server() -> subprocess.Popen[bytes]:
-    paths = [str(Path(__file__).parents[1]), *sys.path]
-    return subprocess.Popen(
-        [sys.executable, "-c", "from helpers import forked; forked.serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-
-
-def serve() -> None:
-    """Fork a process for each line of standard input, until its end."""
-    for name in (*(f"transxnet.cli.{command}" for command in _COMMANDS), "transxnet.cli.main", *_LIBRARIES):
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
-    for line in sys.stdin.buffer:
-        child = os.fork()
-        if not child:
-            _run(json.loads(line))
-        _, status, usage = os.wait4(child, 0)
-        answer = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        peak = Path(outputs, "peak")
+        kilobytes = int(peak.read_text()) if peak.is_file() else 0
+    assert status is not None and status != -signal.SIGALRM, f"not finished after {seconds} s: {what}; {err}"
+    return Ended(status, out, err, kilobytes * 1024)
 
 
 def _run(task: dict[str, Any]) -> None:
@@ -185,4 +156,5 @@ def _run(task: dict[str, Any]) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        (outputs / "peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
         os._exit(status)

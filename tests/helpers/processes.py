@@ -1,4 +1,4 @@
-"""Training in separate processes, which can be signalled while they run.
+"""Training in separate processes, which can be signalled while they run, and the server that forks them.
 
 They are forked from a server process that has the imports done, so that each starts at once.
 """
@@ -21,7 +21,9 @@ from transxnet.training.checkpointing import saved
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["transxnet.cli.main", "transxnet.cli.train", "transxnet.training.run", "sklearn.datasets"]
+    ["transxnet.cli.main", "transxnet.api.prediction", "transxnet.training.run", "sklearn.datasets"]
+    + ["datasets", "pyarrow.parquet"]
+    + [f"transxnet.cli.{command}" for command in ("data", "train", "eval", "predict", "erf", "gradcam")]
     + [f"transxnet.{task}.experiment" for task in ("classification", "detection", "segmentation")]
 )
 
