@@ -24,7 +24,7 @@ from helpers.processes import Training, until_saved
 from transxnet.training.checkpointing import damage, newest_whole, saved
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("--image-size", "32", "--batch-size", "4", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
+SETTINGS = ("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
             "--mixup", "0.3", "--checkpoint-minutes", "0.001")  # fmt: skip
 
 
