@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -71,6 +74,7 @@ def test_a_folder_is_not_an_installed_package(tmp_path: Path, monkeypatch: pytes
     assert not installed("named_as_a_package")
 
 
+@pytest.mark.filterwarnings("ignore:where an image")
 def test_a_tiff_file_that_needs_an_extra_is_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(
         tmp_path / "a.tif", np.zeros((40, 36, 5), np.uint8), photometric="minisblack", planarconfig="contig"
@@ -81,3 +85,35 @@ def test_a_tiff_file_that_needs_an_extra_is_a_bad_image(tmp_path: Path, monkeypa
         BadImageError, match=r'needs the extra "train": pip install "transxnet\[train\]" \(missing: tif'
     ):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_an_installation_adds_the_package_alone_to_what_pytorch_and_timm_bring(tmp_path: Path) -> None:
+    def pip(*arguments: object) -> str:
+        command = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+        return subprocess.run(
+            command, check=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONNOUSERSITE"] = "1"
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "src", *(path.name for path in ROOT.glob("setup.*"))):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = [tmp_path / "venv/bin/python"]
+    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", "wheels", source)
+    pip("install", "--quiet", "torch", "torchvision", "timm", "safetensors", "pillow")
+    before = set(pip("freeze", "--all").splitlines())
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    pip("install", "--quiet", wheel)
+    after = set(pip("freeze", "--all").splitlines())
+    assert before < after
+    assert [line.partition(" ")[0] for line in after - before] == ["transxnet"]
+    done = subprocess.run(
+        [*python, bare_core.__file__, tmp_path / "empty"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

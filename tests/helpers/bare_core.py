@@ -92,8 +92,8 @@ def use_commands(folder: Path) -> None:
         (("eval", "--data", photos, *network, "--per-class"), " class  images  top-1\n leaf   1       "),
         (("models", "--help"), "transxnet models --json"),
         (("predict", photos, *network, "--out", folder / "a.csv"), "leaf/1.png  "),
-        (("predict", photos, "--checkpoint", folder / "mask_rcnn.safetensors", "--json"), '"objects"'),
-        (("tables", "1"), "Table I"),
+        (("predict", photos / "leaf", "--checkpoint", folder / "mask_rcnn.safetensors", "--json"), '"objects"'),
+        (("tables", "--help"), "transxnet tables 5 6"),
     ):
         status, out, err = command(*arguments)
         assert (status, err) == (0, ""), (arguments, status, err)
