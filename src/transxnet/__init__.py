@@ -6,23 +6,24 @@ Importing the package registers the networks with timm.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from transxnet.interrupts import end_quietly
+from transxnet.interrupts import end_quietly, only_prints
+from transxnet.version import __version__
 
-end_quietly()
-
-from transxnet import kernels  # noqa: E402 (takes seconds, in which Ctrl-C must not end in a traceback)
-from transxnet.checkpoints.writing import save_model  # noqa: E402
-from transxnet.config import VARIANTS, TransXNetConfig  # noqa: E402
-from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network  # noqa: E402
-from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter  # noqa: E402
-from transxnet.errors import CheckpointError, ConfigError, DataError, Stopped, TransXNetError  # noqa: E402
-from transxnet.inference.export import ExportError, export  # noqa: E402
-from transxnet.inference.fuse import fuse  # noqa: E402
-from transxnet.inference.runtimes import load_exported  # noqa: E402
-from transxnet.layers.registry import BlockSizes, register_ffn, register_local_operator, register_token_mixer  # noqa: E402
-from transxnet.model import TransXNet  # noqa: E402
-from transxnet.version import __version__  # noqa: E402
-from transxnet.zoo import RELEASED, create_model, load_model  # noqa: E402
+end_quietly()  # the imports take seconds, in which Ctrl-C must not end in a traceback
+if not only_prints():
+    from transxnet import kernels
+    from transxnet.checkpoints.writing import save_model
+    from transxnet.config import VARIANTS, TransXNetConfig
+    from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network
+    from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter
+    from transxnet.errors import CheckpointError, ConfigError, DataError, Stopped, TransXNetError
+    from transxnet.extras import MissingExtraError
+    from transxnet.inference.export import ExportError, export
+    from transxnet.inference.fuse import fuse
+    from transxnet.inference.runtimes import load_exported
+    from transxnet.layers.registry import BlockSizes, register_ffn, register_local_operator, register_token_mixer
+    from transxnet.model import TransXNet
+    from transxnet.zoo import RELEASED, create_model, load_model
 
 if TYPE_CHECKING:
     from transxnet.api.evaluation import evaluate
@@ -39,6 +40,7 @@ __all__ = [
     "DenseBackbone",
     "Detector",
     "ExportError",
+    "MissingExtraError",
     "Predictor",
     "Segmenter",
     "Stopped",

@@ -1,4 +1,7 @@
-"""Ctrl-C while the command's libraries are imported, which takes seconds: one line and status 130."""
+"""The command's first moments, before its libraries are imported, which takes seconds.
+
+Ctrl-C ends them with one line and status 130; help and version do not wait for the libraries.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ def raise_again() -> None:
     """Let Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def only_prints() -> bool:
+    """Whether the process is the command, asked for its help or its version: it needs no network."""
+    return _is_command() and sys.argv[1:2] in ([], ["-h"], ["--help"], ["--version"])
 
 
 def _is_command() -> bool:

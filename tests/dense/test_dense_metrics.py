@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -18,7 +19,8 @@ from transxnet import DataError
 from transxnet.data.coco.opening import CocoSource, open_coco
 from transxnet.data.scenes import write_scenes
 from transxnet.dense import pixel_classes
-from transxnet.detection.evaluate import SCORES, as_results, precision
+from transxnet.detection.evaluate import SCORES, precision
+from transxnet.detection.results import as_results, encoded
 from transxnet.segmentation.evaluate import agreement, confusion
 
 
@@ -122,3 +124,14 @@ def test_the_best_class_is_that_of_all_scores_resized_at_once(monkeypatch: pytes
     assert torch.equal(
         pixel_classes.classes_of(scores, (31, 50)), pixel_classes.resize(scores, size=(31, 50)).argmax(1)
     )
+
+
+def test_masks_are_encoded_as_by_pycocotools() -> None:
+    generator = np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 0.99, 1):
+        for height, width in ((1, 1), (1, 9), (31, 2), (33, 40), (1200, 900)):
+            for scale in (1, height):
+                small = generator.random((-(-height // scale), width)) < share
+                mask = np.repeat(small, scale, axis=0)[:height]
+                expected = run_lengths.encode(np.asfortranarray(mask, dtype=np.uint8))
+                assert encoded(mask) == {"size": [height, width], "counts": expected["counts"].decode()}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, TypeVar
 
-import torch
-
 Value = TypeVar("Value")
 
 
@@ -24,6 +22,8 @@ class Process(NamedTuple):
 
 def gathered(value: Value) -> list[Value]:
     """The value of every process, in the order of their ranks; of this one alone if there are no others."""
+    import torch  # after the command's help, which does not wait for it
+
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     values: list[Value | None] = [None] * torch.distributed.get_world_size()
