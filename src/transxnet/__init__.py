@@ -11,6 +11,7 @@ from transxnet.interrupts import end_quietly
 end_quietly()
 
 from transxnet import kernels  # noqa: E402 (takes seconds, in which Ctrl-C must not end in a traceback)
+from transxnet.checkpoints.hub_folder import save_folder  # noqa: E402
 from transxnet.checkpoints.writing import save_model  # noqa: E402
 from transxnet.config import VARIANTS, TransXNetConfig  # noqa: E402
 from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network  # noqa: E402
@@ -27,6 +28,7 @@ from transxnet.zoo import RELEASED, create_model, load_model  # noqa: E402
 if TYPE_CHECKING:
     from transxnet.api.evaluation import evaluate
     from transxnet.api.prediction import Predictor
+    from transxnet.api.publishing import publish
     from transxnet.api.training import train
 
 __all__ = [
@@ -58,15 +60,17 @@ __all__ = [
     "load_exported",
     "load_model",
     "load_segmenter",
+    "publish",
     "register_dense_network",
     "register_ffn",
     "register_local_operator",
     "register_token_mixer",
+    "save_folder",
     "save_model",
     "train",
 ]
 
-_WHEN_USED = {"Predictor": "prediction", "evaluate": "evaluation", "train": "training"}
+_WHEN_USED = {"Predictor": "prediction", "evaluate": "evaluation", "publish": "publishing", "train": "training"}
 
 
 def __getattr__(name: str) -> Any:
