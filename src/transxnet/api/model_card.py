@@ -174,7 +174,7 @@ def _usage(about: Publication) -> Iterator[str]:
     yield ""
     yield "`pip install transxnet`, which brings timm. Any size of image from 32 x 32 pixels works."
     if not about.repo:
-        yield "The code below runs in the folder that this one is in."
+        yield "Run the code in the folder that contains this one."
     for library, code in snippets(about.network, about.task, about.folder, about.repo):
         yield ""
         yield f"With {library}:"
@@ -250,8 +250,9 @@ def _input(about: Publication) -> Iterator[str]:
     if about.task == "classification":
         cfg = about.network.pretrained_cfg
         channels, height, width = cfg["input_size"]
-        yield f"Images of {counted(channels, 'channel')}, resized with {cfg.get('interpolation')} interpolation and "
-        yield f"cropped ({cfg.get('crop_mode') or 'center'}, {cfg.get('crop_pct'):g}) to {height} x {width} pixels;"
+        crop = f"{cfg.get('crop_mode') or 'center'}, {cfg['crop_pct']:.1%} of the resized side"
+        yield f"Images of {counted(channels, 'channel')}, resized ({cfg['interpolation']}) and cropped ({crop}) to"
+        yield f"{height} x {width} pixels;"
     else:
         head = about.network.head_description
         cfg = {"mean": about.network.mean, "std": about.network.std}
@@ -274,16 +275,13 @@ def _training(about: Publication) -> Iterator[str]:
     yield f"Started from {begun}."
     if about.facts.averaged:
         yield f"The published weights are a moving average (decay {markdown(str(recipe['ema_decay']))})."
-    if result:
-        numbers = {
-            name: result.get(name) for name in ("epochs", "steps", "images_per_step", "learning_rate", "seconds")
-        }
-        if all(isinstance(value, int | float) for value in numbers.values()):
-            yield (
-                f"{counted(int(numbers['epochs']), 'epoch')}, {counted(int(numbers['steps']), 'step')} of "
-                f"{counted(int(numbers['images_per_step']), 'image')}, learning rate up to "
-                f"{numbers['learning_rate']:.3g}, {numbers['seconds']:,.0f} s."
-            )
+    numbers: list[Any] = [
+        result.get(name) for name in ("epochs", "steps", "images_per_step", "learning_rate", "seconds")
+    ]
+    if all(isinstance(number, int | float) for number in numbers):
+        epochs, steps, images, rate, seconds = numbers
+        yield f"{counted(epochs, 'epoch')}, {counted(steps, 'step')} of {counted(images, 'image')}, learning rate up to"
+        yield f"{rate:.3g}, {seconds:,.0f} s."
     yield f"All settings are in [{RECIPE}]({RECIPE}), where paths have only their last part; to train again, with your"
     yield "path to the data:"
     yield ""
@@ -293,11 +291,7 @@ def _training(about: Publication) -> Iterator[str]:
     versions = result.get("versions")
     if isinstance(versions, Mapping) and versions:
         yield ""
-        yield (
-            "Versions: "
-            + ", ".join(f"{markdown(str(name))} {markdown(str(one))}" for name, one in versions.items())
-            + "."
-        )
+        yield f"Versions: {', '.join(markdown(f'{name} {version}') for name, version in versions.items())}."
     if CURVES in about.files:
         yield ""
         yield f"![Curves of the training run]({CURVES})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from transxnet.checkpoints.hub_config import HUB_CONFIG, arguments_of, dense_hub_config
 from transxnet.checkpoints.writing import Describable, save_model
-from transxnet.files import replacing, user_path, write_text
+from transxnet.files import read_json, user_path, write_text
 from transxnet.model import TransXNet
 
 WEIGHTS = "model.safetensors"
@@ -42,29 +43,33 @@ def save_folder(model: nn.Module, folder: str | os.PathLike[str], *, license: st
     target = user_path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_model(model, target / WEIGHTS)
-    if isinstance(model, TransXNet):
-        with replacing(target / HUB_CONFIG) as temporary:
-            _save_config(model, temporary, license)
-    else:
-        about = cast(Describable, model).describe()
-        network: Any = model
-        normalisation = {"mean": network.mean, "std": network.std}
-        content = dense_hub_config(about["architecture"], network.config, about["head"], **normalisation)
-        write_text(
-            target / HUB_CONFIG, json.dumps(content | ({"license": license} if license else {}), indent=2) + "\n"
-        )
+    content = _timm_config(model, license) if isinstance(model, TransXNet) else _dense_config(model, license)
+    write_text(target / HUB_CONFIG, json.dumps(content, indent=2) + "\n")
     return target
 
 
-def _save_config(model: TransXNet, path: Path, license: str | None) -> None:  # noqa: A002
-    """Write timm's description of a classifier, with the class names where transformers looks for them."""
+def _timm_config(model: TransXNet, license: str | None) -> dict[str, Any]:  # noqa: A002
+    """Timm's description of a classifier, with class names and their number where transformers looks for them."""
     cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in _OF_OTHER_WEIGHTS}
-    names = cfg.pop("label_names", None) or ()
+    names = list(cfg.pop("label_names", None) or ())
     described = copy.copy(model)
     described.pretrained_cfg = cfg | ({"license": license} if license else {})
-    save_config_for_hf(
-        described,
-        str(path),
-        model_config={"label_names": list(names)} if len(names) == model.num_classes else None,
-        model_args=arguments_of(cfg["architecture"], model.config),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, HUB_CONFIG)
+        save_config_for_hf(
+            described,
+            str(path),
+            model_config={"label_names": names} if len(names) == model.num_classes > 0 else None,
+            model_args=arguments_of(cfg["architecture"], model.config),
+        )
+        content: dict[str, Any] = read_json(path)
+    content["model_args"].pop("num_classes", None)  # transformers gives it, too, and Python refuses it twice
+    return content
+
+
+def _dense_config(model: Any, license: str | None) -> dict[str, Any]:  # noqa: A002
+    """The description of a detector or segmenter."""
+    about = cast(Describable, model).describe()
+    normalisation = {"mean": list(model.mean), "std": list(model.std)}
+    content = dense_hub_config(about["architecture"], model.config, about["head"], **normalisation)
+    return content | ({"license": license} if license else {})

@@ -58,6 +58,7 @@ class Checkpoint:
         config: Its configuration, if the file has one; checked against the weights.
         pretrained_cfg: timm's settings (preprocessing, class names), if the file has them.
         head: Description of the head on the backbone, if the file has one.
+        described_in: The file with the description.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Checkpoint:
     config: TransXNetConfig | None = None
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
+    described_in: str = ""
 
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
@@ -162,7 +164,7 @@ def _with_metadata(path: Path, weights: dict[str, Tensor], metadata: Any) -> Che
         check_config(config, body, source, classifier=not head)
         if not head:
             preprocessing = _checked_cfg(preprocessing, config)
-    return Checkpoint(source, weights, architecture, config, preprocessing, head)
+    return Checkpoint(source, weights, architecture, config, preprocessing, head, source)
 
 
 def _with_hub_config(read: Checkpoint, path: Path) -> Checkpoint:
@@ -189,7 +191,8 @@ def _with_hub_config(read: Checkpoint, path: Path) -> Checkpoint:
                 f"{path} and {source} contradict each other: {difference}; correct or remove the latter"
             )
     cfg = found.pretrained_cfg | read.pretrained_cfg
-    return replace(read, architecture=found.architecture, config=found.config, pretrained_cfg=cfg, head=found.head)
+    read = replace(read, architecture=found.architecture, config=found.config, pretrained_cfg=cfg, head=found.head)
+    return replace(read, described_in=source)
 
 
 def _origin(found: HubConfig) -> dict[str, Any]:

@@ -56,9 +56,8 @@ def run(arguments: Sequence[str]) -> int:
     classes = f", {counted(published.classes, 'class')}" if published.classes else ""
     say(f"{published.folder}: {published.architecture}, {published.task}{classes}")
     for name in published.files:
-        size = (published.folder / name).stat().st_size
-        say(f"  {name:<18} {size / 1e6:6.2f} MB")
+        say(f"  {name:<18} {(published.folder / name).stat().st_size / 1e3:9,.1f} kB")
     for remark in published.remarks:
         note(f"note: {remark}")
-    say(f"to upload it: {published.upload}")
+    say(f"nothing was uploaded; this command would: {published.upload}")
     return 0

@@ -127,11 +127,12 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
         raise CheckpointError(
             f"{read.source} holds no detector and no segmenter", "transxnet.load_model loads classifiers"
         )
-    with reading_metadata(read.source):
+    described_in = read.described_in or read.source
+    with reading_metadata(described_in):
         head = (
-            HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights, read.source)
+            HeadDescription.from_dict(read.head, described_in) if read.head else describe_weights(weights, read.source)
         )
-    check_head(head, weights, read.source)
+    check_head(head, weights, described_in)
     _check_preprocessing(head, read)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
@@ -155,7 +156,7 @@ def _check_preprocessing(head: HeadDescription, read: Checkpoint) -> None:
         own = getattr(head.network, name, None)
         if name in ("mean", "std") and list(own or ()) != value:
             raise CheckpointError(
-                f"{read.source}: its {name} is {shown(value)}, but a {head.kind} has {shown(list(own or ()))}"
+                f"{read.described_in}: its {name} is {shown(value)}, but a {head.kind} has {shown(list(own or ()))}"
             )
 
 
