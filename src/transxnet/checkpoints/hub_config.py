@@ -20,6 +20,7 @@ from transxnet.files import read_text
 
 HUB_CONFIG = "config.json"
 
+_TRANSFORMERS = "timm_wrapper"  # the kind of model that transformers calls timm's
 _AT_TOP = ("num_classes", "label_names")  # of a head's settings
 _PREPROCESSING = ("short", "long")  # of a head's settings
 
@@ -61,6 +62,8 @@ def read_hub_config(path: Path, weights: Mapping[str, Tensor]) -> HubConfig:
         if "img_size" not in settings and (size := square_size(weights, config)) is not None:
             config = config.override(img_size=size)
         names = _label_names(values, described)
+        if values.get("model_type") == _TRANSFORMERS and isinstance(names, list) and len(names) != config.num_classes:
+            names = None  # it keeps those of the weights it started from when it trains other classes
     return HubConfig(architecture, config, {**described, "num_classes": config.num_classes, "label_names": names})
 
 
