@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import ExifTags, Image
 from rich.console import Console
 from torchvision.transforms.v2 import functional as V
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as V
 import transxnet
 from helpers.commands import paint, run
 from helpers.exported_files import description, program
-from helpers.networks import lively_dense
+from helpers.networks import lively_dense, same
 from transxnet import ConfigError, DataError
 from transxnet.api.prediction import GivenImages
 from transxnet.api.results import Classification, Detections, Segmentation
@@ -94,6 +95,17 @@ def test_a_mistake_in_training_is_one_line(
         transxnet.train(console=QUIET, **settings)
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_published_with_what_it_measured(trained: Any, tmp_path: Path) -> None:
+    published = transxnet.publish(trained.folder, tmp_path / "photos", license="mit")
+    card = ModelCard.load(published.folder / "README.md")
+    assert card.data.eval_results is not None
+    assert [one.metric_value for one in card.data.eval_results] == [pytest.approx(trained.scores["top1"], abs=1e-6)]
+    assert f"torch {torch.__version__.partition('+')[0]}" in card.text and "| leaf | 8 | 2 |" in card.text
+    assert "1 epoch, 4 steps of 4 images" in card.text
+    weights = transxnet.load_model(trained.folder).state_dict()
+    assert same(transxnet.load_model(published.folder), weights)
 
 
 def test_evaluation_gives_what_the_command_prints(

@@ -102,6 +102,7 @@ def test_every_field_refuses_other_kinds(cls: type) -> None:
 NEEDED = {
     "predict": ["x.jpg"], "eval": ["--data", "digits"], "compare": ["transxnet_nano", "--out", "x"],
     "export": ["x", "--format", "onnx", "--out", "x.onnx"], "plot": ["accuracy"], "convert": ["a", "b"],
+    "publish": ["a", "b"],
     "data shard": ["a", "b"], "data check": ["a"], "data scenes": ["a"],
     **{f"train --task {task}": [] for task in TASKS},
 }  # fmt: skip

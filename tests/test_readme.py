@@ -24,8 +24,11 @@ from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
 
 ROOT = Path(__file__).parents[1]
-LONG = ("dense", "export", "gallery", "tables", "training")
+LONG = ("dense", "export", "gallery", "publishing", "tables", "training")
 """Pages whose commands take minutes."""
+
+SLOW = ("export", "transformers")
+"""Words in snippets that take long, with libraries whose imports do."""
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -110,7 +113,12 @@ def test_the_commands_run(page: Path, short: bool, desk: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "code"),
     [
-        pytest.param(page, code, id=f"{page.name}-{index}", marks=[pytest.mark.slow] * ("export" in code))
+        pytest.param(
+            page,
+            code,
+            id=f"{page.name}-{index}",
+            marks=[pytest.mark.slow] * ("export" in code or "transformers" in code),
+        )
         for page in PAGES
         for index, code in enumerate(blocks(page, "python"))
     ],

@@ -12,6 +12,7 @@ from transxnet.version import __version__
 end_quietly()  # the imports take seconds, in which Ctrl-C must not end in a traceback
 if not only_prints():
     from transxnet import kernels
+    from transxnet.checkpoints.hub_folder import save_folder
     from transxnet.checkpoints.writing import save_model
     from transxnet.config import VARIANTS, TransXNetConfig
     from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network
@@ -28,6 +29,7 @@ if not only_prints():
 if TYPE_CHECKING:
     from transxnet.api.evaluation import evaluate
     from transxnet.api.prediction import Predictor
+    from transxnet.api.publishing import publish
     from transxnet.api.training import train
 
 __all__ = [
@@ -60,15 +62,17 @@ __all__ = [
     "load_exported",
     "load_model",
     "load_segmenter",
+    "publish",
     "register_dense_network",
     "register_ffn",
     "register_local_operator",
     "register_token_mixer",
+    "save_folder",
     "save_model",
     "train",
 ]
 
-_WHEN_USED = {"Predictor": "prediction", "evaluate": "evaluation", "train": "training"}
+_WHEN_USED = {"Predictor": "prediction", "evaluate": "evaluation", "publish": "publishing", "train": "training"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -183,6 +185,35 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are those of ``path``.
+
+    A new folder appears as a whole. In one that exists, files of the same names are replaced one by one. On an error
+    the temporary folder is removed and ``path`` is unchanged.
+
+    Args:
+        path: The folder.
+        owned: Names of files that are removed from an existing folder if they were not written.
+    """
+    inside = path if path.is_dir() else path.parent
+    inside.mkdir(parents=True, exist_ok=True)
+    temporary = inside / f"{_TEMPORARY}{secrets.token_hex(4)}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        if inside == path:
+            written = sorted(temporary.iterdir())
+            for file in written:
+                file.replace(path / file.name)
+            for name in set(owned) - {file.name for file in written}:
+                (path / name).unlink(missing_ok=True)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

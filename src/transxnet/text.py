@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode categories: control and formatting characters, surrogates, line and paragraph separators."""
+
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&!#]")
+_LONGEST = 80  # characters of a name in Markdown
 
 _JOINERS = "\u200c\u200d"  # harmless, and needed in some scripts and emoji
 
@@ -44,3 +48,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 def unicode_text(text: str) -> str:
     r"""Text that any reader of UTF-8 accepts: a byte of a name that is not UTF-8, such as FF, becomes ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def markdown(text: str) -> str:
+    """Untrusted text as one line of Markdown, in a sentence or a table, with nothing in it but characters."""
+    line = printable(text)
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return _MARKUP.sub(r"\\\g<0>", line)

@@ -26,6 +26,7 @@ from timm.models._hub import download_from_hf
 
 from transxnet.ablation.rows import NETWORKS as NETWORKS
 from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
+from transxnet.checkpoints.hub_config import arguments_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.checkpoints.releases import RELEASED as RELEASED
 from transxnet.checkpoints.releases import SHORT_NAMES as SHORT_NAMES
@@ -126,8 +127,7 @@ def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -
     if not keeps and size != network.config.img_size:
         network.set_input_size(size)
     network.update_description(size)
-    base = NETWORKS[network.pretrained_cfg["architecture"]].to_dict()
-    arguments = {name: value for name, value in network.config.to_dict().items() if value != base.get(name)}
+    arguments = arguments_of(network.pretrained_cfg["architecture"], network.config)
     network._model_args = arguments  # type: ignore[assignment]  # for timm's files of its models' arguments
     if model is not network:
         ours = network.pretrained_cfg
@@ -168,6 +168,7 @@ def _read_source(
             "give others with --checkpoint, or train some with `transxnet train`",
         )
     checkpoint = read_checkpoint(source, cache_dir)
+    _check_classifier(checkpoint)
     if checkpoint.architecture not in ("", variant):
         raise CheckpointError(
             f"{checkpoint.source} holds {checkpoint.architecture}, not {variant}",
@@ -175,6 +176,15 @@ def _read_source(
             f"give --model {checkpoint.architecture}, or leave --model out",
         )
     return checkpoint
+
+
+def _check_classifier(read: Checkpoint) -> None:
+    if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):
+        raise CheckpointError(
+            f"{read.source} holds a detector or a segmenter",
+            "load_detector and load_segmenter load these",
+            "this command takes classifiers",
+        )
 
 
 def _from_hub(model_id: str, file: str | None, cache_dir: str | Path | None) -> Source:
@@ -308,12 +318,7 @@ def load_model(checkpoint: str | Path | Checkpoint, **settings: Any) -> TransXNe
         CheckpointError: Also if the file does not say which network it holds.
     """
     read = read_checkpoint(checkpoint)
-    if read.head or any(entry.startswith("backbone.") for entry in read.state_dict):
-        raise CheckpointError(
-            f"{read.source} holds a detector or a segmenter",
-            "load_detector and load_segmenter load these",
-            "this command takes classifiers",
-        )
+    _check_classifier(read)
     name = read.architecture or variant_of(read.state_dict)
     if not name:
         raise CheckpointError(

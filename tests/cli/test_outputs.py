@@ -64,6 +64,7 @@ FOLDERS: dict[str, Sequence[str]] = {
     "predict": ("predict", "photos", "--checkpoint", "segmenter.safetensors", "--out"),
     "data shard": ("data", "shard", "photos"),
     "data scenes": ("data", "scenes"),
+    "publish": ("publish", "weights.safetensors"),
 }
 
 

@@ -18,7 +18,13 @@ from torch import Tensor
 from transxnet.bounds import shown
 from transxnet.checkpoints.downloads import download
 from transxnet.checkpoints.fitting import sizes_of
-from transxnet.checkpoints.hub_config import HUB_CONFIG, HubConfig, contradiction, read_hub_config
+from transxnet.checkpoints.hub_config import (
+    HUB_CONFIG,
+    HubConfig,
+    contradiction,
+    read_dense_hub_config,
+    read_hub_config,
+)
 from transxnet.checkpoints.layouts import find_weights
 from transxnet.checkpoints.pickles import load_pickle
 from transxnet.checkpoints.preprocessing import checked_preprocessing
@@ -52,6 +58,7 @@ class Checkpoint:
         config: Its configuration, if the file has one; checked against the weights.
         pretrained_cfg: timm's settings (preprocessing, class names), if the file has them.
         head: Description of the head on the backbone, if the file has one.
+        described_in: The file with the description.
     """
 
     source: str
@@ -60,6 +67,7 @@ class Checkpoint:
     config: TransXNetConfig | None = None
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
+    described_in: str = ""
 
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
@@ -156,28 +164,45 @@ def _with_metadata(path: Path, weights: dict[str, Tensor], metadata: Any) -> Che
         check_config(config, body, source, classifier=not head)
         if not head:
             preprocessing = _checked_cfg(preprocessing, config)
-    return Checkpoint(source, weights, architecture, config, preprocessing, head)
+    return Checkpoint(source, weights, architecture, config, preprocessing, head, source)
 
 
 def _with_hub_config(read: Checkpoint, path: Path) -> Checkpoint:
     """What was read from a folder of the Hub, with what ``config.json`` says of it."""
     beside = path.with_name(HUB_CONFIG)
-    if path.name not in _IN_HUB_FOLDERS or not beside.is_file() or read.head or not sizes_of(read.state_dict)[0]:
+    if path.name not in _IN_HUB_FOLDERS or not beside.is_file():
         return read
-    found = read_hub_config(beside, read.state_dict)
-    source = str(beside)
-    check_depths(found.config.to_dict(), read.state_dict, source)
-    check_config(found.config, read.state_dict, source, classifier=True)
+    source, found, body = str(beside), None, read.state_dict
+    if sizes_of(body)[0] and not read.head:
+        found = read_hub_config(beside, body)
+    elif body := _body(body):
+        found = read_dense_hub_config(beside)
+    if found is None:
+        return read
+    check_depths(found.config.to_dict(), body, source)
+    check_config(found.config, body, source, classifier=not found.head)
     with reading_metadata(source):
-        found = replace(found, pretrained_cfg=_checked_cfg(found.pretrained_cfg, found.config))
+        if not found.head:
+            found = replace(found, pretrained_cfg=_checked_cfg(found.pretrained_cfg, found.config) | _origin(found))
     if read.config is not None:
-        own = HubConfig(read.architecture, read.config, read.pretrained_cfg)
+        own = HubConfig(read.architecture, read.config, read.pretrained_cfg, read.head)
         if difference := contradiction(own, found):
             raise CheckpointError(
                 f"{path} and {source} contradict each other: {difference}; correct or remove the latter"
             )
     cfg = found.pretrained_cfg | read.pretrained_cfg
-    return replace(read, architecture=found.architecture, config=found.config, pretrained_cfg=cfg)
+    read = replace(read, architecture=found.architecture, config=found.config, pretrained_cfg=cfg, head=found.head)
+    return replace(read, described_in=source)
+
+
+def _origin(found: HubConfig) -> dict[str, Any]:
+    """Licence and origin that the file states; None where it states none, since those of released weights are others'.
+
+    Raises:
+        ConfigError: If one is not text.
+    """
+    given = {name: found.pretrained_cfg.get(name) for name in ("license", "origin_url")}
+    return {name: None if value is None else text(name, value) for name, value in given.items()}
 
 
 def _mapping(about: Mapping[str, Any], name: str) -> dict[str, Any]:

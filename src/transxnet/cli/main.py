@@ -37,6 +37,7 @@ COMMANDS = {
     "tables": "print the paper's tables beside our own counts",
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
+    "publish": "write a folder for the Hugging Face Hub, with a model card",
 }
 
 _NEEDS = {

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from transxnet.bounds import DenseClasses, PyramidChannels, checked
+from transxnet.bounds import DenseClasses, PyramidChannels, checked, shown
 from transxnet.checkpoints.fitting import fit, square_size, variant_of
 from transxnet.checkpoints.reading import Checkpoint, Source, read_checkpoint
 from transxnet.checkpoints.released_dense import BODY, from_released_dense, is_released_dense
@@ -127,11 +127,13 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
         raise CheckpointError(
             f"{read.source} holds no detector and no segmenter", "transxnet.load_model loads classifiers"
         )
-    with reading_metadata(read.source):
+    described_in = read.described_in or read.source
+    with reading_metadata(described_in):
         head = (
-            HeadDescription.from_dict(read.head, read.source) if read.head else describe_weights(weights, read.source)
+            HeadDescription.from_dict(read.head, described_in) if read.head else describe_weights(weights, read.source)
         )
-    check_head(head, weights, read.source)
+    check_head(head, weights, described_in)
+    _check_preprocessing(head, read)
     body = _body(weights)
     variant = read.architecture or variant_of(body)
     if not variant:
@@ -146,6 +148,16 @@ def load_dense(checkpoint: Source) -> DenseNetwork:
         planned = create_dense(head, variant, None, None, **settings)
     _check(_rest(weights), planned, read.source)
     return create_dense(head, variant, read, None, **settings).eval()
+
+
+def _check_preprocessing(head: HeadDescription, read: Checkpoint) -> None:
+    """Refuse a file that describes another normalisation than the network's own, with which it would be wrong."""
+    for name, value in read.pretrained_cfg.items():
+        own = getattr(head.network, name, None)
+        if name in ("mean", "std") and list(own or ()) != value:
+            raise CheckpointError(
+                f"{read.described_in}: its {name} is {shown(value)}, but a {head.kind} has {shown(list(own or ()))}"
+            )
 
 
 def holds_dense(read: Checkpoint) -> bool:

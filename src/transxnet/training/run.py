@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from transxnet.training.run_folder import RunFolder
 from transxnet.training.signals import interruptible
 from transxnet.training.task import Task
 from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memory_explained, quiet_lightning
+from transxnet.version import __version__
 
 AnyExperiment = Experiment[Any, Any, Any, Any]
 
@@ -60,6 +63,7 @@ class TrainingResult:
         kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
         bad_images: Name and reason of each image that could not be used.
         data: What was found in the data set.
+        versions: Versions of Python and of the packages that the result depends on.
     """
 
     folder: Path
@@ -79,6 +83,7 @@ class TrainingResult:
     kernels: list[str]
     bad_images: dict[str, str]
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in ``summary.json``."""
@@ -214,7 +219,17 @@ def _result(
         kernels=task.kernels,
         bad_images=task.bad.reasons,
         data=description.to_dict(),
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute, as they are installed."""
+    found = {"python": platform.python_version(), "transxnet": __version__}
+    for name in ("torch", "torchvision", "timm", "lightning", "numpy", "pillow"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _introduction(recipe: Recipe, network: nn.Module, world_size: int) -> str:

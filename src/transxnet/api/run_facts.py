@@ -1,0 +1,152 @@
+"""What is known of a network that is published: its weights, and the training run that they are from."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transxnet.errors import CheckpointError, ConfigError
+from transxnet.files import read_json, reading, user_path
+from transxnet.inference.runtimes import is_exported
+from transxnet.text import printable, unicode_text
+from transxnet.training.recipe import RELEASED_CHECKPOINT
+from transxnet.training.recipe_file import read_recipe
+from transxnet.training.run_folder import RunFolder, is_run, short_name
+
+_LAST = "last.ckpt"
+_PATHS = ("data", "checkpoint", "backbone_checkpoint")  # settings of a recipe
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:~?/|[A-Za-z]:\\)[^\s,;:/]+[^\s,;:]*")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Weights, and what the run that they are from has written.
+
+    Folders are left out of paths: names of users and machines are not published.
+
+    Attributes:
+        weights: A file or folder that is read as a checkpoint, or a URL.
+        run: The run; None for weights of no run.
+        recipe: Its settings; empty without a run.
+        data: What was found in its data set; empty if it is not known.
+        result: Contents of its summary, if that is about these weights; empty otherwise.
+        remarks: What is not as in a finished run, one sentence each.
+    """
+
+    weights: str
+    run: RunFolder | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> list[str]:
+        """Files and folders that are read."""
+        return [self.weights] + ([str(self.run.path)] if self.run else [])
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the run averages its weights."""
+        return bool(self.recipe.get("ema_decay"))
+
+    @property
+    def data_name(self) -> str:
+        """The last part of the data's path; empty if it is not known."""
+        return unicode_text(printable(str(self.recipe.get("data") or "")))
+
+
+def find_facts(source: str | os.PathLike[str]) -> RunFacts:
+    """Find the weights of a run, or the run that a file of weights is from.
+
+    Args:
+        source: A run folder, one of its checkpoints, any other checkpoint, or a URL.
+
+    Raises:
+        ConfigError: If a file of the run cannot be read.
+        CheckpointError: If the run has no weights, or the file is an exported one.
+    """
+    name = os.fspath(source)
+    if "://" in name:
+        return RunFacts(name)
+    if is_exported(name):
+        raise CheckpointError(f"{name} is an exported file; publish the checkpoint or run that it was exported from")
+    path = user_path(name)
+    if path.is_dir():
+        return _facts(RunFolder(path), _weights_of(RunFolder(path))) if is_run(path) else RunFacts(str(path))
+    for folder in (path.parent, path.parent.parent):
+        run = RunFolder(folder)
+        if path in (run.weights, run.checkpoints / path.name) and is_run(folder):
+            return _facts(run, path)
+    return RunFacts(str(path))
+
+
+def _weights_of(run: RunFolder) -> Path:
+    last = run.checkpoints / _LAST
+    if run.weights.exists():
+        return run.weights
+    if last.exists():
+        return last
+    raise CheckpointError(
+        f"{run.path} has no weights yet: neither {run.weights.name} nor {last.relative_to(run.path)}; train it on with "
+        f"`transxnet train --resume {run.path}`"
+    )
+
+
+def _facts(run: RunFolder, weights: Path) -> RunFacts:
+    recipe = read_recipe(run.config)
+    data = _read(run.data)
+    summary = _read(run.summary)
+    remarks = []
+    final = weights == run.weights
+    if not summary:
+        saved = f"the weights of {weights.name}" if not final else "its weights"
+        remarks.append(f"the training run had not finished: these are {saved}, whose scores were not measured")
+    elif not final:
+        remarks.append(f"the scores of {weights.name} were not measured: the run's are those of {run.weights.name}")
+    root = str(recipe.get("data") or "")
+    roots = [str(Path(root).absolute()), root] if os.sep in root else []
+    data = _without_folders(data or summary.get("data") or {}, roots)
+    return RunFacts(str(weights), run, _shortened(recipe), data, summary if final else {}, tuple(remarks))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no file."""
+    if not path.exists():
+        return {}
+    with reading(path, ConfigError, "remove it to publish without what it holds"):
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError("it is not a JSON object")
+        return values
+
+
+def _shortened(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with the last part of each path."""
+    short = dict(recipe) | {"wandb": None}
+    for name in _PATHS:
+        value = short.get(name)
+        if isinstance(value, str) and "://" in value:
+            address = urllib.parse.urlsplit(value)  # which may hold a password or a key
+            short[name] = f"{address.scheme}://{address.hostname}{address.path}"
+        elif isinstance(value, str) and value and value != RELEASED_CHECKPOINT:
+            short[name] = short_name(value)
+    return {name: value for name, value in short.items() if value is not None}
+
+
+def _without_folders(value: Any, roots: list[str]) -> Any:
+    """Plain values in whose texts absolute paths have only their last part."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item, roots) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item, roots) for item in value]
+    if not isinstance(value, str):
+        return value
+    for root in roots:
+        value = value.replace(root, short_name(root))
+    return _ABSOLUTE.sub(lambda path: Path(path[0]).name, value)
