@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -47,7 +47,9 @@ def compile_kernels(sources: Path, machine: str) -> None:
         for name, flags in levels.LIBRARIES[machine].items():
             compiled = Path(temporary, f"{name}.o")
             made.append(folder / f"{name}.so")
-            compile_ = [*compiler, *levels.FLAGS, *flags, "-c", sources / "kernels.cpp", "-o", compiled]
+            # Without sized deallocation the libstdc++ of manylinux2014 suffices.
+            flags = (*levels.FLAGS, *flags, "-fno-sized-deallocation")
+            compile_ = [*compiler, *flags, "-c", sources / "kernels.cpp", "-o", compiled]
             link = [*compiler, "-shared", "-s", "-Wl,--as-needed", compiled, "-o", made[-1]]
             for command in (compile_, link):
                 print(shlex.join(map(str, command)), flush=True)  # noqa: T201
@@ -71,13 +73,16 @@ class BuildWithKernels(build_py):
 class WheelWithKernels(bdist_wheel):
     """A wheel for a machine, and for every Python, since the kernels do not use its interface."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = not MACHINE
-
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", f"linux_{MACHINE}") if MACHINE else super().get_tag()
 
 
+class PackageWithKernels(Distribution):
+    """A package that is installed where machine code belongs, if it has some."""
+
+    def has_ext_modules(self) -> bool:
+        return bool(MACHINE)
+
+
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": BuildWithKernels, "bdist_wheel": WheelWithKernels})
+    setup(distclass=PackageWithKernels, cmdclass={"build_py": BuildWithKernels, "bdist_wheel": WheelWithKernels})
