@@ -27,7 +27,8 @@ COMPILERS = {"x86_64": "g++", "aarch64": "aarch64-linux-gnu-g++"}
 def load_levels() -> Any:
     """The module of levels, without the package, whose dependencies a build does not have."""
     spec = importlib.util.spec_from_file_location("levels", Path(__file__).parent / "src" / SOURCES / "levels.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     levels = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(levels)
     return levels

@@ -98,7 +98,7 @@ def main() -> None:
         if chosen:
             seconds = measure(fused.to(dtype), x.to(dtype), chosen, arguments.repeats)
             for name, each in seconds.items():
-                print(f"{str(dtype):15} {name:12} {1e3 * each:8.2f} ms {each / seconds['native']:6.3f} of native")
+                print(f"{dtype!s:15} {name:12} {1e3 * each:8.2f} ms {each / seconds['native']:6.3f} of native")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A wheel's kernels are used where they suit the processor and belong to the sources; otherwise kernels are compiled."""
+"""A wheel's kernels are used if they suit processor and sources; otherwise kernels are compiled."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("answering")
     (folder / "kernels.cpp").write_text('extern "C" int answer() { return ANSWER; }\n')
     for name, answer in (("here", 13), ("here-fp16", 14)):
-        command = ["g++", *FLAGS, f"-DANSWER={answer}", folder / "kernels.cpp", "-o", folder / f"{name}.so"]
+        command = ["g++", *FLAGS, f"-DANSWER={answer}", str(folder / "kernels.cpp"), "-o", str(folder / f"{name}.so")]
         subprocess.run(command, check=True)
     return {path.name: path.read_bytes() for path in folder.glob("*.so")}
 
@@ -104,8 +104,7 @@ def wheel(kernel: Kernel, answering: dict[str, bytes], monkeypatch: pytest.Monke
 
 def test_neither_compiler_nor_cache_is_needed(wheel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "not-there")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         assert build.library().answer() == 13
         assert build.has_float16()
         assert build.library(float16=True).answer() == 14
@@ -148,7 +147,10 @@ DOUBTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "changed bit": (lambda folder: change_bit(folder / "here.so"), "here.so is damaged"),
     "truncated": (lambda folder: os.truncate(folder / "here-fp16.so", 5000), "here-fp16.so is damaged"),
     "missing": (lambda folder: (folder / "here.so").unlink(), "No such file"),
-    "not recorded": (lambda folder: levels.write_record(folder.parent, [folder / "here.so"]), "here-fp16.so is damaged"),
+    "not recorded": (
+        lambda folder: levels.write_record(folder.parent, [folder / "here.so"]),
+        "here-fp16.so is damaged",
+    ),
     "no library": (lambda folder: replace(folder / "here.so", b"text"), "invalid ELF header|file too short"),
     "another library": (
         lambda folder: replace(folder / "here.so", (folder / "here.so").read_bytes().replace(b"answer", b"banswe")),
@@ -168,11 +170,11 @@ def test_doubtful_libraries_are_replaced_with_a_remark(
     damage, reason = DOUBTS[doubt]
     damage(wheel.source.parent / levels.FOLDER)
     monkeypatch.setenv("CXX", "not-there")
-    with pytest.warns(UserWarning, match=f"cannot be used .*({reason}).*are compiled here") as remarks:
+    with pytest.warns(UserWarning, match=f"cannot be used .*({reason}).*are compiled here"):
         assert kernel_policy(Recipe(""), "cpu") == "reference"
-        monkeypatch.delenv("CXX")
+    monkeypatch.delenv("CXX")
+    with warnings.catch_warnings(action="error"):  # it is said once
         assert build.library().answer() == 42
-    assert len(remarks) == 1
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

@@ -33,10 +33,8 @@ LIBRARIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Compiled libraries by machine and name, with their flags of the compiler beside :data:`FLAGS`."""
 
-_V3 = frozenset(
-    ["pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm"]  # x86-64-v2
-    + ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]
-)
+_V2 = frozenset({"pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm"})
+_V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 

@@ -18,7 +18,12 @@ _ENTRY = "GOMP_parallel"
 class _Found(ctypes.Structure):
     """Dl_info of dladdr(3)."""
 
-    _fields_ = [("path", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("at", ctypes.c_void_p)]
+    _fields_ = [
+        ("path", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("at", ctypes.c_void_p),
+    ]
 
 
 def share(extension: str = torch._C.__file__, entry: str = _ENTRY) -> None:
