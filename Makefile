@@ -1,11 +1,12 @@
 # make demo: set up, learn the embedded digits, show the result.
 # make test: set up, then lint, types, imports and the tests but the slow ones.
+# make wheel, make wheel-aarch64: a wheel with compiled kernels in dist/; the latter needs g++-aarch64-linux-gnu.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint wheel wheel-aarch64 clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -28,8 +29,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+wheel: MACHINE = x86_64
+wheel-aarch64: MACHINE = aarch64
+wheel wheel-aarch64: $(STAMP)
+	rm -rf build/wheel
+	TRANSXNET_WHEEL_KERNELS=$(MACHINE) $(BIN)/python -m build --wheel --outdir build/wheel
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair build/wheel/*.whl --wheel-dir dist
+	$(BIN)/twine check --strict dist/*_$(MACHINE).whl
+
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -19,8 +19,8 @@ Policy = Literal["auto", "reference", "native"]
 
 - ``reference``: PyTorch.
 - ``native``: our kernels wherever there is one for the tensors, and PyTorch elsewhere.
-- ``auto``: PyTorch, but in training on a CPU, where there is a C++ compiler, as ``native``: a training run looks for it
-  and asks for ``native``; nothing else waits for a compiler.
+- ``auto``: PyTorch, but in training on a CPU, where there are compiled kernels or a C++ compiler, as ``native``: a
+  training run looks for them and asks for ``native``; nothing else waits for a compiler.
 
 Compiled, traced and exported networks contain PyTorch's operations with each of them.
 """

@@ -1,1 +1,1 @@
-"""The operators' kernels for CPUs in C++, which are compiled when they are first used, and a fused stage of them."""
+"""The operators' kernels for CPUs in C++, compiled beforehand or when first used, and a fused stage of them."""

@@ -1,4 +1,4 @@
-"""Compiling the kernels for this processor, and loading them."""
+"""Loading the kernels: those that a wheel has compiled, or kernels compiled here for this processor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import hashlib
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from transxnet.kernels.cpu import cache, layouts
+from transxnet.kernels.cpu import cache, layouts, levels, openmp, prebuilt
 from transxnet.kernels.cpu.compiler import Compiler, compiled, find_compiler, macros, short, version
 from transxnet.kernels.cpu.shared_library import load
 
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
-_FLOAT16 = ("-DFLOAT16",)
+_FLAGS = (*levels.FLAGS, "-march=native", "-shared")
 _SYMBOLS = ("size_of_Block", "block_room", "blocks_bfloat16")
 _FLOAT16_SYMBOLS = (
     "blocks_float16", "convolution_bfloat16", "convolution_float16", "finite_bfloat16", "finite_float16",
@@ -27,11 +26,11 @@ _FLOAT32_SYMBOLS = (
     "attention_gradients_float32", "batch_norm_float32", "batch_norm_gradients_float32", "scale_gradients_float32",
     "gelu_float32", "gelu_gradient_float32",
 )  # fmt: skip
-_compiling = threading.Lock()
+_loading = threading.RLock()
 
 
 def library(float16: bool = False) -> ctypes.CDLL:
-    """The compiled kernels of this package, from the user's cache or compiled now, which takes some seconds.
+    """The kernels of this package: from the wheel, from the user's cache, or compiled now, which takes some seconds.
 
     The environment variable CXX sets the compiler and its arguments; the default is g++, c++ or clang++. An entry of
     the cache is loaded only if no other user can have written it (:mod:`.cache`); otherwise the kernels are compiled in
@@ -41,30 +40,53 @@ def library(float16: bool = False) -> ctypes.CDLL:
         float16: Whether to load the kernels for float16, if :func:`has_float16`, instead of float32.
 
     Raises:
-        ConfigError: If there is no compiler, or it cannot compile them.
+        ConfigError: If the installation has no kernels for this processor, and there is no compiler, or it cannot
+            compile them.
     """
-    with _compiling:  # other threads wait for the first one's library
+    with _loading:  # other threads wait for the first one's library
         return _library(float16)
 
 
 @functools.cache
 def _library(float16: bool) -> ctypes.CDLL:
-    def check(kernels: ctypes.CDLL) -> None:
-        check_symbols(kernels, (*_SYMBOLS, *(_FLOAT16_SYMBOLS if float16 else _FLOAT32_SYMBOLS)))
-        check_sizes(kernels, layouts.SHARED if float16 else (*layouts.SHARED, *layouts.FLOAT32))
-
+    ready = _prebuilt().get(float16)
+    if ready is not None:
+        return ready
     with as_file(files("transxnet.kernels.cpu")) as folder:
-        return built(folder / "kernels.cpp", _FLAGS + float16 * _FLOAT16, check)
+        return built(folder / "kernels.cpp", _FLAGS + levels.FLOAT16 * float16, functools.partial(_check, float16))
 
 
 @functools.cache
 def has_float16() -> bool:
-    """Whether processor and compiler support float16 arithmetic (AVX512-FP16).
+    """Whether processor and kernels support float16 arithmetic (AVX512-FP16).
 
     Raises:
-        ConfigError: If there is no compiler, or it does not respond.
+        ConfigError: If the kernels are to be compiled, and there is no compiler, or it does not respond.
     """
-    return "__AVX512FP16__" in macros(find_compiler(), ["-march=native"])
+    with _loading:
+        ready = _prebuilt()
+    return True in ready if ready else "__AVX512FP16__" in macros(find_compiler(), ["-march=native"])
+
+
+@functools.cache
+def _prebuilt() -> Mapping[bool, ctypes.CDLL]:
+    """The wheel's kernels for this processor, by whether they compute in float16; empty if they are to be compiled."""
+    with as_file(files("transxnet.kernels.cpu")) as folder:
+        try:
+            found = prebuilt.libraries(folder)
+            return {float16: _loaded(data, functools.partial(_check, float16)) for float16, data in found.items()}
+        except OSError as error:
+            warnings.warn(
+                f"the compiled kernels of this installation cannot be used ({short(str(error))}), so they are compiled "
+                "here; installing the package again repairs it",
+                stacklevel=2,
+            )
+            return {}
+
+
+def _check(float16: bool, kernels: ctypes.CDLL) -> None:
+    check_symbols(kernels, (*_SYMBOLS, *(_FLOAT16_SYMBOLS if float16 else _FLOAT32_SYMBOLS)))
+    check_sizes(kernels, layouts.SHARED if float16 else (*layouts.SHARED, *layouts.FLOAT32))
 
 
 def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
@@ -98,6 +120,7 @@ def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], Non
 
 
 def _loaded(data: bytes, check: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL:
+    openmp.share()
     kernels = load(data)
     check(kernels)
     return kernels
@@ -121,10 +144,8 @@ def check_sizes(kernels: ctypes.CDLL, structures: Sequence[type[ctypes.Structure
 
 def _key(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
     """A digest of everything that affects a library: sources, flags, compiler, C library and processor."""
-    sources = sorted(path for path in source.parent.iterdir() if path.suffix in (".cpp", ".h"))
     parts = [*compiler.command, version(compiler), *flags, *platform.libc_ver(), _processor()]
-    for path in sources:
-        parts += [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+    parts.append(levels.digest(source.parent))
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 

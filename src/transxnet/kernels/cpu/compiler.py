@@ -51,9 +51,9 @@ def find_compiler() -> Compiler:
     """Find the compiler set in the environment variable CXX, with its arguments, or g++, c++ or clang++.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none, or there are no kernels for the operating system.
     """
-    if os.name != "posix":
+    if os.name != "posix" or sys.platform == "darwin":  # Apple's compiler has no OpenMP
         raise ConfigError(f"there are no native kernels for {sys.platform}: leave out --fuse (in Python, native=True)")
     given = os.environ.get("CXX", "")
     label = f"CXX={given[:200]!r}"

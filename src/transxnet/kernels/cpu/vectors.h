@@ -9,7 +9,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <vector>
-#ifdef __AVX512BW__
+#if defined(__AVX512BW__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -22,7 +22,9 @@ typedef int32_t IntVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t UIntVec __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t HalfBits __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint16_t bfloat16;  // the upper half of float32
-#ifdef __FLT16_MAX__
+#if defined(__aarch64__) && !defined(__clang__) && __GNUC__ < 13  // has __FLT16_MAX__, but no _Float16 in C++
+typedef __fp16 float16;
+#elif defined(__FLT16_MAX__)
 typedef _Float16 float16;
 #endif
 
@@ -45,10 +47,17 @@ ALWAYS_INLINE HalfBits narrowed(FloatVec value, bfloat16) {  // to the nearest, 
 }
 
 #ifdef __FLT16_MAX__
-typedef _Float16 HalfVec __attribute__((vector_size(32), aligned(2), may_alias));
+typedef float16 HalfVec __attribute__((vector_size(32), aligned(2), may_alias));
 ALWAYS_INLINE FloatVec widened(HalfBits bits, float16) {
 #ifdef __AVX512BW__
   return reinterpret_cast<FloatVec>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(bits)));
+#elif defined(__F16C__)
+  __m128i halves[2];
+  std::memcpy(halves, &bits, sizeof(halves));
+  const __m256 wide[2] = {_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])};
+  FloatVec value;
+  std::memcpy(&value, wide, sizeof(value));
+  return value;
 #else
   return __builtin_convertvector(reinterpret_cast<HalfVec>(bits), FloatVec);
 #endif
@@ -56,6 +65,14 @@ ALWAYS_INLINE FloatVec widened(HalfBits bits, float16) {
 ALWAYS_INLINE HalfBits narrowed(FloatVec value, float16) {
 #ifdef __AVX512BW__
   return reinterpret_cast<HalfBits>(_mm512_cvtps_ph(reinterpret_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  __m256 wide[2];
+  std::memcpy(wide, &value, sizeof(wide));
+  const __m128i halves[2] = {_mm256_cvtps_ph(wide[0], _MM_FROUND_TO_NEAREST_INT),
+                             _mm256_cvtps_ph(wide[1], _MM_FROUND_TO_NEAREST_INT)};
+  HalfBits bits;
+  std::memcpy(&bits, halves, sizeof(bits));
+  return bits;
 #else
   return reinterpret_cast<HalfBits>(__builtin_convertvector(value, HalfVec));
 #endif
