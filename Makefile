@@ -1,11 +1,12 @@
 # make demo: set up, learn the embedded digits, show the result.
-# make test: set up, then lint, types, imports and the tests but the slow ones.
+# make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
+# make docs: build the documentation in site/; it fetches nothing when it is read.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -16,7 +17,7 @@ demo: $(STAMP)
 	fi
 	@echo "open runs/demo/samples.png and runs/demo/curves.png"
 
-test: $(STAMP) lint
+test: $(STAMP) lint docs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(STAMP)
@@ -28,8 +29,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
