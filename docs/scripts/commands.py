@@ -65,7 +65,7 @@ def _paragraphs(parser: CommandParser, about: str) -> str:
 def _examples(parser: CommandParser) -> str:
     lines = str(parser.epilog or "").partition("\n")[2].rstrip()
     text = "\n".join(line.removeprefix("  ") for line in lines.splitlines())
-    return f"```console\n{text}\n```" if text else ""
+    return f"```bash\n{text}\n```" if text else ""
 
 
 def _options(parser: CommandParser) -> Iterator[str]:

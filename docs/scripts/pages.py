@@ -54,7 +54,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _relinked(markdown: str, folder: Path, page: str) -> str:
-    """The text of a file in a folder, its links as they are from a page of the site."""
+    """The text of a file in a folder, its links as they are from a page of the site, and its commands in colours."""
 
     def relink(match: re.Match[str]) -> str:
         path = _path(folder, match[2])
@@ -62,7 +62,7 @@ def _relinked(markdown: str, folder: Path, page: str) -> str:
             return match[0]  # the build reports it
         return match[1] + os.path.relpath(_address(path), Path(page).parent) + match[3]
 
-    return _LINK.sub(relink, markdown)
+    return _LINK.sub(relink, markdown).replace("```console\n", "```bash\n")
 
 
 def _path(folder: Path, link: str) -> Path:
