@@ -1,12 +1,13 @@
 # make demo: set up, learn the embedded digits, show the result.
-# make test: set up, then lint, types, imports and the tests but the slow ones.
+# make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
+# make docs: build the documentation in site/; it fetches nothing when it is read.
 # make wheel, make wheel-aarch64: a wheel with compiled kernels in dist/; the latter needs g++-aarch64-linux-gnu.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint wheel wheel-aarch64 clean
+.PHONY: demo test test-slow lint docs wheel wheel-aarch64 clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -17,7 +18,7 @@ demo: $(STAMP)
 	fi
 	@echo "open runs/demo/samples.png and runs/demo/curves.png"
 
-test: $(STAMP) lint
+test: $(STAMP) lint docs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(STAMP)
@@ -29,6 +30,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 wheel: MACHINE = x86_64
 wheel-aarch64: MACHINE = aarch64
 wheel wheel-aarch64: $(STAMP)
@@ -38,7 +42,7 @@ wheel wheel-aarch64: $(STAMP)
 	$(BIN)/twine check --strict dist/*_$(MACHINE).whl
 
 clean:
-	rm -rf .venv build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv

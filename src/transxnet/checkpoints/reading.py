@@ -71,6 +71,7 @@ class Checkpoint:
 
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
+"""A file, a run folder, a URL, a state dict, or what was read from one of them."""
 
 
 def read_checkpoint(source: Source, cache_dir: str | Path | None = None) -> Checkpoint:

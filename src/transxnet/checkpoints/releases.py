@@ -46,6 +46,7 @@ RELEASED = (
     # The crop of the 384 x 384 evaluation was not published; 0.95 is the released code's default.
     ReleasedWeights("transxnet_base", "in1k_384", "transx-b-384.pth.tar", 384, 0.95, 85.5, None),
 )
+"""The authors' weights of classifiers, in the order of the paper's tables."""
 
 
 SHORT_NAMES = {"transxnet_t": "transxnet_tiny", "transxnet_s": "transxnet_small", "transxnet_b": "transxnet_base"}
