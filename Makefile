@@ -1,11 +1,14 @@
 # make demo: set up, learn the embedded digits, show the result.
+# make test-oldest: the same tests with the oldest releases that pyproject.toml allows, in an environment of their own.
+# make conflicts: which releases are chosen beside other packages.
 # make test: set up, then lint, types, imports and the tests but the slow ones.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-oldest conflicts lint clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -22,6 +25,13 @@ test: $(STAMP) lint
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/uv pip list --python $(OLDEST)/bin/python
+	$(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow and not gpu"
+
+conflicts: $(STAMP)
+	$(BIN)/python tools/resolve_beside.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,9 +39,17 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(OLDEST) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --python $(OLDEST)/bin/python pyproject.toml -o $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --no-deps -e .
 	@touch $@

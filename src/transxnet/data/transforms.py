@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import posterize
 from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
 
@@ -143,7 +145,18 @@ def _augmenting(config: Mapping[str, Any], augmentation: Augmentation) -> Transf
         mean=config["mean"],
         std=config["std"],
     )
+    for policy in transform.transforms:
+        for operation in (*getattr(policy, "ops", ()), *itertools.chain(*getattr(policy, "policy", ()))):
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterize
     return cast(Transform, transform)
+
+
+def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, but black where a policy keeps no bits, which Pillow 13 refuses."""
+    if bits > 0:
+        return cast(Image.Image, posterize(image, bits, **settings))
+    return image.point([0] * 256 * len(image.getbands()))
 
 
 def _for_bands(config: Mapping[str, Any], create: Callable[[Mapping[str, Any]], Transform]) -> Transform:
