@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml
 $(OLDEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev --python $(OLDEST)/bin/python pyproject.toml -o $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra test --python $(OLDEST)/bin/python pyproject.toml -o $(OLDEST)/requirements.txt
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python -r $(OLDEST)/requirements.txt
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --no-deps -e .
 	@touch $@
