@@ -33,7 +33,18 @@ SHOWN = ("torch", "numpy", "lightning", "jsonargparse")
 def compiled(requirements: str, python: str, *options: str) -> tuple[dict[str, str], str]:
     """The chosen version of each package; without a solution none, and the resolver's explanation."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, *options, "-"]
+    command = [
+        uv,
+        "pip",
+        "compile",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--python-version",
+        python,
+        *options,
+        "-",
+    ]
     done = subprocess.run(command, input=requirements, capture_output=True, text=True, cwd=ROOT, check=False)
     versions = dict(re.findall(r"^([\w.-]+)==(\S+)", done.stdout, re.MULTILINE))
     return versions, "" if done.returncode == 0 else " ".join(re.sub(r"[^\x20-\x7e]+", " ", done.stderr).split())

@@ -16,6 +16,7 @@ from transxnet.config import VARIANTS, TransXNetConfig  # noqa: E402
 from transxnet.dense import DenseBackbone, Detector, Segmenter, create_backbone, register_dense_network  # noqa: E402
 from transxnet.dense.create import create_detector, create_segmenter, load_detector, load_segmenter  # noqa: E402
 from transxnet.errors import CheckpointError, ConfigError, DataError, Stopped, TransXNetError  # noqa: E402
+from transxnet.extras import MissingExtraError  # noqa: E402
 from transxnet.inference.export import ExportError, export  # noqa: E402
 from transxnet.inference.fuse import fuse  # noqa: E402
 from transxnet.inference.runtimes import load_exported  # noqa: E402
@@ -39,6 +40,7 @@ __all__ = [
     "DenseBackbone",
     "Detector",
     "ExportError",
+    "MissingExtraError",
     "Predictor",
     "Segmenter",
     "Stopped",

@@ -189,7 +189,8 @@ class TransXNet(Trunk):
         pool = self.config.global_pool if global_pool is None else global_pool
         self.config = self.config.override(num_classes=num_classes, global_pool=pool)  # checks them
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        self.head.in_features = self.num_features
+        self.head.reset(num_classes, global_pool)
         self.head.fc.apply(init_weights)
         self.update_description()
 

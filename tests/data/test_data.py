@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers.image_files import DESCRIBED, bad_images
 from transxnet import DataError
@@ -212,3 +213,17 @@ def test_very_long_images_are_cropped_before_they_are_resized() -> None:
     for size in ((2, 20_000), (20_000, 2), (3, 192), (640, 480)):
         assert transform(Image.new("RGB", size)).shape == (3, 224, 224)
     assert sizes == [(2, 128), (128, 2), (3, 192), (640, 480)]
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n9-inc1", "v0"])
+def test_augmentation_never_posterizes_to_no_bits(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def posterize(image: Image.Image, bits: int) -> Image.Image:
+        assert 1 <= bits <= 8  # Pillow raises an error otherwise, from version 13 on
+        return image
+
+    monkeypatch.setattr(ImageOps, "posterize", posterize)
+    transform = training_transform({"input_size": (3, 32, 32)}, Augmentation(auto_augment=policy))
+    random.seed(0)
+    np.random.seed(0)
+    for _ in range(40):
+        transform(Image.new("RGB", (40, 40), "white"))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageOps
 
 from transxnet import DataError
 from transxnet.data.images import pixel_values
@@ -188,27 +187,6 @@ def test_transforms_treat_every_band_alike(bands: int, tmp_path: Path) -> None:
         seen = transform(image)
         assert seen.shape == (bands, 32, 32)
         assert all(torch.equal(band, seen[0]) for band in seen)
-
-
-@pytest.mark.parametrize("policy", ["rand-m10-inc1", "augmix-m10", "originalr"])
-def test_policies_that_keep_no_bits_give_black(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow 13 refuses to keep 0 bits, which stronger policies of timm ask for."""
-
-    def checked(image: Image.Image, bits: int) -> Image.Image:
-        assert 1 <= bits <= 8
-        return image
-
-    monkeypatch.setattr(ImageOps, "posterize", checked)
-    config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    augmenting: Any = training_transform(config, Augmentation(auto_augment=policy))
-    (timms,) = (one for one in augmenting.transforms if hasattr(one, "ops") or hasattr(one, "policy"))
-    operations = [*getattr(timms, "ops", ()), *(one for pair in getattr(timms, "policy", ()) for one in pair)]
-    posterizing = [one for one in operations if one.name.startswith("Posterize")]
-    assert posterizing
-    for operation in posterizing:
-        for bits in (0, -4):
-            assert not np.asarray(operation.aug_fn(Image.new("RGB", (3, 2), "white"), bits)).any()
-        assert np.asarray(operation.aug_fn(Image.new("RGB", (3, 2), "white"), 4)).all()
 
 
 def test_a_truncated_tiff_file_of_many_bands_is_named(tmp_path: Path) -> None:

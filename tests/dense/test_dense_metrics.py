@@ -18,7 +18,8 @@ from transxnet import DataError
 from transxnet.data.coco.opening import CocoSource, open_coco
 from transxnet.data.scenes import write_scenes
 from transxnet.dense import pixel_classes
-from transxnet.detection.evaluate import SCORES, as_results, precision
+from transxnet.detection.evaluate import SCORES, precision
+from transxnet.detection.results import as_results
 from transxnet.segmentation.evaluate import agreement, confusion
 
 

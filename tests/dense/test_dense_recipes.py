@@ -15,7 +15,8 @@ from transxnet.dense.head_description import HeadDescription
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.errors import ConfigError
 from transxnet.segmentation.recipe import SegmentationRecipe
-from transxnet.training.dense import DenseRecipe, DenseTask, is_exempt
+from transxnet.training.dense import DenseRecipe
+from transxnet.training.dense_task import DenseTask, is_exempt
 
 
 def recipe(name: str) -> DenseRecipe:

@@ -18,8 +18,8 @@ from helpers.commands import error_line, run
 from helpers.networks import released_dense
 from helpers.processes import Training, until_saved
 from transxnet import CheckpointError
+from transxnet.data.known_classes import coco_classes
 from transxnet.data.scenes import write_scenes
-from transxnet.training.dense import coco_classes
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
 SMALL: dict[str, tuple[object, ...]] = {

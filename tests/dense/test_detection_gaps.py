@@ -21,9 +21,10 @@ from transxnet.bounds import checked_settings
 from transxnet.data.coco.opening import CocoSource
 from transxnet.dense.create import create_detector
 from transxnet.detection.batches import DetectionBatch, EvaluationImages, TrainingImages, collate
-from transxnet.detection.evaluate import SCORES, as_results, coco_results, precision
+from transxnet.detection.evaluate import SCORES, coco_results, precision
 from transxnet.detection.experiment import DetectionExperiment
 from transxnet.detection.recipe import DetectionRecipe
+from transxnet.detection.results import as_results
 
 SMALL = ("--recipe", "scenes/mask_rcnn", "--short", 64, "--long", 64, "--pyramid-channels", 8, "--regions", 16,
          "--proposals", 20, "--batch-size", 1, "--epochs", 1, "--epoch-steps", 1)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import transxnet
 from helpers.commands import run
 from helpers.networks import first_stages, images, leaves, lively_dense, nano
 from transxnet.errors import CheckpointError, ConfigError, DataError
+from transxnet.extras import MissingExtraError
 from transxnet.inference import formats
 from transxnet.inference.description import FORMAT_VERSION
 from transxnet.inference.export import SUFFIXES
@@ -253,11 +255,9 @@ def test_mistakes_of_the_api_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(formats.importlib, "import_module", missing)  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"is not installed; `pip install 'transxnet\[export\]'`"):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    message = r'^ONNX needs the extra "export": pip install "transxnet\[export\]" \(missing: onnxscript\)$'
+    with pytest.raises(MissingExtraError, match=message):
         transxnet.export(classifier(1), tmp_path / "a.onnx")
 
 

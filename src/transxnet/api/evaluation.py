@@ -20,6 +20,7 @@ from transxnet.classification.labels import label_names
 from transxnet.data.coco.checks import Crowds
 from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
+from transxnet.extras import require
 from transxnet.inference.description import Format
 
 Progress = Callable[[int, int], None]
@@ -65,6 +66,7 @@ def evaluate(
     Raises:
         CheckpointError: If the network cannot be read.
         DataError: If the images cannot be used, or too many of them.
+        MissingExtraError: If an extra is not installed that the task or the images need.
         ConfigError: If a setting is out of range, or settings do not go together.
     """
     if data is None:
@@ -92,10 +94,11 @@ def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progr
 
 
 def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, progress: Progress) -> DetectionScores:
+    require("evaluating a detector", "dense")
     from transxnet.data.coco.opening import open_coco_evaluation
+    from transxnet.data.known_classes import known_classes
     from transxnet.data.scenes import data_folder
     from transxnet.detection.evaluate import evaluate as run
-    from transxnet.training.dense import known_classes
 
     head = known_classes(network.head_description)
     opened = open_coco_evaluation(data_folder(data), classes=head.label_names, masks=head.predicts_masks, crowds=crowds)
@@ -105,10 +108,11 @@ def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, p
 
 
 def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progress) -> SegmentationScores:
+    require("evaluating a segmenter", "dense")
+    from transxnet.data.known_classes import known_classes
     from transxnet.data.masks.opening import open_segmentation
     from transxnet.data.scenes import data_folder
     from transxnet.segmentation.evaluate import evaluate as run
-    from transxnet.training.dense import known_classes
 
     head = known_classes(network.head_description)
     source = open_segmentation(

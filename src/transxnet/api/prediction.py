@@ -98,7 +98,7 @@ class Predictor:
         self.channels: int = _channels(self.network) if self.task == "classification" else 3
         self.head = None
         if self.task != "classification":
-            from transxnet.training.dense import known_classes
+            from transxnet.data.known_classes import known_classes
 
             self.head = known_classes(self.network.head_description)
         names = self.head.label_names if self.head else readable_names(self.network)
@@ -172,9 +172,8 @@ class Predictor:
             yield found
 
     def _detect(self, source: GivenImages) -> Iterator[tuple[Detections, Image.Image | None]]:
-        from transxnet.detection.evaluate import as_results
-        from transxnet.detection.predict import predict
-        from transxnet.detection.sample_sheet import confident
+        from transxnet.detection.predict import confident, predict
+        from transxnet.detection.results import as_results
 
         for one in predict(self.network, source, device=self.device):
             if one.error:

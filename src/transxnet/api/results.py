@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from transxnet.classification.evaluate import Evaluation as ClassifierEvaluation
 from transxnet.classification.labels import readable_names
-from transxnet.detection.evaluate import Evaluation as DetectorEvaluation
-from transxnet.detection.evaluate import Precision
 from transxnet.model import TransXNet
-from transxnet.segmentation.evaluate import Evaluation as SegmenterEvaluation
 from transxnet.text import unicode_text
+
+if TYPE_CHECKING:
+    from transxnet.classification.evaluate import Evaluation as ClassifierEvaluation
+    from transxnet.detection.evaluate import Evaluation as DetectorEvaluation
+    from transxnet.detection.evaluate import Precision
+    from transxnet.segmentation.evaluate import Evaluation as SegmenterEvaluation
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from transxnet.bounds import checked
+from transxnet.console import progress_console
 from transxnet.errors import ConfigError
+from transxnet.extras import require
 from transxnet.files import user_path
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
 from transxnet.text import counted
-from transxnet.training.console import progress_console
 from transxnet.training.processes import is_rank_zero
 from transxnet.training.recipe import Recipe
 from transxnet.training.run_folder import RunFolder, is_run
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from transxnet.training.run import TrainingResult
 
 AUTO = "auto"
@@ -66,8 +67,10 @@ def train(
             resumed run's and decides its result.
         CheckpointError: If a checkpoint cannot be used.
         DataError: If the data cannot be used.
+        MissingExtraError: If an extra is not installed that the task needs.
         Stopped: If a signal stopped the run, which can be resumed.
     """
+    require("transxnet.train", "train")
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     if data is not None:
         given["data"] = os.fspath(data)
@@ -113,6 +116,8 @@ class Job:
         checked("data_changed", data_changed, Literal["refuse", "accept"])
         console = console or progress_console(quiet=not is_rank_zero())
         recipe = self.recipe(settings)
+        if recipe.task != "classification":
+            require(f"training for {recipe.task}", "dense")
         folder = self.folder or self._new_folder(recipe, force)
         from transxnet.training.checkpointing import newest_whole
         from transxnet.training.run import TrainingResult, train  # imports Lightning

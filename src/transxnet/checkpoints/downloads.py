@@ -9,16 +9,13 @@ import urllib.parse
 import urllib.request
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
 from transxnet.errors import CheckpointError
 from transxnet.files import open_regular, read_text, reason, replacing, user_path, write_text
 from transxnet.version import __version__
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 _SCHEMES = ("https", "http")
 _CHUNK = 2**20
@@ -90,11 +87,13 @@ def _is_intact(path: Path) -> bool:
 
 def _fetch(url: str, path: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": f"transxnet/{__version__}"})
+    from transxnet.console import download_progress  # with rich, if it is installed
+
     digest, count = hashlib.sha256(), 0
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, replacing(path) as temporary:
         length = response.headers.get("Content-Length")
         size = int(length) if length is not None else None
-        with temporary.open("wb") as file, _progress() as progress:
+        with temporary.open("wb") as file, download_progress() as progress:
             task = progress.add_task(path.name, total=size)
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
@@ -109,13 +108,3 @@ def _fetch(url: str, path: Path) -> None:
         if expected and not digest.hexdigest().startswith(expected[1]):
             raise ValueError(f"its SHA-256 begins with {digest.hexdigest()[: len(expected[1])]}, not as in its name")
     write_text(_record(path), f"{digest.hexdigest()}\n")
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

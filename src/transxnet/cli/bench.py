@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from transxnet.bounds import BatchSize, ImageSide, Rounds, Seconds
 from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
 from transxnet.cli.streams import say, table_console
+from transxnet.console import Table, escape
+from transxnet.extras import require
 from transxnet.files import write_text
 from transxnet.output_paths import output_file
-from transxnet.plotting.speed_figure import draw_speeds
-from transxnet.plotting.style import save_figure
 from transxnet.research.bench import Candidate, Speed, Spread, measure_speed
 from transxnet.research.machine import describe_machine
 from transxnet.research.modes import MODES
@@ -43,7 +40,10 @@ _EXAMPLES = """\
 def run(arguments: Sequence[str]) -> int:
     """Parse, measure and print."""
     options = _parser().parse(arguments)
-    files = figure_outputs(options.plot, options) if options.plot is not None else []
+    files = []
+    if options.plot is not None:
+        require('"transxnet bench --plot"', "analysis", "matplotlib")
+        files = figure_outputs(options.plot, options)
     rows_file = output_file(options.csv, force=options.force) if options.csv is not None else None
     device = choose_device(options.device)
     names = options.models or ["transxnet_tiny"]
@@ -72,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
     if rows_file:
         write_text(rows_file, _as_csv(rows, machine))
     if files:
+        from transxnet.plotting.speed_figure import draw_speeds
+        from transxnet.plotting.style import save_figure
+
         title = f"{_machine(machine)}\nmedian and quartiles of {options.rounds} rounds, random weights"
         save_figure(draw_speeds(groups, title), files)
     if options.json:

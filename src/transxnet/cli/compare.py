@@ -9,15 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from transxnet.ablation.rows import BASES, ROWS
 from transxnet.bounds import Seed, SeedCount, checked
 from transxnet.classification.recipe import ClassificationRecipe
-from transxnet.cli.command import settings_of
-from transxnet.cli.parsing import CommandParser, add_force, image_progress
-from transxnet.cli.streams import SafeConsole, note, table_console
+from transxnet.cli.parsing import add_force, image_progress
+from transxnet.cli.recipe_options import RecipeParser, settings_of
+from transxnet.cli.streams import note, table_console
+from transxnet.console import SafeConsole, Table, escape
 from transxnet.data.sources import DIGITS
 from transxnet.errors import ConfigError, Stopped
 from transxnet.files import user_path
@@ -85,8 +83,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser("compare", _ABOUT, _EXAMPLES)
+def _parser() -> RecipeParser:
+    parser = RecipeParser("compare", _ABOUT, _EXAMPLES)
     parser.usage = "transxnet compare NETWORK [NETWORK ...] --out FOLDER [options]"
     add = parser.add_argument
     add("networks", type=str, nargs="+", metavar="NETWORK", help='registered names, or "table5" to "table9"')

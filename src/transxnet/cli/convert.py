@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transxnet.checkpoints.writing import save_model
 from transxnet.cli.parsing import CommandParser, add_force
-from transxnet.cli.streams import SafeConsole
+from transxnet.console import SafeConsole
 from transxnet.errors import ConfigError
 from transxnet.files import user_path
 from transxnet.output_paths import output_file

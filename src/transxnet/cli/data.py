@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from transxnet.bounds import ImageCount, Megabytes, SceneSide, Seed, Workers
 from transxnet.cli.parsing import CommandParser, add_crowds, image_progress
 from transxnet.cli.streams import error_console, table_console
+from transxnet.console import Table, escape
 from transxnet.data.data_set_check import DataCheck, DataReport
 from transxnet.data.dense_data_check import DenseCheck, is_annotated
 from transxnet.data.packed.manifest import Manifest
 from transxnet.data.packed.sharding import plan_shards, write_shards
 from transxnet.errors import ConfigError
+from transxnet.extras import require
 from transxnet.files import user_path
 from transxnet.output_paths import check_apart, output_folder
 
@@ -187,6 +186,7 @@ def _print_found(findings: DataReport) -> None:
 
 
 def _check_annotated(options: Any) -> int:
+    require('"transxnet data check" of annotations', "dense")
     check = DenseCheck(options.path, reduce_zero_label=options.reduce_zero_label, crowds=options.crowds)
     with image_progress() as progress:
         task = progress.add_task("checking", total=check.steps)
@@ -217,6 +217,7 @@ def _scenes(arguments: Sequence[str]) -> int:
     parser.add_number("--seed", Seed, default=0, help="seed of the scenes")
     options = parser.parse(arguments)
     out = output_folder(options.out)
+    require('"transxnet data scenes"', "dense")
     from transxnet.data.scenes import write_scenes  # with scikit-image
 
     with image_progress() as progress:

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from transxnet.bounds import BatchSize, ImageCount
 from transxnet.cli.parsing import (
     CommandParser,
@@ -22,6 +19,7 @@ from transxnet.cli.parsing import (
     open_compared_networks,
 )
 from transxnet.cli.streams import note, say, table_console
+from transxnet.console import Table, escape
 from transxnet.data.examples import open_examples
 from transxnet.errors import ConfigError
 from transxnet.files import user_path

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from transxnet.api.evaluation import evaluate
 from transxnet.api.results import ClassificationScores, DetectionScores, SegmentationScores
 from transxnet.bounds import Share
@@ -23,6 +20,7 @@ from transxnet.cli.parsing import (
     network_settings,
 )
 from transxnet.cli.streams import note, table_console
+from transxnet.console import Table, escape
 from transxnet.files import write_text
 from transxnet.inference.runtimes import is_exported
 from transxnet.output_paths import check_apart, output_file

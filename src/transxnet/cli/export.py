@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
 from torch import nn
 
 from transxnet.bounds import ImageCount
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.parsing import CommandParser, add_force
-from transxnet.cli.streams import SafeConsole, note, table_console
+from transxnet.cli.streams import note, table_console
+from transxnet.console import SafeConsole, Table
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.create import holds_dense, load_dense
 from transxnet.errors import ConfigError
@@ -31,7 +31,7 @@ from 32 x 32. The file is compared with the network at five sizes; if it differs
 is 1 and the file keeps ".unchecked" in its name. `transxnet predict` and `transxnet eval` run it;
 .pt2 files are programs and run only with --runtime torch or --runtime aot. Mask R-CNN becomes
 three files; give the one named by --out to the other commands.
-The libraries are installed with pip install 'transxnet[export]'."""
+The libraries are installed with pip install "transxnet[export]"."""
 _EXAMPLES = """\
   transxnet export transx-t.pth.tar --format onnx --out tiny.onnx
   transxnet export runs/first --format openvino --precision bfloat16 --out first.xml

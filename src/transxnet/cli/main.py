@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from transxnet.cli.streams import discard, note, prepare_streams, say
+from transxnet.cli.streams import note, prepare_streams, say
+from transxnet.console import discard
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.extras import require
 from transxnet.files import FULL
 from transxnet.interrupts import raise_again
 from transxnet.training.processes import is_rank_zero
@@ -36,6 +38,15 @@ COMMANDS = {
     "data": "pack a folder of images into shards, or find its broken images",
     "convert": "turn a released checkpoint into a safetensors file",
 }
+
+_NEEDS = {
+    "train": ("train",),
+    "erf": ("analysis", "matplotlib"),
+    "gradcam": ("analysis", "grad-cam", "matplotlib"),
+    "compare": ("train",),
+    "plot": ("analysis", "matplotlib"),
+}
+"""The extra of a command, and the packages of it that the command needs if not all."""
 
 _LOST = (*FULL, errno.EFBIG, errno.EBADF, errno.EIO)
 _SYSTEM = {
@@ -87,7 +98,8 @@ def _run(given: Sequence[str]) -> int:
         return _command(given)
     except TransXNetError as error:
         rank = "" if is_rank_zero() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
-        note(f"{program}{rank}: {error.for_commands}")
+        message = error.for_commands
+        note(message if message.startswith(f'"{program}') else f"{program}{rank}: {message}")
         return 2
     except BrokenPipeError:  # the reader of our output has closed it
         discard(sys.stdout)
@@ -117,6 +129,8 @@ def _command(given: Sequence[str]) -> int:
         return 0
     if given[0] not in COMMANDS:
         raise ConfigError(f"there is no such command; there are {', '.join(COMMANDS)}")
+    if given[0] in _NEEDS:
+        require(f'"transxnet {given[0]}"', *_NEEDS[given[0]])
     status: int = importlib.import_module(f"transxnet.cli.{given[0]}").run(given[1:])
     return status
 

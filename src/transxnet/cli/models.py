@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from transxnet.cli.parsing import CommandParser
 from transxnet.cli.streams import table_console
 from transxnet.config import VARIANTS
+from transxnet.console import Table
 from transxnet.research.complexity import complexity
 from transxnet.zoo import RELEASED, create_model
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from transxnet.api.networks import choose_device as choose_device
 from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
 from transxnet.cli.command import CommandParser as CommandParser
-from transxnet.cli.streams import SafeConsole
+from transxnet.console import image_progress as image_progress
 from transxnet.inference.description import FORMATS
 from transxnet.output_paths import output_file
 from transxnet.research.networks import Network, open_networks
@@ -99,20 +97,4 @@ def open_compared_networks(options: Any) -> list[Network]:
         pretrained=options.pretrained,
         image_size=options.image_size,
         seed=options.seed,
-    )
-
-
-def image_progress() -> Progress:
-    """A bar that counts images, on standard error so that results can be piped."""
-    console = SafeConsole(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
     )

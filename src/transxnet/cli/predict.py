@@ -9,18 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Column, Table
-
 from transxnet.api.prediction import Predictor
 from transxnet.api.results import Classification, Detections, Prediction, Segmentation
 from transxnet.bounds import Answers, Share
 from transxnet.cli.parsing import CommandParser, add_force, add_network_arguments, image_progress, network_settings
 from transxnet.cli.prediction_files import DETECTIONS, ResultIds, draw, outputs_of, picture_names, write_table
 from transxnet.cli.streams import note, table_console
+from transxnet.console import Column, Table, escape
 from transxnet.data.images.reading import expand
 from transxnet.detection.image_ids import read_image_ids
 from transxnet.errors import ConfigError
+from transxnet.extras import require
 from transxnet.files import user_path, write_text
 from transxnet.output_paths import check_not_inputs, output_file, output_folder
 from transxnet.text import unicode_text
@@ -117,6 +116,7 @@ def _picture_folder(paths: Sequence[Path], names: Sequence[str], options: Any) -
     out = user_path(options.out)
     if out.suffix in _FILES or out.is_file():
         raise ConfigError(f"--out is a folder for pictures here, not {options.out}")
+    require('"transxnet predict --out" with pictures', "dense", "matplotlib")
     folders = [path for path in map(user_path, options.images) if path.is_dir()]
     target = output_folder(out, inputs=[*folders, *paths], force=options.force)
     check_not_inputs(outputs_of(names, target), [*paths, options.checkpoint or "", options.data or ""])

@@ -10,23 +10,19 @@ import warnings
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
-
+from transxnet.console import SafeConsole
 from transxnet.text import printable
-from transxnet.training.console import SafeConsole as SafeConsole
-from transxnet.training.console import discard as discard
-from transxnet.training.console import progress_console as progress_console
 
 _IMAGES = "transxnet.data.images.pixel_values"  # imported with the commands that read images
 _UNBOUNDED = 2**16  # columns of a table in a file: no path is cut
 
 
-def error_console() -> Console:
+def error_console() -> SafeConsole:
     """Standard error, for remarks and errors."""
     return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
-def table_console() -> Console:
+def table_console() -> SafeConsole:
     """Standard output for tables: as wide as the terminal, or as wide as needed in a file."""
     console = SafeConsole(highlight=False, soft_wrap=False)
     return console if console.is_terminal else SafeConsole(highlight=False, width=_UNBOUNDED)

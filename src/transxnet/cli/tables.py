@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from transxnet.cli.parsing import CommandParser, add_force, image_progress
 from transxnet.cli.streams import say, table_console
+from transxnet.console import SafeConsole, Table
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
 from transxnet.output_paths import output_file
@@ -86,7 +84,7 @@ def _print(tables: Sequence[PaperTable]) -> None:
     _print_text(console, LEGEND)
 
 
-def _print_text(console: Console, text: str) -> None:
+def _print_text(console: SafeConsole, text: str) -> None:
     console.print(text, markup=False, width=min(console.width, 98), style="dim")
 
 

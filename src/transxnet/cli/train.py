@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from transxnet.api.training import Job, find_job
-from transxnet.cli.command import CommandParser, first_options, settings_of
+from transxnet.cli.command import first_options
 from transxnet.cli.parsing import add_force
-from transxnet.cli.streams import progress_console
+from transxnet.cli.recipe_options import RecipeParser, settings_of
+from transxnet.console import SafeConsole, progress_console
 from transxnet.errors import ConfigError, Stopped
 from transxnet.tasks import TASKS, recipe_class
 from transxnet.text import counted
@@ -87,8 +86,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[Job, Any]:
     return job, _parser(recipe_class(job.file.task)).parse(arguments)
 
 
-def _parser(recipe: type[Recipe], settings: Mapping[str, Any] | None = None) -> CommandParser:
-    parser = CommandParser("train", _ABOUT, _EXAMPLES)
+def _parser(recipe: type[Recipe], settings: Mapping[str, Any] | None = None) -> RecipeParser:
+    parser = RecipeParser("train", _ABOUT, _EXAMPLES)
     add = parser.add_argument
     add("--recipe", type=str, help="a YAML file, or the name of a shipped recipe "
         '(default: "digits" for the digits, "pictures" for a folder)')  # fmt: skip
@@ -105,7 +104,7 @@ def _parser(recipe: type[Recipe], settings: Mapping[str, Any] | None = None) -> 
     return parser
 
 
-def _report(result: TrainingResult, console: Console) -> None:
+def _report(result: TrainingResult, console: SafeConsole) -> None:
     folder = RunFolder(result.folder)
     for name, reason in result.bad_images.items():
         console.print(f"left out {name}: {reason}", markup=False)
@@ -119,7 +118,7 @@ def _report(result: TrainingResult, console: Console) -> None:
     console.print(f"next: transxnet predict IMAGE --checkpoint {shlex.quote(str(folder.path))}", markup=False)
 
 
-def _report_stop(stopped: Stopped, console: Console) -> int:
+def _report_stop(stopped: Stopped, console: SafeConsole) -> int:
     """Print how to resume; returns the exit status."""
     kept = "everything is saved" if stopped.saved else "what came after the last checkpoint is lost"
     console.print(

@@ -15,6 +15,7 @@ from transxnet.bounds import ImageCount, Seed, checked
 from transxnet.data.images.reading import expand, read_image
 from transxnet.data.randomness import seed_for
 from transxnet.data.sources import DIGITS, open_evaluation
+from transxnet.extras import require
 
 _SKIMAGE = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")
 _SKLEARN = ("china.jpg", "flower.jpg")
@@ -61,5 +62,6 @@ def open_examples(patterns: Sequence[str], limit: int, seed: int = 0) -> list[Ex
 
 def photographs() -> list[Path]:
     """Seven photographs of scikit-image and scikit-learn: cat, cup, portrait, rocket, motorcycle, palace, flower."""
+    require("the photographs used without images", "analysis", "scikit-image", "scikit-learn")
     sets = [(files("skimage") / "data", _SKIMAGE), (files("sklearn.datasets") / "images", _SKLEARN)]
     return [Path(str(folder / name)) for folder, names in sets for name in names]

@@ -30,6 +30,7 @@ from transxnet.data.packed.shards import open_shards
 from transxnet.data.packed.webdataset import open_webdataset
 from transxnet.data.splits import HELD_OUT
 from transxnet.errors import DataError
+from transxnet.extras import require
 from transxnet.files import reason, user_path
 
 __all__ = [
@@ -138,6 +139,7 @@ def imagenet_synsets() -> list[str]:
 
 
 def _digits() -> LabelledData:
+    require(f'the data set "{DIGITS}"', "train", "scikit-learn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
-from timm.data.auto_augment import posterize
+from timm.data import auto_augment, create_transform, resolve_data_config
 from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
 
@@ -145,18 +144,18 @@ def _augmenting(config: Mapping[str, Any], augmentation: Augmentation) -> Transf
         mean=config["mean"],
         std=config["std"],
     )
-    for policy in transform.transforms:
-        for operation in (*getattr(policy, "ops", ()), *itertools.chain(*getattr(policy, "policy", ()))):
-            if operation.aug_fn is posterize:
+    for step in transform.transforms:
+        for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):
+            if operation.aug_fn is auto_augment.posterize:
                 operation.aug_fn = _posterize
     return cast(Transform, transform)
 
 
 def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
-    """timm's, but black where a policy keeps no bits, which Pillow 13 refuses."""
-    if bits > 0:
-        return cast(Image.Image, posterize(image, bits, **settings))
-    return image.point([0] * 256 * len(image.getbands()))
+    """Timm's operation; black for no bits, as always, which Pillow refuses from version 13 on."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return cast(Image.Image, auto_augment.posterize(image, bits, **settings))
 
 
 def _for_bands(config: Mapping[str, Any], create: Callable[[Mapping[str, Any]], Transform]) -> Transform:

@@ -17,6 +17,7 @@ from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch, EvaluationImages, collate
+from transxnet.detection.results import as_results
 
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers: precision at overlaps of 0.5 to 0.95, of 0.5, of 0.75; for small, medium and
@@ -137,29 +138,6 @@ def _turned_back(found: Target, size: tuple[int, int], turn: Turn) -> Target:
     if "masks" in found:
         changed["masks"] = turned_masks(found["masks"], back)
     return found | changed
-
-
-def as_results(found: Target, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """One image's detections in COCO's results format."""
-    boxes = found["boxes"].cpu()
-    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double().numpy().round(3).tolist()
-    rows = [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(sides, found["scores"].tolist(), found["labels"].tolist(), strict=True)
-    ]
-    if "masks" in found:
-        for row, mask in zip(rows, found["masks"].cpu().numpy(), strict=True):
-            row["segmentation"] = encoded(mask)
-    return rows
-
-
-def encoded(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """A mask (H, W) as COCO's compressed run lengths, in plain text."""
-    from faster_coco_eval.core import mask as run_lengths
-
-    code = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
-    counts = code["counts"]
-    return {"size": list(code["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def precision(

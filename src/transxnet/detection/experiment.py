@@ -8,6 +8,7 @@ from typing import Any
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.coco.opening import CocoData, CocoSource, open_coco
 from transxnet.data.fingerprint import Adopt
+from transxnet.data.known_classes import known_classes, label_names_of
 from transxnet.data.loader import BadImages
 from transxnet.data.names import same_names
 from transxnet.data.scenes import data_folder
@@ -23,7 +24,6 @@ from transxnet.detection.task import DetectionTask
 from transxnet.errors import DataError
 from transxnet.plotting.run_figures import save_curves
 from transxnet.text import percent
-from transxnet.training.dense import known_classes, label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder

@@ -47,3 +47,11 @@ def predict(model: Detector, source: ImageSource, *, device: str = "cpu") -> Ite
         with torch.inference_mode():
             (found,) = model([V.pil_to_tensor(image).to(device)])
         yield Finding(name, image, {key: values.cpu() for key, values in found.items()})
+
+
+def confident(found: Target, minimum: float) -> Target:
+    """The detections with a minimum score."""
+    keep = found["scores"] >= minimum
+    count = int(keep.sum())
+    chosen = slice(count) if keep[:count].all() else keep  # detectors sort by score, and a slice copies no masks
+    return {name: values[chosen].cpu() for name, values in found.items()}

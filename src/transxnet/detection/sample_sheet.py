@@ -10,25 +10,17 @@ from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.coco.opening import CocoSource
 from transxnet.data.images.reading import BadImageError
-from transxnet.dense.detection_transform import Target
+from transxnet.data.known_classes import known_classes
 from transxnet.dense.protocol import Detector
+from transxnet.detection.predict import confident
 from transxnet.plotting.overlays import draw_objects
 from transxnet.plotting.overlays import save_sheet as sheet
-from transxnet.training.dense import known_classes
 
 SHOWN_FROM = 0.5
 """Score from which a detection is drawn."""
 
 _ROWS, _PAIRS = 4, 2
 _MASK_BYTES = 2**30  # of an image's ground truth masks, which are coarser where they would take more
-
-
-def confident(found: Target, minimum: float) -> Target:
-    """The detections with a minimum score."""
-    keep = found["scores"] >= minimum
-    count = int(keep.sum())
-    chosen = slice(count) if keep[:count].all() else keep  # detectors sort by score, and a slice copies no masks
-    return {name: values[chosen].cpu() for name, values in found.items()}
 
 
 def save_sheet(model: Detector, source: CocoSource, path: Path, title: str) -> None:

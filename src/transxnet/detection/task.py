@@ -13,7 +13,7 @@ from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch
 from transxnet.detection.evaluate import coco_results, precision
 from transxnet.detection.recipe import DetectionRecipe
-from transxnet.training.dense import DenseTask
+from transxnet.training.dense_task import DenseTask
 from transxnet.training.processes import gathered
 
 

@@ -19,6 +19,7 @@ from transxnet.data.splits import TRAIN, part_folder
 from transxnet.data.transforms import evaluation_transform
 from transxnet.dense.protocol import DenseNetwork
 from transxnet.errors import ConfigError, DataError
+from transxnet.extras import require
 from transxnet.files import user_path
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.detections import ExportedDetector
@@ -135,8 +136,9 @@ def _annotated(data: str, model: DenseNetwork) -> Calibration:
     Raises:
         TransXNetError: If the images have no annotations with the network's classes.
     """
+    require("calibration with annotated images", "dense")
+    from transxnet.data.known_classes import known_classes
     from transxnet.data.scenes import data_folder
-    from transxnet.training.dense import known_classes
 
     head = known_classes(model.head_description)
     folder = data if data != SCENES else data_folder(data)

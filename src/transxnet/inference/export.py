@@ -162,9 +162,10 @@ def export(
 
     Raises:
         ConfigError: If the network is in training mode, fused or not exportable, a choice is
-            unknown or not supported, or a library is missing.
+            unknown or not supported.
         DataError: If there are no images to calibrate with.
         ExportError: If the file does not compute what the network computes.
+        MissingExtraError: If the format's libraries are not installed.
     """
     target = user_path(path)
     kind = format or _format_by(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import warnings
@@ -15,6 +14,7 @@ import torch
 
 from transxnet.bounds import Bound
 from transxnet.errors import ConfigError
+from transxnet.extras import load
 from transxnet.inference.description import KEY, Description
 
 Program = torch.export.ExportedProgram
@@ -22,18 +22,14 @@ Program = torch.export.ExportedProgram
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 Opset = Annotated[int, Bound(OPSETS[0], OPSETS[-1])]
+_NAMES = {"onnx": "ONNX", "onnxscript": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 METADATA_FILE = "transxnet.json"
 """The file in PyTorch's archives that holds the description."""
 
 
 def library(name: str) -> Any:
-    """An optional library; raises ConfigError with what to install."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"{name.partition('.')[0]} is not installed; `pip install 'transxnet[export]'` installs it"
-        ) from error
+    """A library of a runtime; raises MissingExtraError if it is not installed."""
+    return load(_NAMES[name.partition(".")[0]], "export", name)
 
 
 def write_onnx(program: Program, path: Path, description: Description) -> None:

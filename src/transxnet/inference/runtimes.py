@@ -199,7 +199,8 @@ def load_exported(path: str | Path, runtime: Format | None = None, *, threads: i
     Raises:
         CheckpointError: If the file, or one beside it, is missing, damaged, not ours or of another version,
             or is not what its description gives.
-        ConfigError: If the runtime is not installed, does not run such files, or must be asked for.
+        ConfigError: If the runtime does not run such files, or must be asked for.
+        MissingExtraError: If the runtime is not installed.
     """
     path = user_path(path)
     kind = format_of(path)
@@ -283,7 +284,7 @@ def _readable(path: Path) -> Iterator[None]:
     """A reader's own complaint as one line."""
     try:
         yield
-    except (ConfigError, CheckpointError):
+    except TransXNetError:
         raise
     except Exception as error:
         raise CheckpointError(

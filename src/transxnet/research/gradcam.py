@@ -16,6 +16,7 @@ from transxnet.classification.labels import label_names, readable_names
 from transxnet.data.examples import Example
 from transxnet.data.transforms import evaluation_transform, normalisation
 from transxnet.errors import ConfigError
+from transxnet.extras import require
 from transxnet.model import TransXNet
 from transxnet.research.networks import Network, stage_index, stage_names
 
@@ -140,6 +141,7 @@ def grad_cam(model: nn.Module, layer: str, image: Tensor, target: int) -> npt.ND
         return _as_nchw(output, image.shape[2] / image.shape[3], prefix, layer)
 
     as_nchw(torch.empty(shape))  # raises errors before anything is computed
+    require("Grad-CAM", "analysis", "grad-cam")
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 

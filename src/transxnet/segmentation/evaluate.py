@@ -11,10 +11,11 @@ from torch import Tensor
 
 from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.data.masks.opening import SegmentationSource
-from transxnet.dense.pixel_classes import IGNORED, classes_of
+from transxnet.dense.pixel_classes import IGNORED
 from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
+from transxnet.segmentation.predict import segmented
 
 if TYPE_CHECKING:
     from torchmetrics.classification import MulticlassConfusionMatrix
@@ -80,11 +81,6 @@ def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMa
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
-
-
-def segmented(model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
-    return classes_of(model(images), size)
 
 
 def evaluate(

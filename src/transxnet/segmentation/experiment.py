@@ -7,6 +7,7 @@ from typing import Any
 
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.data.fingerprint import Adopt
+from transxnet.data.known_classes import label_names_of
 from transxnet.data.loader import BadImages
 from transxnet.data.masks.opening import SegmentationData, SegmentationSource, open_segmentation
 from transxnet.data.names import same_names
@@ -22,7 +23,6 @@ from transxnet.segmentation.recipe import SegmentationRecipe
 from transxnet.segmentation.sample_sheet import save_sheet
 from transxnet.segmentation.task import SegmentationTask
 from transxnet.text import counted
-from transxnet.training.dense import label_names_of
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
 from transxnet.training.run_folder import RunFolder

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.sources import ImageSource, loaded
+from transxnet.dense.pixel_classes import classes_of
 from transxnet.dense.protocol import Segmenter
-from transxnet.segmentation.sample_sheet import classes_in
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,16 @@ def predict(model: Segmenter, source: ImageSource, *, device: str = "cpu") -> It
             yield Map(name, None, None, error)
             continue
         yield Map(name, image, classes_in(model, image))
+
+
+def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
+    """The class of each pixel (H, W) of an image of any size."""
+    ready = model.head_description.transform(V.pil_to_tensor(image))
+    with torch.inference_mode():
+        device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
+        return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
+
+
+def segmented(model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
+    return classes_of(model(images), size)

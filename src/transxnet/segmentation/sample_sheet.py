@@ -5,27 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.images.reading import BadImageError
+from transxnet.data.known_classes import known_classes
 from transxnet.data.masks.opening import SegmentationSource
 from transxnet.dense.protocol import Segmenter
 from transxnet.plotting.overlays import draw_classes
 from transxnet.plotting.overlays import save_sheet as sheet
-from transxnet.segmentation.evaluate import segmented
-from transxnet.training.dense import known_classes
+from transxnet.segmentation.predict import classes_in
 
 _ROWS, _PAIRS = 4, 2
-
-
-def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
-    """The class of each pixel (H, W) of an image of any size."""
-    ready = model.head_description.transform(V.pil_to_tensor(image))
-    with torch.inference_mode():
-        device = next(model.parameters(), torch.empty(0)).device  # an exported file has none
-        return segmented(model.eval(), ready[None].to(device), (image.height, image.width))[0].cpu()
 
 
 def save_sheet(model: Segmenter, source: SegmentationSource, path: Path, title: str) -> None:

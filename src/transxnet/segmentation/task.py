@@ -7,9 +7,10 @@ from torch import Tensor
 from transxnet.data.loader import BadImages
 from transxnet.dense.protocol import Segmenter
 from transxnet.segmentation.batches import SegmentationBatch
-from transxnet.segmentation.evaluate import agreement, confusion, segmented
+from transxnet.segmentation.evaluate import agreement, confusion
+from transxnet.segmentation.predict import segmented
 from transxnet.segmentation.recipe import SegmentationRecipe
-from transxnet.training.dense import DenseTask
+from transxnet.training.dense_task import DenseTask
 
 
 class SegmentationTask(DenseTask):

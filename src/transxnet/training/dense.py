@@ -1,31 +1,17 @@
-"""Recipe and task of detectors and segmenters: a backbone under a head, and the released schedules."""
+"""Recipe of detectors and segmenters: a backbone under a head, and the released schedules."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import nn
-from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
-
 from transxnet.bounds import FurtherEpochs, ImageSide, PyramidChannels, Share, Steps
-from transxnet.checkpoints.reading import Checkpoint
-from transxnet.checkpoints.released_dense import from_released_dense, is_released_dense
-from transxnet.data.masks.classes import Colors, ade20k_classes, palette
-from transxnet.dense.head_description import HeadDescription, describe_weights
 from transxnet.errors import ConfigError
 from transxnet.training.recipe import RELEASED_CHECKPOINT, Recipe
-from transxnet.training.task import Task
 from transxnet.zoo import NETWORKS, RELEASED, full_name
 
 _MAX_EPOCH_IMAGES = 20_000_000  # their (epoch, index) pairs are a list
-
-# Ours for the released names that contain "norm"; the released batch normalisations are called "bn".
-_NORMS = re.compile(r"\.(norm1|norm2|ffn\.norm|norms\.\d)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
@@ -116,74 +102,3 @@ class DenseRecipe(Recipe):
         if not urls:
             raise ConfigError(f"there are no released weights of {self.backbone}; give a file, or none")
         return urls[0]
-
-
-class DenseTask(Task):
-    """AdamW with the learning rate and weight decay of a dense recipe."""
-
-    recipe: DenseRecipe
-
-    def configure_optimizers(self) -> Any:
-        decayed: list[nn.Parameter] = []
-        exempt: list[nn.Parameter] = []
-        for name, parameter in self.model.named_parameters():
-            (exempt if is_exempt(name, parameter, self.recipe.decay) else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.recipe.weight_decay},
-            {"params": exempt, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.scaled(self.recipe.lr), fused=True
-        )
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        per_epoch = -(-int(self.trainer.num_training_batches) // self.trainer.accumulate_grad_batches)
-        step = self.current_epoch * per_epoch + batch_idx // self.trainer.accumulate_grad_batches
-        factor = self.recipe.rate_factor(self.current_epoch, step, per_epoch * self.recipe.total_epochs)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.scaled(self.recipe.lr) * factor
-
-
-def is_exempt(name: str, parameter: nn.Parameter, decay: str) -> bool:
-    """Whether a parameter has no weight decay.
-
-    Args:
-        name: Our name of it.
-        parameter: The parameter.
-        decay: As in :class:`DenseRecipe`.
-    """
-    if decay == "no_norms":
-        return _NORMS.search(name) is not None
-    return decay == "no_vectors" and parameter.ndim <= 1
-
-
-def label_names_of(read: Checkpoint) -> tuple[str, ...]:
-    """The classes that a detector's or segmenter's file was trained for; empty if they are not known."""
-    weights = read.state_dict
-    if read.head:
-        return HeadDescription.from_dict(read.head, read.source).label_names
-    names = from_released_dense(weights) if is_released_dense(weights) else weights
-    return known_classes(describe_weights(names, read.source)).label_names
-
-
-def known_classes(head: HeadDescription) -> HeadDescription:
-    """The description with class names and colours; those of COCO and ADE20K where the file has none."""
-    if not head.label_names and head.task == "segmentation" and head.num_classes == 150:
-        head = dataclasses.replace(head, label_names=tuple(ade20k_classes()[0]), colors=_plain(ade20k_classes()[1]))
-    if not head.label_names and head.task == "detection" and head.num_classes == 80:
-        coco = coco_classes()
-        head = dataclasses.replace(head, label_names=tuple(coco.values()), category_ids=tuple(coco))
-    if not head.label_names:
-        numbers = range(head.num_classes)
-        head = dataclasses.replace(head, label_names=tuple(f"class {number}" for number in numbers))
-    return head if head.colors else dataclasses.replace(head, colors=_plain(palette(head.num_classes)))
-
-
-def coco_classes() -> dict[int, str]:
-    """The names of COCO's 80 categories by their ids, from torchvision."""
-    names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return {number: name for number, name in enumerate(names) if name not in ("__background__", "N/A")}
-
-
-def _plain(colors: Colors) -> tuple[tuple[int, int, int], ...]:
-    return tuple((red, green, blue) for red, green, blue in colors.tolist())

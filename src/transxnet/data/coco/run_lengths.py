@@ -9,8 +9,6 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 import torch
-from faster_coco_eval.core import mask as coco_mask
-from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
@@ -20,6 +18,20 @@ _MAX_OUTLINE = 5_000_000  # pixels of an object's polygons, which take time and 
 
 class SegmentationError(ValueError):
     """An unusable segmentation; the message is the kind of problem."""
+
+
+def _coder() -> Any:
+    """The functions of COCO's masks, imported for data with annotations only."""
+    from faster_coco_eval.core import mask
+
+    return mask
+
+
+def _uncompressed(run_lengths: dict[str, Any]) -> list[int]:
+    from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
+
+    lengths: list[int] = toUncompressedRLE([run_lengths])[0]["counts"]
+    return lengths
 
 
 def checked(segmentation: Any, height: int, width: int) -> tuple[Any, bool]:
@@ -49,12 +61,12 @@ def checked(segmentation: Any, height: int, width: int) -> tuple[Any, bool]:
 def encoded(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Encode a checked segmentation as compressed run lengths: ``size`` and ``counts`` (bytes)."""
     if isinstance(segmentation, list):
-        run_lengths: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        run_lengths: dict[str, Any] = _coder().merge(_coder().frPyObjects(segmentation, height, width))
         return run_lengths
     counts = segmentation["counts"]
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts.encode()}
-    packed: dict[str, Any] = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    packed: dict[str, Any] = _coder().frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return packed
 
 
@@ -72,7 +84,7 @@ def decoded(segmentations: Sequence[Any], height: int, width: int, size: tuple[i
     """
     masks = torch.zeros(len(segmentations), *(size or (height, width)), dtype=torch.uint8)
     for mask, segmentation in zip(masks, segmentations, strict=True):
-        found = torch.from_numpy(coco_mask.decode(encoded(segmentation, height, width)))
+        found = torch.from_numpy(_coder().decode(encoded(segmentation, height, width)))
         mask.copy_(found if size in (None, found.shape) else _nearest(found, list(mask.shape)))
     return masks.view(torch.bool)
 
@@ -84,13 +96,13 @@ def _nearest(mask: Tensor, size: list[int]) -> Tensor:
 
 def area(segmentation: Any, height: int, width: int) -> float:
     """Number of pixels of a checked segmentation."""
-    return float(coco_mask.area(encoded(segmentation, height, width)))
+    return float(_coder().area(encoded(segmentation, height, width)))
 
 
 def bounds(segmentation: Any, height: int, width: int) -> list[float]:
     """The box of a checked segmentation: x, y, width, height."""
     if isinstance(segmentation, dict):
-        box: list[float] = coco_mask.toBbox(encoded(segmentation, height, width)).tolist()
+        box: list[float] = _coder().toBbox(encoded(segmentation, height, width)).tolist()
         return box
     points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in segmentation])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -99,14 +111,14 @@ def bounds(segmentation: Any, height: int, width: int) -> list[float]:
 
 def from_mask(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Encode a mask (H, W) as compressed run lengths for JSON."""
-    run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    run_lengths = _coder().encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": run_lengths["counts"].decode()}
 
 
 def uncompressed(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Encode a mask (H, W) as a list of run lengths: columns from the left, beginning with the zeros."""
-    run_lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": toUncompressedRLE([run_lengths])[0]["counts"]}
+    run_lengths = _coder().encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": _uncompressed(run_lengths)}
 
 
 def _outline_bound(polygon: Any) -> float | None:
@@ -142,10 +154,9 @@ def _uncompressed_counts(text: str, height: int, width: int) -> list[int] | None
     if not text or not "0" <= min(text) <= max(text) <= "o":  # the library ignores other bits
         return None
     try:
-        lengths: list[int] = toUncompressedRLE([{"size": [height, width], "counts": text.encode()}])[0]["counts"]
+        return _uncompressed({"size": [height, width], "counts": text.encode()})
     except (RuntimeError, ValueError):
         return None
-    return lengths
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from transxnet.data.images.metadata import TRANSPOSITIONS, significant_bits, with_tags
 from transxnet.data.images.pixel_values import Array, ValueRange, from_array, is_deep
+from transxnet.extras import require
 
 for _name in ("PIL", "tifffile"):
     logging.getLogger(_name).addHandler(logging.NullHandler())  # they raise what they would print
@@ -24,6 +25,11 @@ _PNG_HEADER = 2**16  # bytes, in which the significant bits are stated
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _LZW = 5
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+
+
+def require_tifffile() -> None:
+    """Raise MissingExtraError if there is no tifffile."""
+    require("a TIFF file of such values or bands", "train", "tifffile")
 
 
 def is_tiff(file: BinaryIO) -> bool:
@@ -47,6 +53,7 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[Image.Image, Image.Trans
     Raises:
         ValueError: If it is larger or has no such layout; tifffile raises other errors for damaged files.
     """
+    require_tifffile()
     import tifffile
 
     file.seek(0)

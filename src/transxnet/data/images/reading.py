@@ -14,12 +14,21 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from transxnet.data.folder_listing import Ignored, files_below
-from transxnet.data.images.deep import has_deep_colours, is_dim, is_tiff, read_deep_colours, read_tiff, values_stated
+from transxnet.data.images.deep import (
+    has_deep_colours,
+    is_dim,
+    is_tiff,
+    read_deep_colours,
+    read_tiff,
+    require_tifffile,
+    values_stated,
+)
 from transxnet.data.images.metadata import has_too_many_scans, transposition, without_metadata
 from transxnet.data.images.pixel_values import ImageWarning, as_seen, is_deep, transposed, warn_once
 from transxnet.data.images.pixel_values import strips as strips
 from transxnet.data.names import is_folder, natural_key
 from transxnet.errors import DataError
+from transxnet.extras import MissingExtraError
 from transxnet.files import open_regular, reason, user_path
 
 SUFFIXES = {
@@ -184,6 +193,8 @@ def _naming(name: str) -> Iterator[None]:
             yield
     except BadImageError:
         raise
+    except MissingExtraError as error:
+        raise BadImageError(name, str(error)) from error
     except UnidentifiedImageError as error:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise BadImageError(name, f"not an image ({formats}), despite its name") from error
@@ -200,7 +211,7 @@ def _inspected(name: str, file: BinaryIO) -> Image.Image:
     """The opened image; where Pillow opens it only without its metadata, or not at all, what is read of it."""
     try:
         return _header(name, file)
-    except BadImageError:
+    except (BadImageError, MissingExtraError):
         raise
     except Exception as error:
         if is_tiff(file) and isinstance(error, UnidentifiedImageError):
@@ -225,7 +236,7 @@ def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
     with _naming(name):
         try:
             return _rgb(name, file, rotate)
-        except BadImageError:
+        except (BadImageError, MissingExtraError):
             raise
         except Exception:  # perhaps only the metadata is damaged
             file.seek(0)
@@ -268,6 +279,7 @@ def _loaded(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Tran
         turn = transposition(image)
         inverted = is_deep(image) and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
         if image.tag_v2.get(_SAMPLES, 1) > len(image.getbands()):  # type: ignore[attr-defined]
+            require_tifffile()
             with suppress(Exception):  # not every compression is known to tifffile
                 return read_tiff(file, MAX_PIXELS)[0], turn
         image.load()
@@ -276,6 +288,8 @@ def _loaded(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Tran
         turn = transposition(image)
         inverted = False
     if deep and is_dim(image, stated):
+        if image.format == "TIFF":
+            require_tifffile()
         with suppress(Exception):
             return read_deep_colours(image, file, stated, MAX_PIXELS), turn
     return as_seen(image, stated, inverted=inverted), turn

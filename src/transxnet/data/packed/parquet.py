@@ -26,6 +26,7 @@ from transxnet.data.names import is_file
 from transxnet.data.packed.parquet_labels import class_indices, class_labels, class_names, one_column
 from transxnet.data.splits import TRAIN, VALIDATION, part_files, part_folders, part_of_folder, remark_parts
 from transxnet.errors import DataError
+from transxnet.extras import load
 from transxnet.files import check_regular, read_json, reading, reason
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp")
@@ -111,17 +112,15 @@ def open_parquet(root: Path, findings: Findings | None = None) -> dict[str, Parq
         findings: Receives remarks.
 
     Raises:
-        DataError: If ``datasets`` is not installed, or the files are damaged or have no labelled images.
+        DataError: If the files are damaged or have no labelled images.
+        MissingExtraError: If ``datasets`` is not installed.
     """
     findings = Findings() if findings is None else findings
     files = part_files(root, ".parquet", findings)
     saved = {} if files else _saved(root, findings)
     if not files and not saved:
         return {}
-    try:
-        library = importlib.import_module("datasets")
-    except ImportError as error:
-        raise DataError(f'{root} needs a library: pip install "transxnet[parquet]"') from error
+    library = load(str(root), "parquet", "datasets")
     try:
         with _quiet():
             return _sources(root, library, _from_files(library, files) if files else _from_disk(library, saved))
