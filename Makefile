@@ -1,13 +1,16 @@
 # make demo: set up, learn the embedded digits, show the result.
 # make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
+# make test-oldest: the same tests with the oldest releases that pyproject.toml allows, in an environment of their own.
+# make conflicts: which releases are chosen beside other packages.
 # make docs: build the documentation in site/; it fetches nothing when it is read.
 # make wheel, make wheel-aarch64: a wheel with compiled kernels in dist/; the latter needs g++-aarch64-linux-gnu.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-slow lint docs wheel wheel-aarch64 clean
+.PHONY: demo test test-slow test-oldest lint docs conflicts wheel wheel-aarch64 clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -23,6 +26,13 @@ test: $(STAMP) lint docs
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/uv pip list --python $(OLDEST)/bin/python
+	$(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow and not gpu"
+
+conflicts: $(STAMP)
+	$(BIN)/python tools/resolve_beside.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,9 +52,17 @@ wheel wheel-aarch64: $(STAMP)
 	$(BIN)/twine check --strict dist/*_$(MACHINE).whl
 
 clean:
-	rm -rf .venv build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(OLDEST) build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra test --python $(OLDEST)/bin/python pyproject.toml -o $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --no-deps -e .
 	@touch $@

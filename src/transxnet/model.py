@@ -7,13 +7,19 @@ from typing import Any, Self
 
 from timm.layers import ClassifierHead
 from timm.models._features import feature_take_indices
-from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from transxnet.config import TransXNetConfig
 from transxnet.layers import Block, DepthwiseConv2d, PatchEmbed, PatchStem, PositionBias, Stage, group_norm, is_fused
 from transxnet.layers.norm import restore_batch_norms
 from transxnet.layers.registry import FFNS, TOKEN_MIXERS, BlockSizes
+
+try:  # timm 1.0.31 records how a network was made; this is private
+    from timm.models._input import update_model_input_size
+except ImportError:
+
+    def update_model_input_size(model: nn.Module, img_size: Any, **model_args: Any) -> None:
+        """Do nothing: this timm records no sizes of images."""
 
 
 class Trunk(nn.Module):
@@ -183,7 +189,8 @@ class TransXNet(Trunk):
         pool = self.config.global_pool if global_pool is None else global_pool
         self.config = self.config.override(num_classes=num_classes, global_pool=pool)  # checks them
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features)
+        self.head.in_features = self.num_features
+        self.head.reset(num_classes, global_pool)
         self.head.fc.apply(init_weights)
         self.update_description()
 

@@ -134,7 +134,8 @@ def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -
         model.pretrained_cfg = {name: ours.get(name, value) for name, value in model.pretrained_cfg.items()}
         model.pretrained_cfg.pop("state_dict", None)
         model.default_cfg = model.pretrained_cfg
-        model._traits = dict(network._traits)  # type: ignore[arg-type]
+        if hasattr(network, "_traits"):  # by timm 1.0.31
+            model._traits = dict(network._traits)  # type: ignore[arg-type]
 
 
 def _build(

@@ -33,6 +33,12 @@ def images(*shape: int) -> Tensor:
     return torch.from_numpy(fixture.image(shape))
 
 
+def described_size(model: Any) -> tuple[int, ...]:
+    """Channels, height and width by timm's description of a model."""
+    described = getattr(timm.models, "get_model_input_config", None)  # new in timm 1.0.31
+    return tuple(described(model)["input_size"] if described else model.pretrained_cfg["input_size"])
+
+
 def golden(name: str) -> dict[str, Any]:
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import timm
 from timm.data import resolve_data_config, resolve_model_data_config
-from timm.models import get_model_input_config
 
 import transxnet
-from helpers.networks import nano, nano_weights, untrained
+from helpers.networks import described_size, nano, nano_weights, untrained
 from transxnet import TransXNet
 
 TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
@@ -30,7 +29,7 @@ def check(model: Any, size: tuple[int, int, int], classes: int) -> None:
     for data in (resolve_data_config(model=model), resolve_model_data_config(model)):
         assert data["input_size"] == size
         assert len(data["mean"]) == len(data["std"]) == size[0]
-    assert model.pretrained_cfg["input_size"] == get_model_input_config(model)["input_size"] == size
+    assert model.pretrained_cfg["input_size"] == described_size(model) == size
     assert model.pretrained_cfg["pool_size"] == (-(-size[1] // 32), -(-size[2] // 32))
     assert model.pretrained_cfg["num_classes"] == model.num_classes == config.num_classes == classes
     assert len(model.pretrained_cfg.get("label_names", ())) in (0, classes)
@@ -133,7 +132,7 @@ def test_the_description_of_a_feature_extractor_follows_the_size(feature_cls: st
         features: Any = model
         assert features.default_cfg is features.pretrained_cfg and "state_dict" not in features.pretrained_cfg
         assert resolve_data_config(model=features)["input_size"] == size
-        assert get_model_input_config(features)["input_size"] == size
+        assert described_size(features) == size
 
 
 def test_a_fine_tuned_network_is_saved_with_its_own_size(tmp_path: Path) -> None:

@@ -9,12 +9,22 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import get_model_input_config, group_parameters
+from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 import transxnet
-from helpers.networks import NAMES, create, empty, images, nano, released_shapes, silent_parameters, untrained
+from helpers.networks import (
+    NAMES,
+    create,
+    described_size,
+    empty,
+    images,
+    nano,
+    released_shapes,
+    silent_parameters,
+    untrained,
+)
 from transxnet.checkpoints.released import rename
 
 TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
@@ -92,7 +102,7 @@ def test_other_input_channels(name: str) -> None:
     in_chans = 5
     model = untrained(name, in_chans=in_chans)
     assert model(empty(1, in_chans, 32, 32)).shape == (1, 1000)
-    assert get_model_input_config(model)["input_size"][0] == in_chans
+    assert described_size(model)[0] == in_chans
 
 
 # Optimizer groups
@@ -181,7 +191,7 @@ def test_device_and_type_are_chosen_at_creation(features_only: bool) -> None:
 def test_timms_description_follows_a_new_input_size() -> None:
     model = nano()
     model.set_input_size((96, 64))
-    assert get_model_input_config(model)["input_size"] == (3, 96, 64)
+    assert described_size(model) == (3, 96, 64)
 
 
 def test_copies_are_equal_and_independent() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import RelPosBias, register_notrace_module
+from timm.layers import RelPosBias
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.ablation.windows import attend_in_windows, padded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from timm.layers import register_notrace_module
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.kernels import attend

@@ -22,21 +22,22 @@ class Affine(nn.Module):
     """
 
     zero: Tensor
-    one: Tensor
+    half: Tensor
 
     def __init__(self, scale: Tensor, shift: Tensor, like: Tensor, channels_last: bool = False) -> None:
         super().__init__()
         self.scale = constant(scale, like)
         self.shift = constant(shift, like)
         self.register_buffer("zero", torch.zeros_like(self.scale), persistent=False)
-        self.register_buffer("one", torch.ones_like(self.scale), persistent=False)
+        self.register_buffer("half", torch.full_like(self.scale, 0.5), persistent=False)
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
         if self.channels_last:
             return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
-        return F.batch_norm(x, self.zero, self.one, self.scale, self.shift, eps=0.0)
+        # The variance and eps add up to 1 exactly, in every type; some releases of PyTorch refuse an eps of 0.
+        return F.batch_norm(x, self.zero, self.half, self.scale, self.shift, eps=0.5)
 
 
 class Kernel:

@@ -1,7 +1,7 @@
 """The scale of a residual branch."""
 
 import torch
-from timm.layers import register_notrace_module
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from transxnet.kernels import layer_scale

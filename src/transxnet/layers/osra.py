@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timm.layers import register_notrace_function
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from transxnet.kernels import Bias, attention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from timm.layers import register_notrace_module
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
