@@ -26,7 +26,7 @@ MODULES = {module for packages in EXTRAS.values() for module in packages.values(
 
 
 def test_the_core_works_with_no_extra_and_names_what_else_needs(tmp_path: Path) -> None:
-    command = [sys.executable, bare_core.__file__, tmp_path, *MODULES]
+    command = [sys.executable, bare_core.__file__, str(tmp_path), *MODULES]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -90,11 +90,14 @@ def test_a_tiff_file_that_needs_an_extra_is_a_bad_image(tmp_path: Path, monkeypa
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_installation_adds_the_package_alone_to_what_pytorch_and_timm_bring(tmp_path: Path) -> None:
-    def pip(*arguments: object) -> str:
-        command = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-        return subprocess.run(
-            command, check=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-        ).stdout
+    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [str(tmp_path / "venv/bin/python"), *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    def pip(*arguments: object) -> list[str]:
+        done = python("-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["PYTHONNOUSERSITE"] = "1"
@@ -104,16 +107,13 @@ def test_an_installation_adds_the_package_alone_to_what_pytorch_and_timm_bring(t
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     venv.create(tmp_path / "venv", with_pip=True)
-    python = [tmp_path / "venv/bin/python"]
     pip("wheel", "--quiet", "--no-deps", "--wheel-dir", "wheels", source)
     pip("install", "--quiet", "torch", "torchvision", "timm", "safetensors", "pillow")
-    before = set(pip("freeze", "--all").splitlines())
+    before = set(pip("freeze", "--all"))
     (wheel,) = (tmp_path / "wheels").iterdir()
     pip("install", "--quiet", wheel)
-    after = set(pip("freeze", "--all").splitlines())
+    after = set(pip("freeze", "--all"))
     assert before < after
     assert [line.partition(" ")[0] for line in after - before] == ["transxnet"]
-    done = subprocess.run(
-        [*python, bare_core.__file__, tmp_path / "empty"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = python(bare_core.__file__, tmp_path / "empty")
     assert done.returncode == 0, done.stderr[-3000:]
