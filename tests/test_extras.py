@@ -46,12 +46,28 @@ def test_extras_are_those_of_the_package() -> None:
             assert package in distributions[module]
 
 
-def test_a_part_of_an_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in ("scipy", "tensorboard"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert run("train") == 2
-    line = '"transxnet train" needs the extra "train": pip install "transxnet[train]" (missing: scipy, tensorboard)\n'
+@pytest.mark.parametrize(
+    ("recipe", "missing", "subject", "extra"),
+    [
+        ("digits", "scipy, tensorboard", '"transxnet train"', "train"),
+        ("scenes/retinanet", "faster-coco-eval", "transxnet train: training for detection", "dense"),
+    ],
+)
+def test_a_part_of_an_extra_is_named(
+    recipe: str,
+    missing: str,
+    subject: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for package in missing.split(", "):
+        monkeypatch.setitem(sys.modules, EXTRAS[extra][package], None)
+    assert run("train", "--recipe", recipe, "--out", tmp_path / "run") == 2
+    line = f'{subject} needs the extra "{extra}": pip install "transxnet[{extra}]" (missing: {missing})\n'
     assert capsys.readouterr().err == line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_library_is_not_called_missing(
@@ -64,7 +80,7 @@ def test_a_broken_library_is_not_called_missing(
     for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
         monkeypatch.delitem(sys.modules, name)
     assert run("predict", "a.png", "--checkpoint", tmp_path / "a.onnx") == 2
-    line = "transxnet predict: a library that is installed cannot be imported: libgomp.so.1: cannot open\n"
+    line = "transxnet predict: a library cannot be imported: libgomp.so.1: cannot open\n"
     assert capsys.readouterr().err == line
 
 
