@@ -26,7 +26,7 @@ MODULES = {module for packages in EXTRAS.values() for module in packages.values(
 
 
 def test_the_core_works_with_no_extra_and_names_what_else_needs(tmp_path: Path) -> None:
-    command = [sys.executable, bare_core.__file__, tmp_path, *MODULES]
+    command = [sys.executable, bare_core.__file__, str(tmp_path), *MODULES]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -46,12 +46,28 @@ def test_extras_are_those_of_the_package() -> None:
             assert package in distributions[module]
 
 
-def test_a_part_of_an_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in ("scipy", "tensorboard"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert run("train") == 2
-    line = '"transxnet train" needs the extra "train": pip install "transxnet[train]" (missing: scipy, tensorboard)\n'
+@pytest.mark.parametrize(
+    ("recipe", "missing", "subject", "extra"),
+    [
+        ("digits", "scipy, tensorboard", '"transxnet train"', "train"),
+        ("scenes/retinanet", "faster-coco-eval", "transxnet train: training for detection", "dense"),
+    ],
+)
+def test_a_part_of_an_extra_is_named(
+    recipe: str,
+    missing: str,
+    subject: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for package in missing.split(", "):
+        monkeypatch.setitem(sys.modules, EXTRAS[extra][package], None)
+    assert run("train", "--recipe", recipe, "--out", tmp_path / "run") == 2
+    line = f'{subject} needs the extra "{extra}": pip install "transxnet[{extra}]" (missing: {missing})\n'
     assert capsys.readouterr().err == line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_library_is_not_called_missing(
@@ -64,7 +80,7 @@ def test_a_broken_library_is_not_called_missing(
     for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
         monkeypatch.delitem(sys.modules, name)
     assert run("predict", "a.png", "--checkpoint", tmp_path / "a.onnx") == 2
-    line = "transxnet predict: a library that is installed cannot be imported: libgomp.so.1: cannot open\n"
+    line = "transxnet predict: a library cannot be imported: libgomp.so.1: cannot open\n"
     assert capsys.readouterr().err == line
 
 
@@ -90,11 +106,14 @@ def test_a_tiff_file_that_needs_an_extra_is_a_bad_image(tmp_path: Path, monkeypa
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_installation_adds_the_package_alone_to_what_pytorch_and_timm_bring(tmp_path: Path) -> None:
-    def pip(*arguments: object) -> str:
-        command = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-        return subprocess.run(
-            command, check=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-        ).stdout
+    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [str(tmp_path / "venv/bin/python"), *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    def pip(*arguments: object) -> list[str]:
+        done = python("-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["PYTHONNOUSERSITE"] = "1"
@@ -104,16 +123,13 @@ def test_an_installation_adds_the_package_alone_to_what_pytorch_and_timm_bring(t
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     venv.create(tmp_path / "venv", with_pip=True)
-    python = [tmp_path / "venv/bin/python"]
     pip("wheel", "--quiet", "--no-deps", "--wheel-dir", "wheels", source)
     pip("install", "--quiet", "torch", "torchvision", "timm", "safetensors", "pillow")
-    before = set(pip("freeze", "--all").splitlines())
+    before = set(pip("freeze", "--all"))
     (wheel,) = (tmp_path / "wheels").iterdir()
     pip("install", "--quiet", wheel)
-    after = set(pip("freeze", "--all").splitlines())
+    after = set(pip("freeze", "--all"))
     assert before < after
     assert [line.partition(" ")[0] for line in after - before] == ["transxnet"]
-    done = subprocess.run(
-        [*python, bare_core.__file__, tmp_path / "empty"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = python(bare_core.__file__, tmp_path / "empty")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -43,6 +43,7 @@ def use_library(folder: Path) -> None:
     import torch
 
     import transxnet
+    from transxnet.api.results import Classification
 
     image = picture(folder, "photos/leaf/1.png")
     picture(folder, "photos/rose/1.png")
@@ -57,14 +58,15 @@ def use_library(folder: Path) -> None:
         for other in (same, transxnet.load_model(folder / "nano.safetensors").eval(), transxnet.fuse(model)):
             torch.testing.assert_close(other(images), expected, rtol=1e-3, atol=1e-4)
     for fuse in (False, True):
-        (found,) = transxnet.Predictor(folder / "nano.safetensors", fuse=fuse)([image])
-        assert set(found.classes) == {"leaf", "rose"}
+        (prediction,) = transxnet.Predictor(folder / "nano.safetensors", fuse=fuse)([image])
+        assert isinstance(prediction, Classification) and set(prediction.classes) == {"leaf", "rose"}
     for name, create in (("mask_rcnn", transxnet.create_detector), ("semantic_fpn", transxnet.create_segmenter)):
         network = create(name, backbone="transxnet_nano", num_classes=3, pyramid_channels=16)
         transxnet.save_model(network, folder / f"{name}.safetensors")
-    found = transxnet.Predictor(folder / "mask_rcnn.safetensors", min_score=0.0)(image)
+    found: Any = transxnet.Predictor(folder / "mask_rcnn.safetensors", min_score=0.0)(image)
     assert found.coco and {"bbox", "segmentation"} < set(found.coco[0])
-    assert transxnet.Predictor(folder / "semantic_fpn.safetensors")(image).shares
+    found = transxnet.Predictor(folder / "semantic_fpn.safetensors")(image)
+    assert found.shares
 
 
 def command(*arguments: object) -> tuple[int, str, str]:

@@ -56,8 +56,12 @@ class CommandParser(argparse.ArgumentParser):
         default = settings.get("default")
         if default is not None and "(default" not in settings["help"]:
             settings["help"] += f" (default: {default})"
-        self.add_argument(name, type=read_value, **settings)
+        self.add_argument(name, type=self._reader(kind), **settings)
         self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
+
+    def _reader(self, kind: Any) -> Any:
+        """The argument ``type`` of ``add_argument`` for a number of this type."""
+        return read_value
 
     def parse(self, arguments: Sequence[str]) -> Any:
         """Parse a command line.

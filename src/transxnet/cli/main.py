@@ -115,7 +115,7 @@ def _run(given: Sequence[str]) -> int:
         note(f"{program}: {_explained(error)}")
         return 2
     except ImportError as error:
-        note(f"{program}: a library that is installed cannot be imported: {' '.join(str(error).split())}")
+        note(f"{program}: a library cannot be imported: {' '.join(str(error).split())}")
         return 2
     except (MemoryError, RecursionError) as error:
         what = "out of memory" if isinstance(error, MemoryError) else "the input is nested too deeply"

@@ -69,6 +69,9 @@ class RecipeParser(CommandParser, ArgumentParser):
         elif not str(action.metavar).startswith("{"):  # no list of choices
             action.metavar = (inner or outer).upper()
 
+    def _reader(self, kind: Any) -> Any:
+        return kind
+
     def parse(self, arguments: Sequence[str]) -> Any:
         """Parse a command line; a recipe's settings are among the options only if they are given.
 

@@ -161,8 +161,7 @@ def export(
         advance: Called with the name of each step when it starts.
 
     Raises:
-        ConfigError: If the network is in training mode, fused or not exportable, a choice is
-            unknown or not supported.
+        ConfigError: If the network is in training mode, fused or not exportable, or a choice is not supported.
         DataError: If there are no images to calibrate with.
         ExportError: If the file does not compute what the network computes.
         MissingExtraError: If the format's libraries are not installed.
