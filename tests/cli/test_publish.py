@@ -62,7 +62,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_run(tmp_path / "run", network, recipe, SUMMARY, NAMES)
 
 
-def card_of(folder: Path) -> ModelCard:
+def card_of(folder: Path) -> Any:
     return ModelCard.load(folder / "README.md")
 
 
@@ -175,6 +175,7 @@ def test_scores_are_only_those_of_the_weights(kind: str, remark: str, finished: 
     assert any(remark in one for one in published.remarks)
     card = card_of(published.folder)
     assert "No scores were measured" in card.text and card.data.eval_results is None
+    assert ("samples.png" in published.files) == (kind == "the run has no scores")
     with torch.inference_mode():
         batch = images(1, 3, 32, 32)
         assert torch.equal(transxnet.load_model("out").eval()(batch), expected(batch))
@@ -230,6 +231,7 @@ def cut(name: str) -> Callable[[Path], None]:
     ("change", "arguments", "message"),
     [
         (None, ("nowhere", "out"), "nowhere does not exist"),
+        (None, (".", "out"), "it holds runs such as run"),
         (None, ("run", "run/out"), "lies in it"),
         (None, ("run", "."), "give another folder for the output"),
         (None, ("run", "run"), "give another folder"),

@@ -50,7 +50,7 @@ def test_outputs_labels_and_preprocessing_are_the_same(folder: Path, capsys: pyt
     Image.effect_noise((90, 130), 80).convert("RGB").save("image.png")
     with Image.open("image.png") as image:
         prepared = transformers.AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
-        assert torch.equal(prepared[0], evaluation_transform(model.pretrained_cfg)(image))  # type: ignore[arg-type]
+        assert torch.equal(prepared[0], evaluation_transform(model.pretrained_cfg)(image))
     answers = transformers.pipeline("image-classification", model=str(folder), top_k=6)("image.png")
     assert run("predict", "image.png", "--checkpoint", folder, "--top", "6", "--json") == 0
     ours = json.loads(capsys.readouterr().out)[0]["answers"]

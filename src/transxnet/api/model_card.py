@@ -256,8 +256,8 @@ def _input(about: Publication) -> Iterator[str]:
     else:
         head = about.network.head_description
         cfg = {"mean": about.network.mean, "std": about.network.std}
-        yield f"Images of 3 channels, resized to a shorter side of {head.short} pixels and a longer one of at most"
-        yield f"{head.long};"
+        yield f"Images of 3 channels, resized to a shorter side of {head.short} and a longer one of at most {head.long}"
+        yield "pixels;"
     mean, std = (", ".join(f"{value:.4g}" for value in cfg[name]) for name in ("mean", "std"))
     yield f"values from 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std})."
     yield "The code above does this."
