@@ -18,6 +18,7 @@ from PIL import Image
 import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
+from transxnet.checkpoints.writing import description
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.text import printable
@@ -117,6 +118,16 @@ def test_names_are_only_text_in_a_card(finished: Path) -> None:
         assert (shown if len(shown) <= 80 else f"{shown[:80]}…") in cells, name
 
 
+def test_odd_values_in_the_files_of_a_run_are_left_out(finished: Path) -> None:
+    (finished / "data.json").write_text(
+        '{"parts": [3, {"counts": [1], "images": "<b>"}], "problems": [1], "layout": {}}'
+    )
+    (finished / "summary.json").write_text('{"top1": "<b>", "epochs": NaN, "bad_images": 3, "versions": [1]}')
+    transxnet.publish(finished, "out")
+    text = card_of(Path("out")).text
+    assert "<b>" not in text and "No scores were measured" in text
+
+
 def test_the_code_in_a_card_runs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published = transxnet.publish(finished, "flowers")
     Image.effect_noise((50, 40), 80).convert("RGB").save("image.jpg")
@@ -133,21 +144,15 @@ CHECKPOINTS: dict[str, Callable[[Path], str]] = {
     "the run has no scores": lambda run: (run / "summary.json").unlink() or str(run),  # type: ignore[func-returns-value]
     "a run in training": lambda run: unfinished(run),
     "a checkpoint of a run": lambda run: move(run / "weights.safetensors", run / "checkpoints/best.ckpt", copy=True),
-    "weights alone": lambda run: move(run / "weights.safetensors", run.parent / "alone.safetensors"),
     "a folder of the Hub": lambda run: str(transxnet.publish(run, run.parent / "hub").folder),
 }
 
 
 def move(source: Path, target: Path, *, copy: bool = False) -> str:
-    """The weights as a file for torch.load or safetensors, with what describes them."""
+    """The weights as a checkpoint of a run."""
     network = transxnet.load_model(source)
-    target.parent.mkdir(exist_ok=True)
-    if target.suffix == ".ckpt":
-        from transxnet.checkpoints.writing import description
-
-        torch.save({"state_dict": network.state_dict(), "transxnet": description(network)}, target)
-    else:
-        transxnet.save_model(network, target)
+    target.parent.mkdir()
+    torch.save({"state_dict": network.state_dict(), "transxnet": description(network)}, target)
     if not copy:
         source.unlink()
     return str(target)
@@ -165,7 +170,6 @@ def unfinished(run: Path) -> str:
         ("the run has no scores", "the training run had not finished: these are its weights"),
         ("a run in training", "the training run had not finished: these are the weights of last.ckpt"),
         ("a checkpoint of a run", "the scores of best.ckpt were not measured"),
-        ("weights alone", "no scores are known for these weights"),
         ("a folder of the Hub", "no scores are known for these weights"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is not in __all__
 
 from transxnet.api.model_card import CURVES, RECIPE, SAMPLES, Publication, model_card
 from transxnet.api.networks import open_network, task_of
