@@ -18,6 +18,7 @@ from PIL import Image
 import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
+from helpers.permissions import binding_permissions
 from transxnet.checkpoints.writing import description
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
@@ -263,6 +264,30 @@ def test_a_mistake_is_one_line(
     line = capsys.readouterr().err
     assert message in line and len(line.strip().splitlines()) == 1
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [
+        ("run", "config.yaml cannot be read: Permission denied"),
+        ("run/weights.safetensors", "weights.safetensors cannot be read: Permission denied"),
+        ("run/summary.json", "summary.json cannot be read: Permission denied"),
+        ("run/samples.png", "samples.png cannot be read: Permission denied"),
+        ("parent", "parent/out cannot be written: Permission denied"),
+    ],
+)
+def test_what_this_user_may_not_touch_is_named(
+    closed: str, message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("parent").mkdir()
+    mode = Path(closed).stat().st_mode
+    Path(closed).chmod(0o500 if closed == "parent" else 0)
+    with binding_permissions():
+        status = run("publish", finished, "parent/out")
+    Path(closed).chmod(mode)
+    line = capsys.readouterr().err
+    assert status == 2 and message in line and len(line.strip().splitlines()) == 1
+    assert not list(Path("parent").iterdir())
 
 
 def test_a_folder_is_replaced_only_if_forced(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

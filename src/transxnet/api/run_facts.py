@@ -97,9 +97,10 @@ def find_facts(source: str | os.PathLike[str]) -> RunFacts:
 
 def _check_weights(folder: Path) -> None:
     """Raise CheckpointError for a folder without weights; runs in it are named."""
-    if any((folder / name).exists() for name in IN_FOLDERS):
-        return
-    runs = sorted(str(path) for path in folder.iterdir() if path.is_dir() and is_run(path))
+    with reading(folder, CheckpointError):
+        if any((folder / name).exists() for name in IN_FOLDERS):
+            return
+        runs = sorted(str(path) for path in folder.iterdir() if path.is_dir() and is_run(path))
     hint = f"it holds runs such as {runs[-1]}" if runs else "give the folder of a run, or a checkpoint"
     raise CheckpointError(f"{folder} is no run and has no weights; {hint}")
 
