@@ -98,7 +98,7 @@ def test_features_and_other_classes_are_taken_from_a_folder(hub: Path) -> None:
     transxnet.save_folder(model, hub)
     batch = images(1, 3, 64, 64)
     features: Any = timm.create_model("hf-hub:user/name", pretrained=True, features_only=True, out_indices=(1, 3))
-    expected = model.forward_intermediates(batch, [1, 3], intermediates_only=True)
+    expected: Any = model.forward_intermediates(batch, [1, 3], intermediates_only=True)
     assert all(torch.equal(*pair) for pair in zip(features.eval()(batch), expected, strict=True))
     pooled: Any = timm.create_model("hf-hub:user/name", pretrained=True, num_classes=0)
     assert torch.equal(pooled.eval()(batch), model.forward_head(model.forward_features(batch), pre_logits=True))

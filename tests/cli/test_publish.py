@@ -18,6 +18,8 @@ from PIL import Image
 import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
+from helpers.permissions import binding_permissions
+from transxnet.checkpoints.writing import description
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.text import printable
@@ -62,7 +64,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_run(tmp_path / "run", network, recipe, SUMMARY, NAMES)
 
 
-def card_of(folder: Path) -> ModelCard:
+def card_of(folder: Path) -> Any:
     return ModelCard.load(folder / "README.md")
 
 
@@ -117,6 +119,16 @@ def test_names_are_only_text_in_a_card(finished: Path) -> None:
         assert (shown if len(shown) <= 80 else f"{shown[:80]}…") in cells, name
 
 
+def test_odd_values_in_the_files_of_a_run_are_left_out(finished: Path) -> None:
+    (finished / "data.json").write_text(
+        '{"parts": [3, {"counts": [1], "images": "<b>"}], "problems": [1], "layout": {}}'
+    )
+    (finished / "summary.json").write_text('{"top1": "<b>", "epochs": NaN, "bad_images": 3, "versions": [1]}')
+    transxnet.publish(finished, "out")
+    text = card_of(Path("out")).text
+    assert "<b>" not in text and "No scores were measured" in text
+
+
 def test_the_code_in_a_card_runs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published = transxnet.publish(finished, "flowers")
     Image.effect_noise((50, 40), 80).convert("RGB").save("image.jpg")
@@ -133,21 +145,15 @@ CHECKPOINTS: dict[str, Callable[[Path], str]] = {
     "the run has no scores": lambda run: (run / "summary.json").unlink() or str(run),  # type: ignore[func-returns-value]
     "a run in training": lambda run: unfinished(run),
     "a checkpoint of a run": lambda run: move(run / "weights.safetensors", run / "checkpoints/best.ckpt", copy=True),
-    "weights alone": lambda run: move(run / "weights.safetensors", run.parent / "alone.safetensors"),
     "a folder of the Hub": lambda run: str(transxnet.publish(run, run.parent / "hub").folder),
 }
 
 
 def move(source: Path, target: Path, *, copy: bool = False) -> str:
-    """The weights as a file for torch.load or safetensors, with what describes them."""
+    """The weights as a checkpoint of a run."""
     network = transxnet.load_model(source)
-    target.parent.mkdir(exist_ok=True)
-    if target.suffix == ".ckpt":
-        from transxnet.checkpoints.writing import description
-
-        torch.save({"state_dict": network.state_dict(), "transxnet": description(network)}, target)
-    else:
-        transxnet.save_model(network, target)
+    target.parent.mkdir()
+    torch.save({"state_dict": network.state_dict(), "transxnet": description(network)}, target)
     if not copy:
         source.unlink()
     return str(target)
@@ -165,7 +171,6 @@ def unfinished(run: Path) -> str:
         ("the run has no scores", "the training run had not finished: these are its weights"),
         ("a run in training", "the training run had not finished: these are the weights of last.ckpt"),
         ("a checkpoint of a run", "the scores of best.ckpt were not measured"),
-        ("weights alone", "no scores are known for these weights"),
         ("a folder of the Hub", "no scores are known for these weights"),
     ],
 )
@@ -175,6 +180,7 @@ def test_scores_are_only_those_of_the_weights(kind: str, remark: str, finished: 
     assert any(remark in one for one in published.remarks)
     card = card_of(published.folder)
     assert "No scores were measured" in card.text and card.data.eval_results is None
+    assert ("samples.png" in published.files) == (kind == "the run has no scores")
     with torch.inference_mode():
         batch = images(1, 3, 32, 32)
         assert torch.equal(transxnet.load_model("out").eval()(batch), expected(batch))
@@ -230,6 +236,7 @@ def cut(name: str) -> Callable[[Path], None]:
     ("change", "arguments", "message"),
     [
         (None, ("nowhere", "out"), "nowhere does not exist"),
+        (None, (".", "out"), "it holds runs such as run"),
         (None, ("run", "run/out"), "lies in it"),
         (None, ("run", "."), "give another folder for the output"),
         (None, ("run", "run"), "give another folder"),
@@ -257,6 +264,30 @@ def test_a_mistake_is_one_line(
     line = capsys.readouterr().err
     assert message in line and len(line.strip().splitlines()) == 1
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [
+        ("run", "config.yaml cannot be read: Permission denied"),
+        ("run/weights.safetensors", "weights.safetensors cannot be read: Permission denied"),
+        ("run/summary.json", "summary.json cannot be read: Permission denied"),
+        ("run/samples.png", "samples.png cannot be read: Permission denied"),
+        ("parent", "parent/out cannot be written: Permission denied"),
+    ],
+)
+def test_what_this_user_may_not_touch_is_named(
+    closed: str, message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("parent").mkdir()
+    mode = Path(closed).stat().st_mode
+    Path(closed).chmod(0o500 if closed == "parent" else 0)
+    with binding_permissions():
+        status = run("publish", finished, "parent/out")
+    Path(closed).chmod(mode)
+    line = capsys.readouterr().err
+    assert status == 2 and message in line and len(line.strip().splitlines()) == 1
+    assert not list(Path("parent").iterdir())
 
 
 def test_a_folder_is_replaced_only_if_forced(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

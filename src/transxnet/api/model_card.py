@@ -205,7 +205,8 @@ def _data(about: Publication) -> Iterator[str]:
     yield ""
     yield "## Data"
     yield ""
-    parts = [part for part in data.get("parts") or () if isinstance(part, Mapping)]
+    parts, problems = data.get("parts"), data.get("problems")
+    parts = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
     if about.facts.data_name:
         layout = f" ({markdown(str(data['layout']))})" if data.get("layout") else ""
         yield f"Trained on {markdown(about.facts.data_name)}{layout}."
@@ -219,9 +220,9 @@ def _data(about: Publication) -> Iterator[str]:
             images = part.get("images")
             shown = f"{images:,}" if isinstance(images, int) else "–"
             yield f"| {markdown(str(part.get('name')))} | {shown} | {markdown(str(part.get('origin')))} |"
-    for kind, count in (data.get("problems") or {}).items():
+    for kind, count in problems.items() if isinstance(problems, Mapping) else ():
         yield ""
-        yield f"{markdown(str(kind))}: {count}"
+        yield f"{markdown(str(kind))}: {markdown(str(count))}"
     yield from _classes(about, parts)
 
 
@@ -256,8 +257,8 @@ def _input(about: Publication) -> Iterator[str]:
     else:
         head = about.network.head_description
         cfg = {"mean": about.network.mean, "std": about.network.std}
-        yield f"Images of 3 channels, resized to a shorter side of {head.short} pixels and a longer one of at most"
-        yield f"{head.long};"
+        yield f"Images of 3 channels, resized to a shorter side of {head.short} and a longer one of at most {head.long}"
+        yield "pixels;"
     mean, std = (", ".join(f"{value:.4g}" for value in cfg[name]) for name in ("mean", "std"))
     yield f"values from 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std})."
     yield "The code above does this."

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is not in __all__
 
 from transxnet.api.model_card import CURVES, RECIPE, SAMPLES, Publication, model_card
 from transxnet.api.networks import open_network, task_of
@@ -112,7 +112,7 @@ def publish(
     if is_run(target):
         raise ConfigError(f"{folder} holds a training run: give another folder")
     network, _ = open_network(facts.weights, device="cpu")
-    copied = [name for name in (SAMPLES, CURVES) if pictures and facts.run and (facts.run.path / name).is_file()]
+    copied = _pictures(facts) if pictures else []
     files = [CARD, HUB_CONFIG, WEIGHTS, *([RECIPE] if facts.recipe else []), *copied]
     about = _publication(network, facts, target, license, repo, datasets, files)
     with replacing_folder(target, _FILES) as temporary:
@@ -160,6 +160,13 @@ def _publication(
         names = list(network.head_description.label_names)
     name = repo.rpartition("/")[2] if repo else target.name
     return Publication(name, target.name, network, task, names, facts, license, repo, datasets, files)
+
+
+def _pictures(facts: RunFacts) -> list[str]:
+    """Names of the run's pictures that are of the published weights."""
+    run = facts.run
+    names = (SAMPLES, CURVES) if facts.final else (CURVES,)
+    return [name for name in names if run is not None and (run.path / name).is_file()]
 
 
 def _copy(facts: RunFacts, name: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transxnet.checkpoints.reading import IN_FOLDERS
 from transxnet.errors import CheckpointError, ConfigError
 from transxnet.files import read_json, reading, user_path
 from transxnet.inference.runtimes import is_exported
@@ -51,6 +52,11 @@ class RunFacts:
         return [self.weights] + ([str(self.run.path)] if self.run else [])
 
     @property
+    def final(self) -> bool:
+        """Whether the weights are those that the run ended with, which its samples show."""
+        return self.run is not None and self.weights == str(self.run.weights)
+
+    @property
     def averaged(self) -> bool:
         """Whether the run averages its weights."""
         return bool(self.recipe.get("ema_decay"))
@@ -78,12 +84,25 @@ def find_facts(source: str | os.PathLike[str]) -> RunFacts:
         raise CheckpointError(f"{name} is an exported file; publish the checkpoint or run that it was exported from")
     path = user_path(name)
     if path.is_dir():
-        return _facts(RunFolder(path), _weights_of(RunFolder(path))) if is_run(path) else RunFacts(str(path))
+        if is_run(path):
+            return _facts(RunFolder(path), _weights_of(RunFolder(path)))
+        _check_weights(path)
+        return RunFacts(str(path))
     for folder in (path.parent, path.parent.parent):
         run = RunFolder(folder)
         if path in (run.weights, run.checkpoints / path.name) and is_run(folder):
             return _facts(run, path)
     return RunFacts(str(path))
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise CheckpointError for a folder without weights; runs in it are named."""
+    with reading(folder, CheckpointError):
+        if any((folder / name).exists() for name in IN_FOLDERS):
+            return
+        runs = sorted(str(path) for path in folder.iterdir() if path.is_dir() and is_run(path))
+    hint = f"it holds runs such as {runs[-1]}" if runs else "give the folder of a run, or a checkpoint"
+    raise CheckpointError(f"{folder} is no run and has no weights; {hint}")
 
 
 def _weights_of(run: RunFolder) -> Path:

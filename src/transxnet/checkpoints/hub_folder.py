@@ -63,7 +63,7 @@ def _timm_config(model: TransXNet, license: str | None) -> dict[str, Any]:  # no
             model_args=arguments_of(cfg["architecture"], model.config),
         )
         content: dict[str, Any] = read_json(path)
-    content["model_args"].pop("num_classes", None)  # transformers gives it, too, and Python refuses it twice
+    content.get("model_args", {}).pop("num_classes", None)  # transformers gives it, too, and Python refuses it twice
     return content
 
 

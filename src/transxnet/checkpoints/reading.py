@@ -42,7 +42,9 @@ METADATA_KEY = "transxnet"
 
 # In a run folder of ours, or a folder exported by timm.
 _IN_HUB_FOLDERS = ("model.safetensors", "pytorch_model.bin")
-_IN_FOLDERS = ("weights.safetensors", *_IN_HUB_FOLDERS)
+IN_FOLDERS = ("weights.safetensors", *_IN_HUB_FOLDERS)
+"""Names of the files that a folder's weights are read from, in order."""
+
 _LOG = logging.getLogger("transxnet")
 _MAX_HEADER = 2 * MAX_TEXT_BYTES  # of a safetensors file: metadata, and a hundred bytes per tensor
 
@@ -116,7 +118,7 @@ def _located(path: Path) -> tuple[Path, int]:
     """The file at a path, or the weights in a folder, and its size in bytes."""
     try:
         if path.is_dir():
-            path = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path / _IN_FOLDERS[0])
+            path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
         size = check_regular(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} does not exist") from error
