@@ -33,7 +33,8 @@ def on_files(files: Files, config: Any) -> Files:
     for notebook in DOCS.glob("*.ipynb"):
         page, pictures = _as_page(notebook)
         name = f"{notebook.stem}.md"
-        files.append(File.generated(config, name, content=_relinked(page, DOCS, name)))
+        download = f"\n\n[This page as a notebook]({notebook.name}){{ download }}\n"
+        files.append(File.generated(config, name, content=_relinked(page, DOCS, name) + download))
         for picture, content in pictures.items():
             files.append(File.generated(config, picture, content=content))
     texts |= {f"docs/{path.name}": path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
@@ -92,4 +93,4 @@ def _as_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
                 parts.append(f"![Output of the code above]({name})")
             elif lines := "".join(output.get("text", shown.get("text/plain", ()))).rstrip():
                 parts.append(f"```text\n{lines}\n```")
-    return "\n\n".join(parts) + f"\n\n[The notebook]({notebook.name}){{ download }}\n", pictures
+    return "\n\n".join(parts), pictures
