@@ -9,6 +9,7 @@ by choosing an old release of the other package, so that release is compared wit
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shutil
 import subprocess
@@ -33,18 +34,8 @@ SHOWN = ("torch", "numpy", "lightning", "jsonargparse")
 def compiled(requirements: str, python: str, *options: str) -> tuple[dict[str, str], str]:
     """The chosen version of each package; without a solution none, and the resolver's explanation."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    command = [
-        uv,
-        "pip",
-        "compile",
-        "--quiet",
-        "--no-header",
-        "--no-annotate",
-        "--python-version",
-        python,
-        *options,
-        "-",
-    ]
+    options = ("--quiet", "--no-header", "--no-annotate", "--python-version", python, *options)
+    command = [uv, "pip", "compile", *options, "-"]
     done = subprocess.run(command, input=requirements, capture_output=True, text=True, cwd=ROOT, check=False)
     versions = dict(re.findall(r"^([\w.-]+)==(\S+)", done.stdout, re.MULTILINE))
     return versions, "" if done.returncode == 0 else " ".join(re.sub(r"[^\x20-\x7e]+", " ", done.stderr).split())
@@ -54,14 +45,12 @@ def line(extra: str, other: str, python: str) -> tuple[str, str]:
     """A row of the table; and why there is no solution, or an old release."""
     newest = compiled(other, python, "--no-deps")[0].get(other, "")
     ours = f"transxnet[{extra}]" if extra else "transxnet"
-    versions, fault = compiled(f"{ours} @ {ROOT.as_uri()}\n{other}\n", python)
+    versions, _ = compiled(f"{ours} @ {ROOT.as_uri()}\n{other}\n", python)
     chosen = versions.get(other, "")
-    if not chosen:
-        outcome = "no solution"
-    elif chosen == newest:
-        outcome = "newest"
+    if chosen == newest:
+        outcome, fault = "newest", ""
     else:
-        outcome = f"not {newest}"
+        outcome = f"not {newest}" if chosen else "no solution"
         fault = compiled(f"{ours} @ {ROOT.as_uri()}\n{other}=={newest}\n", python)[1]
     cells = [ours, python, other, chosen or "–", outcome, *(versions.get(name, "–") for name in SHOWN)]
     return f"| {' | '.join(cells)} |", f"{ours}, {other} {newest}, Python {python}: {fault}" if fault else ""
@@ -74,11 +63,10 @@ def main() -> None:
     columns = ["this package", "Python", "beside", "chosen", "is", *SHOWN]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     faults = []
-    for extra, other in COMPARED:
-        for python in options.python:
-            row, fault = line(extra, other, python)
-            print(row, flush=True)
-            faults.append(fault)
+    for (extra, other), python in itertools.product(COMPARED, options.python):
+        row, fault = line(extra, other, python)
+        print(row, flush=True)
+        faults.append(fault)
     print(*(f"\n{fault}" for fault in faults if fault), sep="\n", end="")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import transxnet
 from helpers.commands import error_line, run
-from helpers.networks import images, nano, same
+from helpers.networks import images, nano, same, save_for_hf
 from transxnet import CheckpointError
 
 NAMES = [f"kind {index}" for index in range(10)]
@@ -26,7 +26,7 @@ CFG = {"label_names": NAMES, "crop_pct": 0.8, "crop_mode": "squash", "mean": (0.
 
 def folder_of(model: Any, path: Path, safe: Any = True) -> Path:
     """The folder that timm writes for the Hub."""
-    timm.models.save_for_hf(model, str(path), safe_serialization=safe)
+    save_for_hf(model, path, safe)
     return path
 
 

@@ -13,7 +13,7 @@ import torch
 
 import transxnet
 from helpers.forked import python
-from helpers.networks import images, nano, same
+from helpers.networks import images, nano, same, save_for_hf
 from transxnet.files import replacing
 
 
@@ -80,7 +80,7 @@ def test_a_network_without_classifier_is_saved(tmp_path: Path) -> None:
 
 def test_timms_own_export_is_read_back(tmp_path: Path) -> None:
     model = nano(img_size=224)
-    timm.models.save_for_hf(model, str(tmp_path / "export"), safe_serialization="both")
+    save_for_hf(model, tmp_path / "export", "both")
     loaded: Any = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     assert same(loaded, model.state_dict())
 

@@ -39,6 +39,12 @@ def described_size(model: Any) -> tuple[int, ...]:
     return tuple(described(model)["input_size"] if described else model.pretrained_cfg["input_size"])
 
 
+def save_for_hf(model: Any, folder: Path, safe: Any = True) -> None:
+    """Save a model by timm, whose older releases do not record the arguments that it was created with."""
+    arguments = {} if hasattr(timm.models, "get_model_input_config") else {"model_args": model._model_args}
+    timm.models.save_for_hf(model, str(folder), safe_serialization=safe, **arguments)
+
+
 def golden(name: str) -> dict[str, Any]:
     with np.load(GOLDEN / f"{name}.npz") as file:
         return dict(file)

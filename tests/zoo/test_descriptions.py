@@ -13,7 +13,7 @@ import timm
 from timm.data import resolve_data_config, resolve_model_data_config
 
 import transxnet
-from helpers.networks import described_size, nano, nano_weights, untrained
+from helpers.networks import described_size, nano, nano_weights, save_for_hf, untrained
 from transxnet import TransXNet
 
 TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
@@ -160,7 +160,7 @@ def test_layer_scales_are_left_out_through_timm(tmp_path: Path) -> None:
     """timm drops settings whose value is None, but keeps "none"."""
     model: Any = timm.create_model("transxnet_nano", layer_scale_init="none", img_size=32)
     assert model.config.layer_scale_init is None
-    timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
+    save_for_hf(model, tmp_path, True)
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).config == model.config
 
 

@@ -57,7 +57,8 @@ def depthwise_conv2d(
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+    padding = int(weight.shape[-1]) // 2  # torch.jit.trace has tensors as sizes, which some releases refuse here
+    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
 
 
 def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:

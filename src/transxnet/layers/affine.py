@@ -22,14 +22,14 @@ class Affine(nn.Module):
     """
 
     zero: Tensor
-    half: Tensor
+    variance: Tensor
 
     def __init__(self, scale: Tensor, shift: Tensor, like: Tensor, channels_last: bool = False) -> None:
         super().__init__()
         self.scale = constant(scale, like)
         self.shift = constant(shift, like)
         self.register_buffer("zero", torch.zeros_like(self.scale), persistent=False)
-        self.register_buffer("half", torch.full_like(self.scale, 0.5), persistent=False)
+        self.register_buffer("variance", torch.full_like(self.scale, 0.5), persistent=False)
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Affine(nn.Module):
         if self.channels_last:
             return torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None])
         # The variance and eps add up to 1 exactly, in every type; some releases of PyTorch refuse an eps of 0.
-        return F.batch_norm(x, self.zero, self.half, self.scale, self.shift, eps=0.5)
+        return F.batch_norm(x, self.zero, self.variance, self.scale, self.shift, eps=0.5)
 
 
 class Kernel:
