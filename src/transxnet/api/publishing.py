@@ -154,7 +154,7 @@ def _publication(
     if task == "classification":
         names = readable_names(network)
     else:
-        from transxnet.training.dense import known_classes
+        from transxnet.data.known_classes import known_classes
 
         network.head_description = known_classes(network.head_description)
         names = list(network.head_description.label_names)
