@@ -16,7 +16,7 @@ import transxnet
 from helpers.networks import described_size, nano, nano_weights, save_for_hf, untrained
 from transxnet import TransXNet
 
-TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
+TAGGED = timm.list_models("transxnet*", exclude_filters=["*_table*"], include_tags=True)
 ROWS = timm.list_models("transxnet_nano_table*")  # those of the Tiny network differ in sizes only
 LABELS = [f"class {index}" for index in range(10)]
 

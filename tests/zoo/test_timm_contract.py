@@ -27,7 +27,7 @@ from helpers.networks import (
 )
 from transxnet.checkpoints.released import rename
 
-TAGGED = timm.list_models("transxnet*", exclude_filters="*_table*", include_tags=True)
+TAGGED = timm.list_models("transxnet*", exclude_filters=["*_table*"], include_tags=True)
 SIZES = [(32, 32), (33, 47), (250, 199)]
 
 

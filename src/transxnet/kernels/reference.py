@@ -57,14 +57,14 @@ def depthwise_conv2d(
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = int(weight.shape[-1]) // 2  # torch.jit.trace has tensors as sizes, which some releases refuse here
+    padding = int(weight.shape[-1]) // 2  # sizes are tensors in torch.jit.trace, which torch 2.9 refuses as padding
     return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
 
 
 def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Implement :func:`transxnet.kernels.dynamic_depthwise_conv2d`."""
     batch, channels, height, width = x.shape
-    size = kernel.shape[-1]
+    size = int(kernel.shape[-1])
     # One group for each channel of each image applies a separate kernel to each image.
     y = F.conv2d(
         x.reshape(1, batch * channels, height, width),
