@@ -28,21 +28,29 @@ struct Depthwise {
 template <int kSize, int kTile, class Out>
 inline void depthwise_tile(const Number* const* lines, int64_t column, const Number* weights, Vec bias, Out* out,
                            int64_t out_pixel, bool activate, int count) {
-  Vec sums[kTile];
+  Register start[kRegisters], sums[kTile][kRegisters];
+  std::memcpy(start, &bias, sizeof(bias));
 #pragma GCC unroll 14
-  for (int i = 0; i < kTile; ++i) sums[i] = bias;
+  for (int i = 0; i < kTile; ++i)
+#pragma GCC unroll 4
+    for (int k = 0; k < kRegisters; ++k) sums[i][k] = start[k];
   for (int row = 0; row < kSize; ++row) {
     const Number* line = lines[row] + column * kLanes;
 #pragma GCC unroll 7
     for (int index = 0; index < kSize; ++index) {
-      const Vec weight = load(weights + (row * kSize + index) * kLanes);
+      const Number* from = weights + (row * kSize + index) * kLanes;
+#pragma GCC unroll 4
+      for (int k = 0; k < kRegisters; ++k) {
+        const Register weight = load_register(from + k * kRegisterLanes);
 #pragma GCC unroll 14
-      for (int i = 0; i < kTile; ++i) sums[i] += weight * load(line + (i + index) * kLanes);
+        for (int i = 0; i < kTile; ++i)
+          sums[i][k] += weight * load_register(line + (i + index) * kLanes + k * kRegisterLanes);
+      }
     }
   }
   Vec values[kTile];  // as in product_tile()
 #pragma GCC unroll 14
-  for (int i = 0; i < kTile; ++i) values[i] = sums[i];
+  for (int i = 0; i < kTile; ++i) values[i] = joined_registers(sums[i]);
   asm volatile("" ::: "memory");
   for (int i = 0; i < kTile; ++i) {
     const Vec value = activate ? gelu(values[i]) : values[i];
@@ -60,8 +68,12 @@ inline void depthwise_row(const Number* const* lines, int64_t columns, const Num
     for (; column + kTile <= columns; column += kTile)
       depthwise_tile<kSize, kTile>(lines, column, weights, bias, out, out_pixel, activate, count);
   };
-  tile(std::integral_constant<int, 14>{});
-  tile(std::integral_constant<int, 7>{});
+  if constexpr (kRegisters == 1) {
+    tile(std::integral_constant<int, 14>{});
+    tile(std::integral_constant<int, 7>{});
+  } else {
+    tile(std::integral_constant<int, 6>{});
+  }
   tile(std::integral_constant<int, 3>{});
   tile(std::integral_constant<int, 1>{});
 }

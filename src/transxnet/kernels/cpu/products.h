@@ -37,25 +37,31 @@ struct NoExtra {};
 // Running sums of kRows rows and kVectors * 16 columns.
 template <int kRows, int kVectors>
 struct Sums {
-  Vec at[kRows][kVectors];
+  Register at[kRows][kVectors][kRegisters];
 
   ALWAYS_INLINE void clear() {
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) at[i][j] = Vec{};
+      for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 4
+        for (int k = 0; k < kRegisters; ++k) at[i][j][k] = Register{};
   }
 
   // One summand of each row, or a pair; `last`: half a pair.
   ALWAYS_INLINE void add(const Number* from, int64_t row, const Number* weight, bool last = false) {
-    Vec weights[kVectors];
+    Register weights[kVectors][kRegisters];
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) weights[j] = load(weight + j * kLanes);
+    for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 4
+      for (int k = 0; k < kRegisters; ++k) weights[j][k] = load_register(weight + j * kLanes + k * kRegisterLanes);
 #pragma GCC unroll 14
     for (int i = 0; i < kRows; ++i) {
-      const Vec value = last ? spread_last(from + i * row) : spread(from + i * row);
+      const Register value = spread_register(from + i * row, last);
 #pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) at[i][j] += value * weights[j];
+      for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 4
+        for (int k = 0; k < kRegisters; ++k) at[i][j][k] += value * weights[j][k];
     }
   }
 };
@@ -70,9 +76,9 @@ inline void product_tile(const Input& in, const More& more, int64_t inner, const
   sums.clear();
   const auto finished = [&](int i, int part) ALWAYS_INLINE_LAMBDA {
     if constexpr (kPair == 1)
-      return sums.at[i][part];
+      return joined_registers(sums.at[i][part]);
     else
-      return joined(sums.at[i][0], kVectors == 2 ? sums.at[i][1] : Vec{});
+      return joined(sums.at[i][0][0], kVectors == 2 ? sums.at[i][1][0] : Vec{});
   };
   int64_t added = 0;
   bool drained = false;
@@ -127,8 +133,10 @@ inline void product_panel(const Input& in, const More& more, int64_t inner, cons
                                     column, finish);
     }
   };
-  tile(std::integral_constant<int, 14>{});
-  tile(std::integral_constant<int, 7>{});
+  if constexpr (kRegisters == 1) {
+    tile(std::integral_constant<int, 14>{});
+    tile(std::integral_constant<int, 7>{});
+  }
   tile(std::integral_constant<int, 3>{});
   tile(std::integral_constant<int, 1>{});
 }

@@ -175,6 +175,35 @@ ALWAYS_INLINE FloatVec sigmoid(FloatVec x) {
 constexpr int kLanes = sizeof(Vec) / sizeof(Number);
 constexpr int kPair = sizeof(float) / sizeof(Number);  // numbers of a word
 
+// The registers of a Vec. Compilers keep a vector that takes several in memory, so the long loops name the registers.
+#if defined(__AVX512F__)
+typedef Vec Register;
+#elif defined(__AVX__)
+typedef float Register __attribute__((vector_size(32), aligned(4), may_alias));
+#else
+typedef float Register __attribute__((vector_size(16), aligned(4), may_alias));
+#endif
+constexpr int kRegisters = sizeof(Vec) / sizeof(Register);
+constexpr int kRegisterLanes = kLanes / kRegisters;
+
+ALWAYS_INLINE Register load_register(const Number* from) { return *reinterpret_cast<const Register*>(from); }
+ALWAYS_INLINE Register spread_register(const Number* from, bool last) {
+#ifdef __AVX512F__
+  return last ? spread_last(from) : spread(from);
+#else
+  return *from - Register{};  // not a sum, which is 0 for -0
+#endif
+}
+ALWAYS_INLINE Vec joined_registers(const Register (&parts)[kRegisters]) {
+#ifdef __AVX512F__
+  return parts[0];
+#else
+  Vec value;
+  std::memcpy(&value, parts, sizeof(value));
+  return value;
+#endif
+}
+
 ALWAYS_INLINE int lanes(int64_t left) { return left < kLanes ? static_cast<int>(left) : kLanes; }
 
 // Scratch memory of a thread, aligned so that no Vec crosses a cache line.
