@@ -221,7 +221,7 @@ def test_help_names_the_recipes_settings_as_defaults(
         (["train", "--augmentation.auto-augment", "foo"], "'foo'"),
         (["train", "--frobnicate", "2"], "--frobnicate"),
         (["train", "--model", "transxnet_tini"], "did you mean transxnet_tiny"),
-        (["predict"], "images"),
+        (["predict"], "required: "),
         (["predict", "x.jpg"], "give --checkpoint"),
         (["predict", "x.jpg", "--checkpoint", "nope.pth"], "nope.pth does not exist"),
         (["predict", "x.jpg", "--checkpoint", "nope.pth", "--out", "a.txt"], ".json or .csv"),
