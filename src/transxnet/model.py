@@ -18,7 +18,7 @@ try:  # timm 1.0.31 records how a network was made; this is private
     from timm.models._input import update_model_input_size
 except ImportError:
 
-    def update_model_input_size(model: nn.Module, img_size: Any, **model_args: Any) -> None:
+    def update_model_input_size(model: nn.Module, img_size: int | Sequence[int] | None, **model_args: Any) -> None:
         """Do nothing: this timm records no sizes of images."""
 
 
