@@ -46,7 +46,7 @@ docs: $(STAMP)
 wheel: MACHINE = x86_64
 wheel-aarch64: MACHINE = aarch64
 wheel wheel-aarch64: $(STAMP)
-	rm -rf build/wheel
+	rm -rf build
 	TRANSXNET_WHEEL_KERNELS=$(MACHINE) $(BIN)/python -m build --wheel --outdir build/wheel
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair build/wheel/*.whl --wheel-dir dist
 	$(BIN)/twine check --strict dist/*_$(MACHINE).whl

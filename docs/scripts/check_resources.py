@@ -7,8 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from mkdocs.exceptions import PluginError
-
 _LINKS = {"alternate", "author", "canonical", "license", "next", "prev"}
 """Relations of ``<link>`` that a browser does not fetch."""
 
@@ -55,5 +53,7 @@ def fetched_elsewhere(folder: Path) -> list[str]:
 
 def on_post_build(config: Any) -> None:
     """Check the site that was built."""
+    from mkdocs.exceptions import PluginError
+
     if found := fetched_elsewhere(Path(config.site_dir)):
         raise PluginError("\n".join(found))

@@ -24,6 +24,7 @@ from timm.models import (
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import download_from_hf
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from transxnet.ablation.rows import NETWORKS as NETWORKS
 from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
@@ -52,7 +53,7 @@ def full_name(name: str) -> str:
 default_cfgs = generate_default_cfgs(timm_descriptions())
 
 # Older releases change a stem's number of input channels only from 3, and initialise others anew.
-_TIMM_ADAPTS_STEMS = hasattr(timm.models, "get_model_input_config")  # both new in timm 1.0.31
+_TIMM_ADAPTS_STEMS = TorchVersion(timm.__version__) >= (1, 0, 31)
 
 _FIELDS = frozenset(field.name for field in fields(TransXNetConfig))
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -128,7 +129,8 @@ def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -
         keeps: Whether position biases are kept for another size than that, as the network's file describes.
     """
     network.pretrained_cfg.pop("state_dict", None)  # only needed for loading
-    network.pretrained_cfg.setdefault("first_conv", "stem.conv")
+    if not network.pretrained_cfg.get("first_conv"):  # older releases of timm keep the overlay's None
+        network.pretrained_cfg["first_conv"] = "stem.conv"
     if not keeps and size != network.config.img_size:
         network.set_input_size(size)
     network.update_description(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_equal_networks_make_equal_files(tmp_path: Path) -> None:
     there.mkdir()
     program = f"from pathlib import Path\nprint(hash('a'))\nfolder = Path({str(there)!r}){_SAVE}"
     ended = python(program)
-    assert ended.status == 0 and int(ended.out) != hash("a"), ended  # sets have another order there
+    assert ended.status == 0, ended
+    assert int(ended.out) != hash("a") or "PYTHONHASHSEED" in os.environ  # sets have another order there
     exec(_SAVE, {"folder": here})
     names = sorted(path.name for path in here.iterdir())
     assert len(names) == 3

@@ -51,7 +51,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def timms(model: Any, folder: Path) -> None:
-    timm.models.save_for_hf(model, str(folder), safe_serialization=True)
+    save_for_hf(model, folder)
 
 
 def check_all_ways(model: Any, folder: Path) -> None:

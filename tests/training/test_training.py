@@ -184,12 +184,12 @@ def test_three_per_cent_of_broken_images_stop_the_run(
     more = [many / "1" / f"torn{index}.png" for index in range(5)]
     for path in more:
         path.write_bytes(b"not a picture")
-    settings = ("--image-size", 32, "--batch-size", 128, "--epochs", 1, "--warmup-epochs", 0, "--max-bad", 0.02)
+    settings = ("--image-size", 32, "--batch-size", 128, "--epochs", 1, "--warmup-epochs", 0)
     assert run("train", "--data", many, *settings, "--out", tmp_path / "run") == 2
     for path in more:
         path.unlink()
     said = capsys.readouterr().err
-    assert "images cannot be used, more than --max-bad 0.02 allows" in said and "(" in said
+    assert "images cannot be used, more than --max-bad 0.01 allows" in said and "(" in said
 
 
 def test_shards_train_the_same_network_as_the_folder(photos: Path, tmp_path: Path) -> None:

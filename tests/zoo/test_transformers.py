@@ -1,7 +1,8 @@
-"""The transformers library over timm: folders of ours in its classes and its Trainer. Its import takes seconds."""
+"""The transformers library over timm: folders of ours in its classes and its Trainer."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ from helpers.networks import images, nano, same
 from transxnet.data.transforms import evaluation_transform
 
 pytestmark = pytest.mark.slow
-transformers: Any = pytest.importorskip("transformers")
 
 NAMES = ["a: b", "|", "<script>", "two\nlines", "\U0001f600", "猫"]
 SETTINGS: dict[str, Any] = {"num_classes": len(NAMES), "img_size": (64, 96), "layer_scale_init": "none"}
+
+
+@pytest.fixture
+def transformers() -> Any:
+    """The library, whose import takes seconds."""
+    return importlib.import_module("transformers")
 
 
 @pytest.fixture
@@ -38,7 +44,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @torch.inference_mode()
-def test_outputs_labels_and_preprocessing_are_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_labels_and_preprocessing_are_the_same(
+    transformers: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = transxnet.load_model(folder).eval()
     wrapped = transformers.AutoModelForImageClassification.from_pretrained(folder)
     batch = images(2, 3, 80, 70)
@@ -59,7 +67,7 @@ def test_outputs_labels_and_preprocessing_are_the_same(folder: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("names", [NAMES, ["x", "y", "z"], []])
-def test_the_trainers_folders_load_back(names: list[str], folder: Path) -> None:
+def test_the_trainers_folders_load_back(names: list[str], transformers: Any, folder: Path) -> None:
     classes = len(names) or 3
     other = {"num_labels": classes, "ignore_mismatched_sizes": True} if names is not NAMES else {}
     wrapped = transformers.AutoModelForImageClassification.from_pretrained(folder, **other)

@@ -58,7 +58,14 @@ def current_policy() -> Policy:
 
 
 def native_available() -> bool:
-    """Whether there are kernels for CPUs; they are compiled if they have not been, which takes some seconds."""
+    """Whether there are kernels for CPUs; they are compiled if they have not been, which takes some seconds.
+
+    Raises:
+        ConfigError: If the environment variable that asks to compile them has another value than 0 or 1.
+    """
+    from transxnet.kernels.cpu.prebuilt import compiling_is_asked_for
+
+    compiling_is_asked_for()
     try:
         _load()
     except ConfigError:

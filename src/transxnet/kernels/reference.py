@@ -57,14 +57,19 @@ def depthwise_conv2d(
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = int(weight.shape[-1]) // 2  # sizes are tensors in torch.jit.trace, which torch 2.9 refuses as padding
-    return F.conv2d(x, weight, bias, padding=padding, groups=weight.shape[0])
+    return F.conv2d(x, weight, bias, padding=_side(weight) // 2, groups=weight.shape[0])
+
+
+def _side(kernel: Tensor) -> int:
+    side = kernel.shape[-1]
+    # torch.jit.trace makes it a tensor, which torch 2.9 refuses as padding; torch.fx records it.
+    return int(side) if torch.jit.is_tracing() else side  # type: ignore[attr-defined, no-untyped-call]
 
 
 def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Implement :func:`transxnet.kernels.dynamic_depthwise_conv2d`."""
     batch, channels, height, width = x.shape
-    size = int(kernel.shape[-1])
+    size = _side(kernel)
     # One group for each channel of each image applies a separate kernel to each image.
     y = F.conv2d(
         x.reshape(1, batch * channels, height, width),

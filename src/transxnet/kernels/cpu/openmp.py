@@ -45,5 +45,5 @@ def share(extension: str = torch._C.__file__, entry: str = _ENTRY) -> None:
         if hasattr(used, entry):
             found = _Found()
             everything.dladdr(ctypes.cast(used[entry], ctypes.c_void_p), ctypes.byref(found))
-            path = os.fsdecode(found.path)
+            path = os.fsdecode(found.path or path)
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)

@@ -33,11 +33,11 @@ def libraries(sources: Path) -> dict[bool, bytes]:
     """
     folder = sources / FOLDER
     level = _level()
-    if _compiling_is_asked_for() or level is None or not folder.is_dir():
+    if compiling_is_asked_for() or level is None or not folder.is_dir():
         return {}
     try:
         record = read_json(folder / RECORD)
-        recorded, digests = record["sources"], record["libraries"]
+        recorded, digests = record["sources"], dict(record["libraries"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise OSError(f"{RECORD} is damaged") from None
     if recorded != digest(sources):
@@ -58,7 +58,8 @@ def _level() -> Level | None:
     return level_of(platform.machine(), processor_flags(cpuinfo))
 
 
-def _compiling_is_asked_for() -> bool:
+def compiling_is_asked_for() -> bool:
+    """Whether :data:`VARIABLE` is set; raises ConfigError if its value is neither 0 nor 1."""
     value = os.environ.get(VARIABLE) or "0"
     if value not in ("0", "1"):
         raise ConfigError(f"the environment variable {VARIABLE} is 0 or 1, not {value[:200]!r}")
