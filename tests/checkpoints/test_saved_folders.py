@@ -14,7 +14,7 @@ from PIL import Image
 
 import transxnet
 from helpers.commands import paint, run
-from helpers.networks import images, lively, lively_dense, nano, same
+from helpers.networks import images, lively, lively_dense, nano, same, save_for_hf
 from transxnet import CheckpointError, ConfigError
 from transxnet.api.results import Classification, Segmentation
 

@@ -50,9 +50,12 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def two_threads() -> Any:
+    """Two threads; uninitialised memory is NaN, which the comparison knows."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
+    torch.use_deterministic_algorithms(False)
     torch.set_num_threads(before)
 
 
