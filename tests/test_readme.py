@@ -24,7 +24,7 @@ from transxnet.classification.labels import label_names
 from transxnet.data.sources import open_evaluation
 
 ROOT = Path(__file__).parents[1]
-LONG = ("dense", "export", "gallery", "publishing", "tables", "training")
+LONG = ("dense", "export", "gallery", "publishing", "quick-start", "tables", "training")
 """Pages whose commands take minutes."""
 
 SLOW = ("export", "transformers")

@@ -67,7 +67,7 @@ def test_evaluation_as_a_person_reads_it(trained: Path, capsys: pytest.CaptureFi
 
 
 def test_a_recorded_configuration_reproduces_the_weights(trained: Path, tmp_path: Path) -> None:
-    short = ("--recipe", trained / "run/config.yaml", "--epochs", 2)
+    short = ("--recipe", trained / "run/config.yaml", "--epochs", 1)
     assert run("train", *short, "--out", tmp_path / "a") == 0
     torch.rand(3)
     assert run("train", "--recipe", tmp_path / "a/config.yaml", "--out", tmp_path / "b") == 0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import transxnet
-from helpers.commands import run
+from helpers.commands import paint, run
 from helpers.networks import lively_dense, nano
 
 WORDS = "mine, and nobody else's\n"
@@ -210,9 +210,10 @@ def test_a_home_folder_is_expanded_in_every_spelling(here: Path, monkeypatch: py
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    fast = ("--epochs", 1, "--cooldown-epochs", 0, "--batch-size", 512, "--native-kernels", "false")
-    assert run("train", *fast, "--out", folder) == 0
+    data, folder = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("runs") / "run"
+    paint(data, 5)
+    fast = ("--epochs", 1, "--image-size", 32, "--batch-size", 8, "--native-kernels", "false")
+    assert run("train", "--data", data, *fast, "--out", folder) == 0
     return folder
 
 

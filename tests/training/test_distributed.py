@@ -21,7 +21,7 @@ from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
 from transxnet.training.trainer import hardware
 
-SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
+SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "1", "--warmup-epochs", "0", "--drop-path", "0.1",
             "--mixup", "0.3", "--seed", "1")  # fmt: skip
 
 
