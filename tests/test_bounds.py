@@ -155,14 +155,14 @@ def test_an_option_refuses_numbers_out_of_its_range(line: str, parser_of: Callab
 
 
 def mistake_in(content: str | bytes, folder: Path, *options: str) -> str:
-    """What is said of a recipe's file with this content."""
+    """The error for a recipe's file with this content."""
     path = folder / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as raised:
         parse_recipe(["--recipe", str(path), *options])
-    said = str(raised.value)
-    assert str(path) in said and "\n" not in said and len(said) < 400
-    return said
+    error = str(raised.value)
+    assert str(path) in error and "\n" not in error and len(error) < 400
+    return error
 
 
 MISTAKES: list[tuple[str | bytes, str]] = [
@@ -286,8 +286,8 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
 def test_mistakes_in_options_are_a_line(
     arguments: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = error_line(arguments, tmp_path, capsys)
-    assert message in said and len(said) < 600
+    printed = error_line(arguments, tmp_path, capsys)
+    assert message in printed and len(printed) < 600
 
 
 def test_arguments_after_two_dashes_remain_as_they_are(parser_of: Callable[[str], CommandParser]) -> None:

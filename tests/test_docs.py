@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import transxnet
 from helpers.commands import paint
@@ -41,6 +43,18 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def test_the_reference_has_every_public_name() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     assert not [name for name in transxnet.__all__ if name[0] != "_" and f"::: transxnet.{name}" not in text]
+
+
+def test_the_oldest_releases_of_the_core_are_stated() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = {
+        requirement.name: f"{requirement.name} {bound.version}"
+        for requirement in map(Requirement, project["dependencies"])
+        for bound in requirement.specifier
+    }
+    for page, names in (("docs/installing.md", set(oldest)), ("README.md", {"torch", "timm"})):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        assert not [oldest[name] for name in names if oldest[name] not in text], page
 
 
 def test_resources_of_other_servers_are_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The core without the extras, and what is said of a missing one."""
+"""The core without the extras, and the errors for missing ones."""
 
 from __future__ import annotations
 

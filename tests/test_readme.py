@@ -117,7 +117,7 @@ def test_the_commands_run(page: Path, short: bool, desk: Path) -> None:
             page,
             code,
             id=f"{page.name}-{index}",
-            marks=[pytest.mark.slow] * ("export" in code or "transformers" in code),
+            marks=[pytest.mark.slow] * any(word in code for word in SLOW),
         )
         for page in PAGES
         for index, code in enumerate(blocks(page, "python"))

@@ -61,9 +61,9 @@ def test_what_a_run_leaves_can_be_evaluated(trained: Path, checkpoint: str, caps
 
 def test_evaluation_as_a_person_reads_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "--data", trained / "photos", "--checkpoint", trained / "run", "--per-class") == 0
-    said = capsys.readouterr().out
-    assert "top-1" in said and "images/s" in said and "rose" in said
-    assert "top-5" not in said  # of two classes
+    printed = capsys.readouterr().out
+    assert "top-1" in printed and "images/s" in printed and "rose" in printed
+    assert "top-5" not in printed  # of two classes
 
 
 def test_a_recorded_configuration_reproduces_the_weights(trained: Path, tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_prediction_goes_on_past_unreadable_images_and_exits_with_1(
     images = (trained / "photos/leaf/1.png", str(trained / "photos/rose/*.png"), tmp_path)
     out = tmp_path / f"answers{suffix}"
     assert run("predict", *images, "--checkpoint", trained / "run", "--out", out, "--top", 1) == 1
-    said = capsys.readouterr()
-    assert "leaf/1.png" in said.out and "rose" in said.out
+    printed = capsys.readouterr()
+    assert "leaf/1.png" in printed.out and "rose" in printed.out
     for name, reason in reasons.items():
-        assert any(name in line and reason in line for line in said.err.splitlines())
+        assert any(name in line and reason in line for line in printed.err.splitlines())
     if suffix == ".json":
         rows = json.loads(out.read_text())
         answers = {row["image"]: row["answers"][0]["class"] for row in rows if "answers" in row}
@@ -140,8 +140,8 @@ def test_evaluation_bounds_unreadable_images_too(
     paint(tmp_path, 4)
     (tmp_path / "leaf/torn.png").write_bytes(b"not a picture")
     assert run("eval", "--data", tmp_path, "--checkpoint", trained / "run", "--max-bad", 0.2) == 0
-    said = capsys.readouterr().out
-    assert "torn.png" in said and "8 images" in said
+    printed = capsys.readouterr().out
+    assert "torn.png" in printed and "8 images" in printed
     assert run("eval", "--data", tmp_path, "--checkpoint", trained / "run") == 2
 
 

@@ -57,8 +57,8 @@ def test_a_closed_folder_is_never_left_out(
             ("eval", "--data", photos, "--checkpoint", tmp_path / "weights.safetensors"),
         ):
             assert run(*command) == 2
-            said = capsys.readouterr().err
-            assert str(photos / name) in said and "ermission denied" in said and said.count("\n") == 1
+            printed = capsys.readouterr().err
+            assert str(photos / name) in printed and "ermission denied" in printed and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444], ids=["closed", "names alone"])
@@ -144,5 +144,5 @@ def test_a_closed_output_is_refused_without_advice_on_room(
     for command in (("train", "--data", photos, "--out"), ("data", "shard", photos)):
         with closed(tmp_path / "out", 0o555):
             assert run(*command, tmp_path / "out/new") == 2
-        said = capsys.readouterr().err
-        assert "cannot be written" in said and "Permission denied" in said and "room" not in said
+        printed = capsys.readouterr().err
+        assert "cannot be written" in printed and "Permission denied" in printed and "room" not in printed

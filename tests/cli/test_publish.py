@@ -88,10 +88,10 @@ def test_a_run_becomes_a_folder_with_a_card(finished: Path, capsys: pytest.Captu
     (result,) = data["model-index"][0]["results"]
     assert (data["model-index"][0]["name"], result["metrics"][0]["value"]) == ("flowers", 0.75)
     text = card_of(Path("out")).text
-    for said in ("| top-1 accuracy | 75.00% |", "hf-hub:someone/flowers", "decay 0.9", "torch 2.9.1", "empty: 3",
+    for line in ("| top-1 accuracy | 75.00% |", "hf-hub:someone/flowers", "decay 0.9", "torch 2.9.1", "empty: 3",
                  "3 epochs, 12 steps of 8 images", "2 steps", "1 image could not be read", "Weights: cc-by-4.0",
                  "![Curves of the training run](curves.png)"):  # fmt: skip
-        assert said in text, said
+        assert line in text, line
     loaded = transxnet.load_model("out")
     assert list(loaded.pretrained_cfg["label_names"]) == NAMES
     assert same(loaded, transxnet.load_model(finished).state_dict())

@@ -82,9 +82,9 @@ def test_names_in_a_table_of_answers_are_valid_text(odd: Path, tmp_path: Path) -
 def test_an_error_is_one_line_whatever_its_name_holds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in NAMES:
         assert run("eval", "--data", "digits", "--checkpoint", tmp_path / os.fsdecode(name)) == 2
-        said = capfd.readouterr().err
-        assert said.count("\n") == 1 and said[:-1].isprintable()
-        assert NAMES[name] in said
+        printed = capfd.readouterr().err
+        assert printed.count("\n") == 1 and printed[:-1].isprintable()
+        assert NAMES[name] in printed
 
 
 def test_emoji_of_several_people_stay_whole() -> None:
@@ -102,7 +102,7 @@ def test_emoji_of_several_people_stay_whole() -> None:
         ("odd", errno.ELOOP, "cannot be used: Too many levels of symbolic links"),
     ],
 )
-def test_what_the_system_refuses_is_said_plainly(
+def test_what_the_system_refuses_is_reported_plainly(
     name: str, number: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(arguments: object) -> int:
@@ -110,8 +110,8 @@ def test_what_the_system_refuses_is_said_plainly(
 
     monkeypatch.setattr("transxnet.cli.models.run", refuse)
     assert run("models") == 2
-    said = capsys.readouterr().err
-    assert name in said and message in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert name in printed and message in printed and printed.count("\n") == 1
 
 
 def command(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Folders of images as people bring them: which folders are parts and classes, and what is said of the rest."""
+"""Folders of images as people bring them: which folders are parts and classes, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_parts_are_found_in_any_case(fill: Fill, train: str, validation: str) ->
     found = described(root)
     assert [part.origin for part in found.parts] == [str(root / train), str(root / validation)]
     assert counts(found) == [{"cat": 3, "dog": 3}, {"cat": 2, "dog": 2}]
-    said = any("is the validation part, since there is no val/" in line for line in found.lines())
-    assert said == validation.lower().startswith("test")
+    reported = any("is the validation part, since there is no val/" in line for line in found.lines())
+    assert reported == validation.lower().startswith("test")
 
 
 def test_a_test_part_is_left_alone_beside_a_validation_part(fill: Fill) -> None:
@@ -124,7 +124,7 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize(("files", "names", "lines"), FOLDERS.values(), ids=FOLDERS)
-def test_what_was_taken_and_left_is_said(
+def test_what_was_taken_and_left_is_reported(
     fill: Fill, files: list[str], names: Sequence[str], lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = fill(files)

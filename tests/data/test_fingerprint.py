@@ -1,4 +1,4 @@
-"""A data set that changes between a run's stop and its resumption: what is said, and what stays held out."""
+"""A data set that changes between a run's stop and its resumption: what is reported, and what stays held out."""
 
 from __future__ import annotations
 

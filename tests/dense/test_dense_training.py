@@ -139,8 +139,8 @@ def test_killed_runs_go_on_to_the_same_bits(kind: str, runs: dict[str, Path], sc
     process.communicate()
     assert not (folder / "summary.json").exists()
     done = Training("--resume", folder, "--workers", 1)
-    said = done.communicate()
-    assert done.returncode == 0 and "resuming from" in said, said
+    printed = done.communicate()
+    assert done.returncode == 0 and "resuming from" in printed, printed
     ours, theirs = (load_file(one / "weights.safetensors") for one in (folder, runs[kind]))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -157,9 +157,9 @@ def test_predictions_of_detectors(runs: dict[str, Path], scenes: Path, tmp_path:
     out = tmp_path / "out"
     arguments = ("--checkpoint", runs["mask_rcnn"], "--min-score", 0.05, "--out", out, "--json")
     assert run("predict", photos, *arguments) == 1
-    said = capsys.readouterr()
-    assert "cannot read" in said.err and "broken.jpg" in said.err
-    rows = json.loads(said.out)
+    printed = capsys.readouterr()
+    assert "cannot read" in printed.err and "broken.jpg" in printed.err
+    rows = json.loads(printed.out)
     assert len(rows) == 8 and sum("error" in row for row in rows) == 1
     results = json.loads((out / "detections.json").read_text())
     assert len(results) == sum(len(row.get("results", ())) for row in rows)

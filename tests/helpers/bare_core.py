@@ -100,6 +100,8 @@ def use_commands(folder: Path) -> None:
         status, out, err = command(*arguments)
         assert (status, err) == (0, ""), (arguments, status, err)
         assert printed in out, (arguments, out)
+    status, out, err = command("publish", folder / "nano.safetensors", folder / "published")
+    assert status == 0 and "nothing was uploaded" in out, (out, err)
 
 
 def miss_extras(folder: Path) -> None:
@@ -137,12 +139,12 @@ def miss_extras(folder: Path) -> None:
 
     from transxnet import MissingExtraError, train
 
-    said = ""
+    message = ""
     try:
         train()
     except MissingExtraError as error:
-        said = str(error)
-    assert said == 'transxnet.train needs the extra "train": pip install "transxnet[train]"'
+        message = str(error)
+    assert message == 'transxnet.train needs the extra "train": pip install "transxnet[train]"'
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ class Recording:
         for start, index in ((each, regions[each]) for each in _growing(regions)):
             for offset, target in _pointers(self._kept[start][1]):
                 if target:
-                    relocations.append((index, offset, *self._place(target, regions)))
+                    relocations.append((index, offset, *self._located(target, regions)))
         parts = [_numbers(len(name)), name.encode(), _numbers(len(regions))]
         for start in regions:
             size = self._kept[start][0]
@@ -117,10 +117,10 @@ class Recording:
             return -1, int(given)
         structure = getattr(given, "_obj", given)
         if isinstance(structure, ctypes.Structure | ctypes.Array):
-            return self._place(self.keep(structure), regions)
-        return self._place(given, regions) if given else (-1, 0)
+            return self._located(self.keep(structure), regions)
+        return self._located(given, regions) if given else (-1, 0)
 
-    def _place(self, address: int, regions: dict[int, int]) -> tuple[int, int]:
+    def _located(self, address: int, regions: dict[int, int]) -> tuple[int, int]:
         for start, (size, _) in self._kept.items():
             if start <= address < start + max(size, 1):
                 return regions.setdefault(start, len(regions)), address - start

@@ -159,11 +159,11 @@ def test_mistakes_are_reported_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(ConfigError, match="fuse takes a network of this package"):
         transxnet.fuse(nn.Linear(2, 2), native=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for compiler, said in (("not-there", "need a C\\+\\+ compiler, and CXX='not-there' is not an executable program"),
-                           ("false", "and CXX='false' cannot be used.*leave out --fuse")):  # fmt: skip
+    for compiler, error in (("not-there", "need a C\\+\\+ compiler, and CXX='not-there' is not an executable program"),
+                            ("false", "and CXX='false' cannot be used.*leave out --fuse")):  # fmt: skip
         monkeypatch.setenv("CXX", compiler)
         build._library.cache_clear()
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=error):
             transxnet.fuse(model, native=True)
     build._library.cache_clear()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

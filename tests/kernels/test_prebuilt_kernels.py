@@ -179,7 +179,7 @@ def test_doubtful_libraries_are_replaced_with_a_remark(
     with pytest.warns(UserWarning, match=f"cannot be used .*({reason}).*are compiled here"):
         assert kernel_policy(Recipe(""), "cpu") == "reference"
     monkeypatch.delenv("CXX")
-    with warnings.catch_warnings(action="error"):  # it is said once
+    with warnings.catch_warnings(action="error"):  # warned once, above
         assert build.library().answer() == 42
 
 

@@ -134,19 +134,19 @@ def test_it_is_exported(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "token_mixer 'pool' is not registered: import the module that registers it first, or choose"
+    message = "token_mixer 'pool' is not registered: import the module that registers it first, or choose"
     path = transxnet.save_model(pooled(), tmp_path / "pool.safetensors")
     registry = REGISTRIES[0]
     known = {name: part for name, part in registry._parts.items() if name != "pool"}
     monkeypatch.setattr(registry, "_parts", {**known, "window": registry._parts["swin"]})
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         transxnet.create_model("transxnet_nano", token_mixer="pool")
-    with pytest.raises(CheckpointError, match=f"pool.safetensors.*{said}"):
+    with pytest.raises(CheckpointError, match=f"pool.safetensors.*{message}"):
         transxnet.load_model(path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"size": 10}, "token_mixer_settings.size must be a whole number from 1 to 9, not 10"),
         ({"size": 2}, "stage 0: pools need an odd size, not 2"),
@@ -156,8 +156,8 @@ def test_a_part_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: pyt
         (PoolSettings(12), "token_mixer_settings.size must be a whole number from 1 to 9, not 12"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: Any, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_setting_is_named(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         pooled(token_mixer_settings=settings)
 
 
@@ -181,8 +181,8 @@ def test_what_cannot_be_registered() -> None:
     register("pool", settings=PoolSettings)(PoolMixer)  # the same once more, as when a notebook's cell runs again
     with pytest.raises(ConfigError, match="letters, digits and underscores, not 'my mixer'"):
         register("my mixer")(PoolMixer)
-    for cls, said in ((Changeable, "must be a frozen dataclass, not Changeable"), (3, "frozen dataclass, not 3")):
-        with pytest.raises(ConfigError, match=said):
+    for cls, message in ((Changeable, "must be a frozen dataclass, not Changeable"), (3, "frozen dataclass, not 3")):
+        with pytest.raises(ConfigError, match=message):
             register("mine", settings=cls)(PoolMixer)
     with pytest.raises(ConfigError, match=r"Unbounded.size must be a number with bounds \(such as Annotated\[int"):
         register("mine", settings=Unbounded)(PoolMixer)

@@ -49,9 +49,9 @@ def options(photos: Path, folder: Path, *more: object) -> tuple[object, ...]:
 def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "two"
     process = Training(*options(photos, folder), processes=2)
-    said = process.communicate()
-    assert process.returncode == 0, said
-    assert said.count("test accuracy") == 1  # one process talks
+    text = process.communicate()
+    assert process.returncode == 0, text
+    assert text.count("test accuracy") == 1  # one process talks
     return folder
 
 
@@ -93,12 +93,12 @@ def test_a_stopped_run_of_two_goes_on_to_the_same_bits(launcher: Any, photos: Pa
     process = train(launcher, *options(photos, folder, "--checkpoint-minutes", 0.001, *devices))
     until_saved(folder, process)
     process.send_signal(signal.SIGTERM)  # launchers pass it on
-    said = process.communicate()
-    assert "stopped by SIGTERM" in said and "warn" not in said.lower()
+    text = process.communicate()
+    assert "stopped by SIGTERM" in text and "warn" not in text.lower()
     process = train(launcher, "--resume", folder)
-    said = process.communicate()
-    assert process.returncode == 0, said
-    assert "resuming from" in said
+    text = process.communicate()
+    assert process.returncode == 0, text
+    assert "resuming from" in text
     expected, result = load_file(two / "weights.safetensors"), load_file(folder / "weights.safetensors")
     assert all(torch.equal(weight, result[name]) for name, weight in expected.items())
     assert (folder / "metrics.csv").read_bytes() == (two / "metrics.csv").read_bytes()
@@ -110,9 +110,9 @@ def test_bad_images_are_counted_together_and_stop_all(photos: Path, tmp_path: Pa
     for index in range(8):
         (tmp_path / f"photos/leaf/{index}.png").write_bytes(b"torn")
     process = Training(*options(tmp_path / "photos", tmp_path / "run", "--max-bad", 0.15), processes=2)
-    said = process.communicate()
+    text = process.communicate()
     assert process.returncode != 0
-    assert "images cannot be used, more than --max-bad 0.15 allows" in said and "torn" not in said.split("allows")[0]
+    assert "images cannot be used, more than --max-bad 0.15 allows" in text and "torn" not in text.split("allows")[0]
 
 
 def test_processes_share_out_what_one_would_take() -> None:
@@ -167,8 +167,8 @@ def test_two_processes_evaluate_boxes_and_pixels_as_one_does(kind: str, tmp_path
     settings = ("--recipe", f"scenes/{kind}", "--data", data, "--epochs", 1, "--epoch-steps", 8, "--batch-size", 2,
                 "--pyramid-channels", 16, "--ema-decay", 0.5, "--accelerator", "cpu", *small)  # fmt: skip
     process = Training(*settings, "--out", tmp_path / "run", processes=2)
-    said = process.communicate()
-    assert process.returncode == 0, said
+    text = process.communicate()
+    assert process.returncode == 0, text
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     with (tmp_path / "run/metrics.csv").open() as file:
         (row,) = csv.DictReader(file)

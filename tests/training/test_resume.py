@@ -66,9 +66,9 @@ def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_pat
     process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run", "--workers", 2)
     until_saved(tmp_path / "run", process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate()
-    assert process.returncode == 0, said
-    assert "stopped by SIGTERM" in said and f"transxnet train --resume {tmp_path / 'run'}" in said
+    printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert "stopped by SIGTERM" in printed and f"transxnet train --resume {tmp_path / 'run'}" in printed
     assert not (tmp_path / "run/summary.json").exists()
     assert run("train", "--resume", tmp_path / "run", "--workers", 0) == 0
     assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
@@ -86,9 +86,9 @@ def test_the_first_interrupt_saves_and_stops(photos: Path, tmp_path: Path) -> No
     process = Training("--data", photos, *SETTINGS, "--epochs", 50, "--out", tmp_path / "run")
     until_saved(tmp_path / "run", process)
     process.send_signal(signal.SIGINT)
-    said = process.communicate()
-    assert process.returncode == 130 and "everything is saved" in said
-    assert "Traceback" not in said
+    printed = process.communicate()
+    assert process.returncode == 130 and "everything is saved" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.slow
@@ -99,9 +99,9 @@ def test_the_second_interrupt_stops_at_once_and_says_what_is_lost(photos: Path, 
     for _ in range(2):
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-    said = process.communicate()
+    printed = process.communicate()
     assert process.returncode == 130
-    assert "what came after the last checkpoint is lost" in said and "Traceback" not in said
+    assert "what came after the last checkpoint is lost" in printed and "Traceback" not in printed
 
 
 def test_a_finished_run_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,8 +123,8 @@ def test_settings_that_decide_the_result_cannot_change(
     (whole / "summary.json").rename(whole / "elsewhere.json")
     assert run("train", "--resume", "auto", "--out", whole, "--data", photos, "--lr", 0.5) == 2
     (whole / "elsewhere.json").rename(whole / "summary.json")
-    said = capsys.readouterr().err
-    assert "started with other settings: lr is 0.001 there, 0.5 here" in said
+    printed = capsys.readouterr().err
+    assert "started with other settings: lr is 0.001 there, 0.5 here" in printed
 
 
 def resumable_copy(whole: Path, folder: Path) -> Path:
@@ -143,12 +143,12 @@ def test_changed_data_is_named_and_refused_unless_it_is_accepted(
         shutil.copy(photos / "leaf/0.png", photos / f"leaf/{name}.png")
     try:
         assert run("train", "--resume", folder) == 2
-        said = capsys.readouterr().err
-        assert "2 images added" in said and "leaf/new.png" in said and "1 image removed" in said
-        assert "--data-changed accept" in said and said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert "2 images added" in printed and "leaf/new.png" in printed and "1 image removed" in printed
+        assert "--data-changed accept" in printed and printed.count("\n") == 1
         assert run("train", "--resume", folder, "--data-changed", "accept") == 0
-        said = capsys.readouterr().out
-        assert "the data changed since the run was started: 2 images added" in said
+        printed = capsys.readouterr().out
+        assert "the data changed since the run was started: 2 images added" in printed
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["training_images"] + summary["validation_images"] == 41
         assert summary["data"] == {
@@ -251,9 +251,9 @@ def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
     kept = saved(tmp_path / "run/checkpoints")
     # Files of at most 8 MB: checkpoints (19 MB) fail, the weights (5 MB) can be written.
     process = Training("--resume", tmp_path / "run", limit=8_000_000)
-    said = process.communicate()
-    assert process.returncode == 0, said
-    assert said.count("no checkpoint at step") >= 2 and "File too large" in said
+    printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert printed.count("no checkpoint at step") >= 2 and "File too large" in printed
     assert saved(tmp_path / "run/checkpoints") == kept
     assert damage(kept[0]) is None
     expected, result = ((folder / "weights.safetensors").read_bytes() for folder in (whole, tmp_path / "run"))
@@ -303,8 +303,8 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     torch.save(make(checkpoint), tmp_path / "theirs.ckpt")
     settings = ("--data", photos, *SETTINGS, "--out", tmp_path / "run")
     assert run("train", "--resume", tmp_path / "theirs.ckpt", *settings) == 2
-    said = capsys.readouterr().err
-    assert message in said and len(said.strip().splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert message in printed and len(printed.strip().splitlines()) == 1
 
 
 def test_a_change_of_kernels_is_reported_and_recorded(

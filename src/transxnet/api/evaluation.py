@@ -56,7 +56,7 @@ def evaluate(
         crowds: Of a detector's images: "ignore" leaves annotations with ``iscrowd: 1`` out of the scores, as COCO
             does; "as-objects" takes them as objects.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
         runtime: Runtime of an exported file, if not the one it was written for.
         progress: Called with the number of images processed so far, and of all images.
 

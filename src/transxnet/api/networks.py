@@ -41,7 +41,7 @@ def open_network(
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
         runtime: Runtime of an exported file, if not the one it was written for.
 
     Returns:

@@ -43,7 +43,7 @@ class Predictor:
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use kernels that the machine's C++ compiler makes.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
         runtime: Runtime of an exported file, if not the one it was written for.
         batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
         workers: Processes that read a classifier's images.

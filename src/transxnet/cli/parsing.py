@@ -32,7 +32,7 @@ def add_network_arguments(parser: CommandParser) -> None:
     add_number("--workers", Workers, default=0, help="processes that read images (default: 0, the main one)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--fuse", action="store_true", help="compute the same faster: fold what can be folded and, on a CPU, use "
-        "kernels that the machine's C++ compiler makes")  # fmt: skip
+        "native kernels: a wheel's, or compiled by the machine's C++ compiler")  # fmt: skip
     add("--runtime", type=str, choices=list(FORMATS), metavar="RUNTIME",
         help=f"runtime of an exported file: {', '.join(FORMATS)} (default: the one it was written for; .pt2 files "
         "are programs, which run only if torch or aot is given)")  # fmt: skip

@@ -49,8 +49,8 @@ def fuse(
         dynamic_size: Pool and resize without asking for the map's size, as an export for many
             sizes needs it.
         channels_last: Keep the weights with the channels last in memory.
-        native: Compute stages on a CPU by the package's own kernels, which the first use compiles in
-            some seconds with the machine's C++ compiler. Converted with ``.to(torch.bfloat16)`` or
+        native: Compute stages on a CPU by the package's own kernels: a wheel's, or compiled on first
+            use, in some seconds, by the machine's C++ compiler. Converted with ``.to(torch.bfloat16)`` or
             ``.to(torch.float16)``, they store maps so, and compute in float16 where the processor
             can and float32 where float16 lacks range or precision. It makes the choices above.
             Stages with unknown blocks are computed by PyTorch.
@@ -61,7 +61,7 @@ def fuse(
 
     Raises:
         ConfigError: If the model has nothing of this package in it, is fused already, a choice is
-            unknown, or there is no compiler for native kernels.
+            unknown, or there are neither compiled kernels nor a C++ compiler for native ones.
     """
     if native:
         if (depthwise, pointwise, idconv, dynamic_size) != (None, None, "grouped", False):

@@ -31,7 +31,7 @@ def make_native(module: nn.Module) -> None:
         module: A fused network, with MS-FFN's scales apart (``split``) and 1x1 convolutions as ``linear``.
 
     Raises:
-        ConfigError: If there is no compiler for the kernels.
+        ConfigError: If there are neither compiled kernels nor a C++ compiler.
     """
     workspace = Workspace()
     for child in module.modules():

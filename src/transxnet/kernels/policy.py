@@ -36,7 +36,8 @@ def use(policy: Policy) -> Iterator[None]:
     """Compute the operators by a policy inside the context, in this thread.
 
     Raises:
-        ConfigError: If the policy is unknown, or ``native`` and there is no compiler for the kernels.
+        ConfigError: If the policy is unknown, or ``native`` and there are neither compiled kernels nor a C++
+            compiler.
     """
     _check(policy, "the policy of kernels")
     if policy == "native":

@@ -57,7 +57,8 @@ def native(model: nn.Module, example: Tensor) -> Run:
     """Our networks fused, with native kernels for CPUs, in float32.
 
     Raises:
-        ConfigError: If the network has no part of this package, or there is no C++ compiler.
+        ConfigError: If the network has no part of this package, or there are neither compiled kernels nor a C++
+            compiler.
     """
     return channels_last(fuse(model, native=True), example)
 

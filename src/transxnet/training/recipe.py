@@ -59,8 +59,8 @@ class Recipe:
         grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the blocks with torch.compile: minutes at first, then faster on a GPU.
         native_kernels: On a CPU, compute depthwise convolutions, attention, batch normalisation, GELU
-            and layer scales in float32 with the package's own kernels, where there is a C++ compiler and
-            TRANSXNET_KERNELS does not choose others; false for PyTorch's.
+            and layer scales in float32 with the package's own kernels, where there are compiled ones or a
+            C++ compiler and TRANSXNET_KERNELS does not choose others; false for PyTorch's.
         accelerator: "auto", "cpu" or "gpu".
         devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; set by torchrun and
             SLURM where they start the run.

@@ -121,7 +121,7 @@ def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
     policy = kernels.current_policy()
     if policy != "auto":
         return policy
-    # Without a compiler PyTorch's kernels give the same, more slowly.
+    # Without compiled kernels or a compiler PyTorch's kernels give the same, more slowly.
     return "native" if kernels.native_available() else "reference"
 
 
