@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,13 +20,14 @@ import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
 from helpers.permissions import binding_permissions
+from transxnet.api.run_facts import find_facts
 from transxnet.checkpoints.writing import description
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.text import printable
 
-NAMES = ["a: b", "|x|", "<script>alert(1)</script>", "two\nlines", "\U0001f600 猫", "\udcff", "# [x](y) ![](z)",
-         "`$_*~&amp;", "---", "n" * 300]  # fmt: skip
+NAMES = ["a: b, https://x.y www.x.y @z", "|x|", "<script>alert(1)</script>", "two\nlines", "\U0001f600 猫", "\udcff",
+         "# [x](y) ![](z)", "`$_*~&amp;", "---", "n" * 300]  # fmt: skip
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "img_size": 32}
 SUMMARY: dict[str, Any] = {
     "headline": "test accuracy 75.00%", "top1": 0.75, "top5": None, "validation_images": 4, "epochs": 3, "steps": 12,
@@ -41,8 +43,8 @@ def write_run(folder: Path, network: Any, recipe: Any, summary: dict[str, Any], 
     parts = [
         {"name": "training", "origin": f"{recipe.data}/train", "images": 20, "unit": "images",
          "counts": {name: index for index, name in enumerate(names)}},
-        {"name": "validation", "origin": f"a fifth of {recipe.data}, held out", "images": 4, "unit": "images",
-         "counts": dict.fromkeys(names, 1)},
+        {"name": "validation", "origin": f"a fifth of {recipe.data}/{'part ' * 20}, held out", "images": 4,
+         "unit": "images", "counts": dict.fromkeys(names, 1)},
     ]  # fmt: skip
     (folder / "data.json").write_text(json.dumps({"layout": "class folders", "parts": parts, "problems": {"empty": 3}}))
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -89,8 +91,8 @@ def test_a_run_becomes_a_folder_with_a_card(finished: Path, capsys: pytest.Captu
     assert (data["model-index"][0]["name"], result["metrics"][0]["value"]) == ("flowers", 0.75)
     text = card_of(Path("out")).text
     for said in ("| top-1 accuracy | 75.00% |", "hf-hub:someone/flowers", "decay 0.9", "torch 2.9.1", "empty: 3",
-                 "3 epochs, 12 steps of 8 images", "2 steps", "1 image could not be read", "Weights: cc-by-4.0",
-                 "![Curves of the training run](curves.png)"):  # fmt: skip
+                 "3 epochs, 12 steps of 8 images", "2 steps", "part , held out |", "1 image could not be read",
+                 "Weights: cc-by-4.0", "![Curves of the training run](curves.png)"):  # fmt: skip
         assert said in text, said
     loaded = transxnet.load_model("out")
     assert list(loaded.pretrained_cfg["label_names"]) == NAMES
@@ -117,6 +119,7 @@ def test_names_are_only_text_in_a_card(finished: Path) -> None:
     for name in NAMES:
         shown = printable(name)
         assert (shown if len(shown) <= 80 else f"{shown[:80]}…") in cells, name
+    assert r"https\://x.y www\.x.y \@z" in card_of(Path("out")).text  # which other renderers link
 
 
 def test_odd_values_in_the_files_of_a_run_are_left_out(finished: Path) -> None:
@@ -177,8 +180,9 @@ def unfinished(run: Path) -> str:
 def test_scores_are_only_those_of_the_weights(kind: str, remark: str, finished: Path) -> None:
     expected = transxnet.load_model(finished).eval()
     published = transxnet.publish(CHECKPOINTS[kind](finished), "out")
-    assert any(remark in one for one in published.remarks)
+    (found,) = (one for one in published.remarks if remark in one)
     card = card_of(published.folder)
+    assert f"- {found[0].upper()}{found[1:]}." in card.text or kind == "a folder of the Hub"
     assert "No scores were measured" in card.text and card.data.eval_results is None
     assert ("samples.png" in published.files) == (kind == "the run has no scores")
     with torch.inference_mode():
@@ -204,20 +208,62 @@ def test_a_dense_run_is_published(kind: str, tmp_path: Path, monkeypatch: pytest
     )
 
 
-@pytest.mark.parametrize("settings", [{"in_chans": 2}, {"in_chans": 1}, {"num_classes": 0}])
+@pytest.mark.parametrize(
+    ("settings", "folder", "where"),
+    [
+        ({"in_chans": 2}, "a (b)", "Run the code in this folder."),  # a name that is not for code
+        ({"in_chans": 1}, "plain", "Run the code in the folder that contains this one."),
+        ({"num_classes": 0}, "a (b)", "Run the code in this folder."),
+    ],
+)
 def test_the_code_follows_the_network(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], folder: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     transxnet.save_model(nano(**SMALL, **settings), "weights.safetensors")
-    transxnet.publish("weights.safetensors", "a (b)")  # a name that is not for code
-    text = card_of(Path("a (b)")).text
-    os.chdir("a (b)")
+    transxnet.publish("weights.safetensors", folder)
+    text = card_of(Path(folder)).text
+    assert where in text
+    os.chdir(folder if "this folder" in where else ".")
     Image.effect_noise((50, 40), 80).convert("RGB").save("image.jpg")
     for code in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if "in_chans" not in settings or settings["in_chans"] == 1 or "Predictor" not in code:
             exec(compile(code, "card", "exec"), {})
     assert "transformers import" not in text
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "published"),
+    [
+        ("https://Me:secret@Host.org:8443/w.pth?key=1#part", "https://Host.org:8443/w.pth"),
+        ("http://[::1]:80/w.pth", "http://[::1]:80/w.pth"),
+        ("http://[bad/w.pth", "http://[bad/w.pth"),
+        ("file:///home/jane%20doe/w.pth", "w.pth"),
+        ("/home/jane doe/w.pth", "w.pth"),
+    ],
+)
+def test_addresses_are_published_without_what_is_private(checkpoint: str, published: str, finished: Path) -> None:
+    recipe = ClassificationRecipe(data="photos", checkpoint=checkpoint)
+    (finished / "config.yaml").write_text(recipe.to_yaml())
+    assert find_facts(finished).recipe["checkpoint"] == published
+
+
+@pytest.mark.parametrize(
+    ("origin", "published"),
+    [
+        ("a fifth of /home/jane doe/x/train, held out", "a fifth of train, held out"),
+        ("COCO (/mnt/doe, jane/coco)", "COCO (coco)"),
+        ("~jane/x", "x"),
+        ("C:\\Users\\jane doe\\x", "x"),
+        ("/data/set/train", "set/train"),
+        ("/data/settings of jane/train", "train"),
+        ("train/a b", "train/a b"),
+    ],
+)
+def test_folders_are_left_out_of_texts(origin: str, published: str, finished: Path) -> None:
+    (finished / "config.yaml").write_text(ClassificationRecipe(data="/data/set").to_yaml())
+    (finished / "data.json").write_text(json.dumps({"parts": [{"origin": origin}]}))
+    assert find_facts(finished).data == {"parts": [{"origin": published}]}
 
 
 def without_weights(run: Path) -> None:
@@ -303,11 +349,59 @@ def test_a_folder_is_replaced_only_if_forced(finished: Path, capsys: pytest.Capt
     assert "samples.png" not in Path("out/README.md").read_text(encoding="utf-8")
 
 
-def test_a_run_is_not_published_into_another(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("other").mkdir()
-    (finished / "config.yaml").rename("other/config.yaml")
-    assert run("publish", finished / "weights.safetensors", "other", "--force") == 2
-    assert "other holds a training run" in capsys.readouterr().err
+def test_files_of_others_stay(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    (finished / "weights.safetensors").rename("plain.safetensors")
+    for name in ("README.md", "recipe.yaml", "samples.png"):
+        Path("out", name).write_text("mine: recipe.yaml samples.png")
+    assert run("publish", "plain.safetensors", "out", "--force") == 0
+    assert "samples.png was in the folder and stays" in capsys.readouterr().err
+    for name in ("recipe.yaml", "samples.png"):
+        assert Path("out", name).read_text() == "mine: recipe.yaml samples.png"
+    assert run("publish", "plain.safetensors", "out", "--force") == 0  # a card that does not list them
+    assert Path("out/samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ("config.yaml", "other holds a training run"),
+        ("weights.safetensors", "holds weights.safetensors, which would be loaded instead of model.safetensors"),
+        ("config.json/", "config.json is a folder, not a file that can be replaced"),
+        ("samples.png/", "samples.png is a folder, not a file that can be replaced"),
+    ],
+)
+def test_a_folder_that_cannot_be_published_into(
+    held: str, message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transxnet.publish(finished, "other")
+    if held.endswith("/"):
+        Path("other", held[:-1]).unlink()
+        Path("other", held).mkdir()
+    else:
+        Path("other", held).write_bytes((finished / held).read_bytes())
+    before = contents(Path("other"))
+    assert run("publish", finished, "other", "--force", "--license", "mit") == 2
+    line = capsys.readouterr().err
+    assert message in line and len(line.strip().splitlines()) == 1
+    assert contents(Path("other")) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() if path.is_file() else b"" for path in folder.iterdir()}
+
+
+def test_a_full_disk_is_no_fault_of_the_pictures(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run("publish", finished, "out") == 2
+    line = capsys.readouterr().err
+    assert "samples.png: No space left on device" in line and "cannot be read" not in line
+    assert not Path("out").exists()
 
 
 def test_an_error_leaves_nothing_behind(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
