@@ -210,16 +210,16 @@ def replacing_folder(path: Path, names: Sequence[str], obsolete: Collection[str]
     inside.mkdir(parents=True, exist_ok=True)
     temporary = inside / f"{_TEMPORARY}{secrets.token_hex(4)}.tmp"
     new, old = temporary / "new", temporary / "old"
-    for folder in (temporary, new, old):
-        folder.mkdir()
     try:
+        for folder in (temporary, new, old):
+            folder.mkdir()
         yield new
         if exists:
             _exchange(path, new, old, names, obsolete)
         else:
             new.rename(path)
     except BaseException:
-        if not any(old.iterdir()):  # files that could not be moved back are kept
+        if not any(old.glob("*")):  # files that could not be moved back are kept
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(temporary, ignore_errors=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import re
 from collections.abc import Callable
@@ -20,50 +18,17 @@ import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
 from helpers.permissions import binding_permissions
-from transxnet.api.run_facts import find_facts
+from helpers.published_runs import NAMES, SMALL, SUMMARY, classifier_run, write_run
 from transxnet.checkpoints.writing import description
-from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.text import printable
-
-NAMES = ["a: b, https://x.y www.x.y @z", "|x|", "<script>alert(1)</script>", "two\nlines", "\U0001f600 猫", "\udcff",
-         "# [x](y) ![](z)", "`$_*~&amp;", "---", "n" * 300]  # fmt: skip
-SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "img_size": 32}
-SUMMARY: dict[str, Any] = {
-    "headline": "test accuracy 75.00%", "top1": 0.75, "top5": None, "validation_images": 4, "epochs": 3, "steps": 12,
-    "images_per_step": 8, "learning_rate": 0.001, "seconds": 61.0, "skipped_steps": 2,
-    "bad_images": {"/home/someone/photos/x.png": "damaged"}, "versions": {"python": "3.11.7", "torch": "2.9.1"},
-}  # fmt: skip
-
-
-def write_run(folder: Path, network: Any, recipe: Any, summary: dict[str, Any], names: list[str]) -> Path:
-    """A run folder as training leaves it, without the training."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(recipe.to_yaml())
-    parts = [
-        {"name": "training", "origin": f"{recipe.data}/train", "images": 20, "unit": "images",
-         "counts": {name: index for index, name in enumerate(names)}},
-        {"name": "validation", "origin": f"a fifth of {recipe.data}/{'part ' * 20}, held out", "images": 4,
-         "unit": "images", "counts": dict.fromkeys(names, 1)},
-    ]  # fmt: skip
-    (folder / "data.json").write_text(json.dumps({"layout": "class folders", "parts": parts, "problems": {"empty": 3}}))
-    (folder / "summary.json").write_text(json.dumps(summary))
-    transxnet.save_model(network, folder / "weights.safetensors")
-    for name in ("samples.png", "curves.png"):
-        Image.new("RGB", (8, 8)).save(folder / name)
-    return folder
 
 
 @pytest.fixture
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run of a classifier with odd class names, on data in somebody's folder."""
+    """A finished run of a classifier, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    network = nano(**SMALL)
-    network.pretrained_cfg["label_names"] = NAMES
-    recipe = ClassificationRecipe(
-        data="/home/someone/my photos", checkpoint="https://me:secret@host/w.pth?key=1", ema_decay=0.9, wandb="private"
-    )
-    return write_run(tmp_path / "run", network, recipe, SUMMARY, NAMES)
+    return classifier_run(tmp_path / "run")
 
 
 def card_of(folder: Path) -> Any:
@@ -232,40 +197,6 @@ def test_the_code_follows_the_network(
     assert "transformers import" not in text
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "published"),
-    [
-        ("https://Me:secret@Host.org:8443/w.pth?key=1#part", "https://Host.org:8443/w.pth"),
-        ("http://[::1]:80/w.pth", "http://[::1]:80/w.pth"),
-        ("http://[bad/w.pth", "http://[bad/w.pth"),
-        ("file:///home/jane%20doe/w.pth", "w.pth"),
-        ("/home/jane doe/w.pth", "w.pth"),
-    ],
-)
-def test_addresses_are_published_without_what_is_private(checkpoint: str, published: str, finished: Path) -> None:
-    recipe = ClassificationRecipe(data="photos", checkpoint=checkpoint)
-    (finished / "config.yaml").write_text(recipe.to_yaml())
-    assert find_facts(finished).recipe["checkpoint"] == published
-
-
-@pytest.mark.parametrize(
-    ("origin", "published"),
-    [
-        ("a fifth of /home/jane doe/x/train, held out", "a fifth of train, held out"),
-        ("COCO (/mnt/doe, jane/coco)", "COCO (coco)"),
-        ("~jane/x", "x"),
-        ("C:\\Users\\jane doe\\x", "x"),
-        ("/data/set/train", "set/train"),
-        ("/data/settings of jane/train", "train"),
-        ("train/a b", "train/a b"),
-    ],
-)
-def test_folders_are_left_out_of_texts(origin: str, published: str, finished: Path) -> None:
-    (finished / "config.yaml").write_text(ClassificationRecipe(data="/data/set").to_yaml())
-    (finished / "data.json").write_text(json.dumps({"parts": [{"origin": origin}]}))
-    assert find_facts(finished).data == {"parts": [{"origin": published}]}
-
-
 def without_weights(run: Path) -> None:
     (run / "weights.safetensors").unlink()
 
@@ -334,81 +265,3 @@ def test_what_this_user_may_not_touch_is_named(
     line = capsys.readouterr().err
     assert status == 2 and message in line and len(line.strip().splitlines()) == 1
     assert not list(Path("parent").iterdir())
-
-
-def test_a_folder_is_replaced_only_if_forced(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    transxnet.publish(finished, "out")
-    Path("out/mine.txt").write_text("mine")
-    assert run("publish", finished, "out", "--no-pictures", "--json") == 2
-    assert "--force" in capsys.readouterr().err and Path("out/samples.png").exists()
-    assert run("publish", finished, "out", "--no-pictures", "--json", "--force") == 0
-    printed = json.loads(capsys.readouterr().out)
-    names = ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
-    assert printed["files"] == names and printed["classes"] == len(NAMES)
-    assert sorted(path.name for path in Path("out").iterdir()) == sorted([*names, "mine.txt"])
-    assert "samples.png" not in Path("out/README.md").read_text(encoding="utf-8")
-
-
-def test_files_of_others_stay(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("out").mkdir()
-    (finished / "weights.safetensors").rename("plain.safetensors")
-    for name in ("README.md", "recipe.yaml", "samples.png"):
-        Path("out", name).write_text("mine: recipe.yaml samples.png")
-    assert run("publish", "plain.safetensors", "out", "--force") == 0
-    assert "samples.png was in the folder and stays" in capsys.readouterr().err
-    for name in ("recipe.yaml", "samples.png"):
-        assert Path("out", name).read_text() == "mine: recipe.yaml samples.png"
-    assert run("publish", "plain.safetensors", "out", "--force") == 0  # a card that does not list them
-    assert Path("out/samples.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("held", "message"),
-    [
-        ("config.yaml", "other holds a training run"),
-        ("weights.safetensors", "holds weights.safetensors, which would be loaded instead of model.safetensors"),
-        ("config.json/", "config.json is a folder, not a file that can be replaced"),
-        ("samples.png/", "samples.png is a folder, not a file that can be replaced"),
-    ],
-)
-def test_a_folder_that_cannot_be_published_into(
-    held: str, message: str, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    transxnet.publish(finished, "other")
-    if held.endswith("/"):
-        Path("other", held[:-1]).unlink()
-        Path("other", held).mkdir()
-    else:
-        Path("other", held).write_bytes((finished / held).read_bytes())
-    before = contents(Path("other"))
-    assert run("publish", finished, "other", "--force", "--license", "mit") == 2
-    line = capsys.readouterr().err
-    assert message in line and len(line.strip().splitlines()) == 1
-    assert contents(Path("other")) == before
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() if path.is_file() else b"" for path in folder.iterdir()}
-
-
-def test_a_full_disk_is_no_fault_of_the_pictures(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(path: Path, content: bytes) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert run("publish", finished, "out") == 2
-    line = capsys.readouterr().err
-    assert "samples.png: No space left on device" in line and "cannot be read" not in line
-    assert not Path("out").exists()
-
-
-def test_an_error_leaves_nothing_behind(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transxnet.api.publishing.model_card", lambda about: 1 / 0)
-    for folder in ("out", "there"):
-        Path("there").mkdir(exist_ok=True)
-        before = sorted(Path().rglob("*"))
-        with pytest.raises(ZeroDivisionError):
-            transxnet.publish(finished, folder)
-        assert sorted(Path().rglob("*")) == before

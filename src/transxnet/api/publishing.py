@@ -55,7 +55,7 @@ class Published:
         task: "classification", "detection" or "segmentation".
         architecture: Registered name of the network, or of the backbone.
         classes: Number of classes.
-        remarks: What the card lacks or shows, and files that stay in the folder, one sentence each.
+        remarks: Sentences on what the card lacks or shows, and on files that stay in the folder.
         upload: The command that uploads the folder; it is not run.
     """
 

@@ -36,9 +36,9 @@ class RunFacts:
         weights: A file or folder that is read as a checkpoint, or a URL.
         run: The run; None for weights of no run.
         recipe: Its settings; empty without a run.
-        data: What was found in its data set; empty if it is not known.
+        data: Description of its data set; empty if it is not known.
         result: Contents of its summary, if that is about these weights; empty otherwise.
-        remarks: What is not as in a finished run, one sentence each.
+        remarks: Differences from a finished run, one sentence each.
     """
 
     weights: str
