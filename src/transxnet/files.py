@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -188,32 +188,65 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path, owned: Collection[str] = ()) -> Iterator[Path]:
-    """Yield a temporary folder; on success its files are those of ``path``.
+def replacing_folder(path: Path, names: Sequence[str], obsolete: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder; on success the files written there replace those of ``path``, all of them or none.
 
-    A new folder appears as a whole. In one that exists, files of the same names are replaced one by one. On an error
-    the temporary folder is removed and ``path`` is unchanged.
+    A new folder appears as a whole. In one that exists, the old files are moved out before the new ones are moved in,
+    and back on an error. If the process is killed in between, the folder lacks the last of ``names``, and the temporary
+    folder in it still holds the files.
 
     Args:
         path: The folder.
-        owned: Names of files that are removed from an existing folder if they were not written.
+        names: Names of the files that are written; the last one is moved out first and moved in last.
+        obsolete: Names of files that are removed.
+
+    Raises:
+        ConfigError: If the folder holds something other than a file under one of the names; nothing is written then.
     """
-    inside = path if path.is_dir() else path.parent
+    exists = path.is_dir()
+    for name in (*names, *obsolete) if exists else ():
+        _check_replaceable(path / name)
+    inside = path if exists else path.parent
     inside.mkdir(parents=True, exist_ok=True)
     temporary = inside / f"{_TEMPORARY}{secrets.token_hex(4)}.tmp"
-    temporary.mkdir()
+    new, old = temporary / "new", temporary / "old"
     try:
-        yield temporary
-        if inside == path:
-            written = sorted(temporary.iterdir())
-            for file in written:
-                file.replace(path / file.name)
-            for name in set(owned) - {file.name for file in written}:
-                (path / name).unlink(missing_ok=True)
+        for folder in (temporary, new, old):
+            folder.mkdir()
+        yield new
+        if exists:
+            _exchange(path, new, old, names, obsolete)
         else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            new.rename(path)
+    except BaseException:
+        if not any(old.glob("*")):  # files that could not be moved back are kept
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISLNK(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise ConfigError(f"{path} is {kind}, not a file that can be replaced: rename or remove it")
+
+
+def _exchange(path: Path, new: Path, old: Path, names: Sequence[str], obsolete: Collection[str]) -> None:
+    """Move files of ``path`` to ``old`` and those of ``new`` to ``path``; undo all of it on an error."""
+    present = [name for name in (*reversed(names), *obsolete) if os.path.lexists(path / name)]
+    moves = [(path / name, old / name) for name in present] + [(new / name, path / name) for name in names]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            done.append((source, target))
+            source.rename(target)
+    except BaseException:
+        for source, target in reversed(done):
+            if os.path.lexists(target) and not os.path.lexists(source):  # unlike in the move that failed
+                with suppress(OSError):
+                    target.rename(source)
+        raise
 
 
 def _umask() -> int:

@@ -8,8 +8,7 @@ import unicodedata
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode categories: control and formatting characters, surrogates, line and paragraph separators."""
 
-_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&!#]")
-_LONGEST = 80  # characters of a name in Markdown
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&!#@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 _JOINERS = "\u200c\u200d"  # harmless, and needed in some scripts and emoji
 
@@ -50,8 +49,16 @@ def unicode_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def markdown(text: str) -> str:
-    """Untrusted text as one line of Markdown, in a sentence or a table, with nothing in it but characters."""
+def markdown(text: str, longest: int | None = None) -> str:
+    """Untrusted text as one line of Markdown, in a sentence or a table, that CommonMark shows as it is.
+
+    Web addresses and names after "@" are escaped, too; a renderer that links them in the page that it has made, where
+    no escape is left, still does.
+
+    Args:
+        text: The text.
+        longest: Number of characters after which it is cut; None for all of it.
+    """
     line = printable(text)
-    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    line = line if longest is None or len(line) <= longest else f"{line[:longest]}…"
     return _MARKUP.sub(r"\\\g<0>", line)

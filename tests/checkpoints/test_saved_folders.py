@@ -140,6 +140,73 @@ def test_a_fused_network_is_refused(hub: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+@torch.inference_mode()
+def test_a_network_of_a_configuration_is_saved_by_the_name_of_its_sizes(tmp_path: Path) -> None:
+    config = transxnet.VARIANTS["transxnet_nano"].override(img_size=32, num_classes=3, drop_path_rate=0.0)
+    model = lively(transxnet.TransXNet(config)).eval()
+    folder = transxnet.save_folder(model, tmp_path / "folder")
+    batch = images(1, 3, 32, 32)
+    for loaded in (transxnet.load_model(folder), timm.create_model(f"local-dir:{folder}", pretrained=True)):
+        network: Any = loaded.eval()
+        assert network.config == config and torch.equal(network(batch), model(batch))
+    assert model.pretrained_cfg.get("architecture") is None
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "no registered network"), ("my_net", "'my_net' is no network")])
+def test_a_network_without_a_registered_name_is_refused(name: str, message: str, tmp_path: Path) -> None:
+    config = transxnet.VARIANTS["transxnet_nano"].override(img_size=32, depths=(1, 1, 1, 1))
+    model = transxnet.TransXNet(config)
+    model.pretrained_cfg |= {"architecture": name} if name else {}
+    with pytest.raises(ConfigError, match=message):
+        transxnet.save_folder(model, tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
+    model.pretrained_cfg["architecture"] = "transxnet_nano"
+    assert transxnet.load_model(transxnet.save_folder(model, tmp_path / "folder")).config == config
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("moves", range(4))
+def test_files_are_replaced_together(moves: int, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a move fails, the old files are back; a process that ends there leaves no new description of old weights."""
+    old, new = (nano(img_size=32, depths=(1, 1, 1, 1), num_classes=count) for count in (2, 3))
+    folder = transxnet.save_folder(old, tmp_path / "folder")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rename, calls = Path.rename, iter(range(100))
+
+    def failing(path: Path, target: Path) -> Path:
+        call = next(calls)
+        if call == moves or (ended and call > moves):
+            raise OSError("it cannot be moved")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="it cannot be moved"):
+        transxnet.save_folder(new, folder)
+    if not ended or moves == 0:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        return
+    with pytest.raises(CheckpointError, match="does not exist"):
+        transxnet.load_model(folder)
+    assert before["model.safetensors"] in [path.read_bytes() for path in folder.glob(".transxnet-*/old/*")]
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ("weights.safetensors", "would be loaded instead of model.safetensors: give another folder"),
+        ("config.json", "config.json is a folder, not a file that can be replaced: rename or remove it"),
+        ("", "folder is a file"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_left_alone(held: str, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / held).mkdir(parents=True) if held else folder.touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=message):
+        transxnet.save_folder(nano(img_size=32, depths=(1, 1, 1, 1)), folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # Detectors and segmenters
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -19,49 +18,17 @@ import transxnet
 from helpers.commands import run
 from helpers.networks import images, lively_dense, nano, same
 from helpers.permissions import binding_permissions
+from helpers.published_runs import NAMES, SMALL, SUMMARY, classifier_run, write_run
 from transxnet.checkpoints.writing import description
-from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.detection.recipe import DetectionRecipe
 from transxnet.text import printable
-
-NAMES = ["a: b", "|x|", "<script>alert(1)</script>", "two\nlines", "\U0001f600 猫", "\udcff", "# [x](y) ![](z)",
-         "`$_*~&amp;", "---", "n" * 300]  # fmt: skip
-SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "img_size": 32}
-SUMMARY: dict[str, Any] = {
-    "headline": "test accuracy 75.00%", "top1": 0.75, "top5": None, "validation_images": 4, "epochs": 3, "steps": 12,
-    "images_per_step": 8, "learning_rate": 0.001, "seconds": 61.0, "skipped_steps": 2,
-    "bad_images": {"/home/someone/photos/x.png": "damaged"}, "versions": {"python": "3.11.7", "torch": "2.9.1"},
-}  # fmt: skip
-
-
-def write_run(folder: Path, network: Any, recipe: Any, summary: dict[str, Any], names: list[str]) -> Path:
-    """A run folder as training leaves it, without the training."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(recipe.to_yaml())
-    parts = [
-        {"name": "training", "origin": f"{recipe.data}/train", "images": 20, "unit": "images",
-         "counts": {name: index for index, name in enumerate(names)}},
-        {"name": "validation", "origin": f"a fifth of {recipe.data}, held out", "images": 4, "unit": "images",
-         "counts": dict.fromkeys(names, 1)},
-    ]  # fmt: skip
-    (folder / "data.json").write_text(json.dumps({"layout": "class folders", "parts": parts, "problems": {"empty": 3}}))
-    (folder / "summary.json").write_text(json.dumps(summary))
-    transxnet.save_model(network, folder / "weights.safetensors")
-    for name in ("samples.png", "curves.png"):
-        Image.new("RGB", (8, 8)).save(folder / name)
-    return folder
 
 
 @pytest.fixture
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run of a classifier with odd class names, on data in somebody's folder."""
+    """A finished run of a classifier, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    network = nano(**SMALL)
-    network.pretrained_cfg["label_names"] = NAMES
-    recipe = ClassificationRecipe(
-        data="/home/someone/my photos", checkpoint="https://me:secret@host/w.pth?key=1", ema_decay=0.9, wandb="private"
-    )
-    return write_run(tmp_path / "run", network, recipe, SUMMARY, NAMES)
+    return classifier_run(tmp_path / "run")
 
 
 def card_of(folder: Path) -> Any:
@@ -89,8 +56,8 @@ def test_a_run_becomes_a_folder_with_a_card(finished: Path, capsys: pytest.Captu
     assert (data["model-index"][0]["name"], result["metrics"][0]["value"]) == ("flowers", 0.75)
     text = card_of(Path("out")).text
     for line in ("| top-1 accuracy | 75.00% |", "hf-hub:someone/flowers", "decay 0.9", "torch 2.9.1", "empty: 3",
-                 "3 epochs, 12 steps of 8 images", "2 steps", "1 image could not be read", "Weights: cc-by-4.0",
-                 "![Curves of the training run](curves.png)"):  # fmt: skip
+                 "3 epochs, 12 steps of 8 images", "2 steps", "part , held out |", "1 image could not be read",
+                 "Weights: cc-by-4.0", "![Curves of the training run](curves.png)"):  # fmt: skip
         assert line in text, line
     loaded = transxnet.load_model("out")
     assert list(loaded.pretrained_cfg["label_names"]) == NAMES
@@ -117,6 +84,7 @@ def test_names_are_only_text_in_a_card(finished: Path) -> None:
     for name in NAMES:
         shown = printable(name)
         assert (shown if len(shown) <= 80 else f"{shown[:80]}…") in cells, name
+    assert r"https\://x.y www\.x.y \@z" in card_of(Path("out")).text  # which other renderers link
 
 
 def test_odd_values_in_the_files_of_a_run_are_left_out(finished: Path) -> None:
@@ -177,8 +145,9 @@ def unfinished(run: Path) -> str:
 def test_scores_are_only_those_of_the_weights(kind: str, remark: str, finished: Path) -> None:
     expected = transxnet.load_model(finished).eval()
     published = transxnet.publish(CHECKPOINTS[kind](finished), "out")
-    assert any(remark in one for one in published.remarks)
+    (found,) = (one for one in published.remarks if remark in one)
     card = card_of(published.folder)
+    assert f"- {found[0].upper()}{found[1:]}." in card.text or kind == "a folder of the Hub"
     assert "No scores were measured" in card.text and card.data.eval_results is None
     assert ("samples.png" in published.files) == (kind == "the run has no scores")
     with torch.inference_mode():
@@ -204,15 +173,23 @@ def test_a_dense_run_is_published(kind: str, tmp_path: Path, monkeypatch: pytest
     )
 
 
-@pytest.mark.parametrize("settings", [{"in_chans": 2}, {"in_chans": 1}, {"num_classes": 0}])
+@pytest.mark.parametrize(
+    ("settings", "folder", "where"),
+    [
+        ({"in_chans": 2}, "a (b)", "Run the code in this folder."),  # a name that is not for code
+        ({"in_chans": 1}, "plain", "Run the code in the folder that contains this one."),
+        ({"num_classes": 0}, "a (b)", "Run the code in this folder."),
+    ],
+)
 def test_the_code_follows_the_network(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], folder: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     transxnet.save_model(nano(**SMALL, **settings), "weights.safetensors")
-    transxnet.publish("weights.safetensors", "a (b)")  # a name that is not for code
-    text = card_of(Path("a (b)")).text
-    os.chdir("a (b)")
+    transxnet.publish("weights.safetensors", folder)
+    text = card_of(Path(folder)).text
+    assert where in text
+    os.chdir(folder if "this folder" in where else ".")
     Image.effect_noise((50, 40), 80).convert("RGB").save("image.jpg")
     for code in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if "in_chans" not in settings or settings["in_chans"] == 1 or "Predictor" not in code:
@@ -288,33 +265,3 @@ def test_what_this_user_may_not_touch_is_named(
     line = capsys.readouterr().err
     assert status == 2 and message in line and len(line.strip().splitlines()) == 1
     assert not list(Path("parent").iterdir())
-
-
-def test_a_folder_is_replaced_only_if_forced(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    transxnet.publish(finished, "out")
-    Path("out/mine.txt").write_text("mine")
-    assert run("publish", finished, "out", "--no-pictures", "--json") == 2
-    assert "--force" in capsys.readouterr().err and Path("out/samples.png").exists()
-    assert run("publish", finished, "out", "--no-pictures", "--json", "--force") == 0
-    printed = json.loads(capsys.readouterr().out)
-    names = ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
-    assert printed["files"] == names and printed["classes"] == len(NAMES)
-    assert sorted(path.name for path in Path("out").iterdir()) == sorted([*names, "mine.txt"])
-    assert "samples.png" not in Path("out/README.md").read_text(encoding="utf-8")
-
-
-def test_a_run_is_not_published_into_another(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("other").mkdir()
-    (finished / "config.yaml").rename("other/config.yaml")
-    assert run("publish", finished / "weights.safetensors", "other", "--force") == 2
-    assert "other holds a training run" in capsys.readouterr().err
-
-
-def test_an_error_leaves_nothing_behind(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transxnet.api.publishing.model_card", lambda about: 1 / 0)
-    for folder in ("out", "there"):
-        Path("there").mkdir(exist_ok=True)
-        before = sorted(Path().rglob("*"))
-        with pytest.raises(ZeroDivisionError):
-            transxnet.publish(finished, folder)
-        assert sorted(Path().rglob("*")) == before

@@ -9,29 +9,37 @@ _PLAIN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _MODES = {1: "L", 3: "RGB"}  # of images by their channels
 
 
-def snippets(network: Any, task: str, folder: str, repo: str | None) -> list[tuple[str, str]]:
-    """Libraries, and code that loads a network with each of them.
+def snippets(network: Any, task: str, folder: str, repo: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """A sentence on the folder to run the code in, and libraries with code that loads a network with each of them.
 
     Args:
         network: The network.
         task: Its task.
-        folder: Name of the folder that it is published in; the code reads it from the folder around it.
-        repo: Its name on the Hub; the code then downloads it instead.
+        folder: Name of the folder that it is published in; the code reads it from the folder around it, or from the
+            folder itself if the name cannot stand in code.
+        repo: Its name on the Hub; the code then downloads it instead, and the sentence is empty.
     """
-    path = repo or (folder if _PLAIN.fullmatch(folder) else ".")
+    if repo:
+        return "", _codes(network, task, repo, hub=True)
+    if _PLAIN.fullmatch(folder):
+        return "Run the code in the folder that contains this one.", _codes(network, task, folder, hub=False)
+    return "Run the code in this folder.", _codes(network, task, ".", hub=False)
+
+
+def _codes(network: Any, task: str, path: str, *, hub: bool) -> list[tuple[str, str]]:
     if task != "classification":
-        return [("transxnet", _predictor(path, bool(repo)))]
+        return [("transxnet", _predictor(path, hub))]
     channels = network.in_chans
     found = []
     if channels in _MODES:
         named = len(network.pretrained_cfg.get("label_names") or ()) == network.num_classes > 0
-        found.append(("timm", _timm(path, bool(repo), _MODES[channels], network.num_classes, named)))
+        found.append(("timm", _timm(path, hub, _MODES[channels], network.num_classes, named)))
     if network.num_classes:
-        found.append(("transxnet", _predictor(path, bool(repo))))
+        found.append(("transxnet", _predictor(path, hub)))
         if channels == 3:
             found.append(("transformers", _transformers(path)))
     elif channels not in _MODES:
-        found.append(("transxnet", _network(path, bool(repo), network.pretrained_cfg["input_size"])))
+        found.append(("transxnet", _network(path, hub, network.pretrained_cfg["input_size"])))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The model card of a published network, of what its run knows."""
+"""The model card of a published network, from its run's settings, data and scores."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _PIPELINES = {
 _FEATURES = "image-feature-extraction"  # of a network without a classifier
 _NOUNS = {"classification": "classifier", "detection": "detector", "segmentation": "segmenter"}
 _LISTED = 50  # classes in a table
+_LONGEST = 80  # characters of a class name
+_WRITTEN = re.compile(r"^Files that transxnet \S+ \(Apache-2\.0\) wrote: (.+)\.$", re.MULTILINE)
 _METRICS = (  # keys in a summary, name, and the Hub's identifier
     (("top1",), "top-1 accuracy", "accuracy"),
     (("top5",), "top-5 accuracy", "accuracy"),
@@ -52,7 +54,7 @@ _CITATION = """\
 
 @dataclass(frozen=True)
 class Publication:
-    """What a model card is made of.
+    """Contents of a model card.
 
     Attributes:
         name: Name of the published network.
@@ -60,11 +62,11 @@ class Publication:
         network: The network.
         task: Its task.
         class_names: Names of its classes.
-        facts: What its run knows.
+        facts: Its run's settings, data and scores.
         license: Identifier of the weights' licence on the Hub; None if none is stated.
         repo: Name on the Hub; None if it has none.
         datasets: Identifiers of the training data on the Hub.
-        files: Names of the files beside the card.
+        files: Names of the files that are written, the card among them.
     """
 
     name: str
@@ -173,9 +175,10 @@ def _usage(about: Publication) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "`pip install transxnet`, which brings timm. Any size of image from 32 x 32 pixels works."
-    if not about.repo:
-        yield "Run the code in the folder that contains this one."
-    for library, code in snippets(about.network, about.task, about.folder, about.repo):
+    where, codes = snippets(about.network, about.task, about.folder, about.repo)
+    if where:
+        yield where
+    for library, code in codes:
         yield ""
         yield f"With {library}:"
         yield ""
@@ -238,7 +241,7 @@ def _classes(about: Publication, parts: Sequence[Mapping[str, Any]]) -> Iterator
     for name in about.class_names[:_LISTED]:
         numbers = [found.get(name, found.get(unicode_text(name))) for _, found in columns]
         cells = "".join(f" {number:,} |" if isinstance(number, int) else " – |" for number in numbers)
-        yield f"| {markdown(name)} |{cells}"
+        yield f"| {markdown(name, _LONGEST)} |{cells}"
     if len(about.class_names) > _LISTED:
         yield ""
         yield f"and {counted(len(about.class_names) - _LISTED, 'class')} more; `config.json` names all of them."
@@ -322,7 +325,14 @@ def _licence(about: Publication) -> Iterator[str]:
         yield f"Weights: {about.license}."
     else:
         yield "No licence of the weights is stated: ask whoever published them before you use them."
-    yield f"Card and files were written by transxnet {__version__}, which is Apache-2.0."
+    yield ""
+    yield f"Files that transxnet {__version__} (Apache-2.0) wrote: {', '.join(f'`{name}`' for name in about.files)}."
+
+
+def files_of(card: str) -> set[str]:
+    """Names of the files that were written with a card; empty if it is not by :func:`model_card`."""
+    found = _WRITTEN.search(card)
+    return set(re.findall(r"`([^`]+)`", found[1])) if found else set()
 
 
 def _plain(text: str) -> str:

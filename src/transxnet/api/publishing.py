@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +14,22 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is not in __all__
 
-from transxnet.api.model_card import CURVES, RECIPE, SAMPLES, Publication, model_card
+from transxnet.api.model_card import CURVES, RECIPE, SAMPLES, Publication, files_of, model_card
 from transxnet.api.networks import open_network, task_of
 from transxnet.api.run_facts import RunFacts, find_facts
 from transxnet.bounds import shown
 from transxnet.checkpoints.hub_config import HUB_CONFIG
-from transxnet.checkpoints.hub_folder import WEIGHTS, save_folder
+from transxnet.checkpoints.hub_folder import WEIGHTS, check_other_weights, save_folder
 from transxnet.classification.labels import readable_names
 from transxnet.errors import ConfigError
-from transxnet.files import check_regular, reading, replacing_folder, write_text
+from transxnet.files import read_bytes, read_text, reading, replacing_folder, write_text
 from transxnet.output_paths import output_folder
 from transxnet.text import unicode_text
 from transxnet.training.recipe_file import dump_yaml
 from transxnet.training.run_folder import is_run
 
 CARD = "README.md"
-_FILES = (CARD, HUB_CONFIG, WEIGHTS, RECIPE, SAMPLES, CURVES)
+_OPTIONAL = (RECIPE, SAMPLES, CURVES)
 _DATASET = re.compile(r"(?:[\w.-]+/)?[\w.-]+", re.ASCII)
 
 _LICENSES = (
@@ -56,7 +55,7 @@ class Published:
         task: "classification", "detection" or "segmentation".
         architecture: Registered name of the network, or of the backbone.
         classes: Number of classes.
-        remarks: What a user of the card may miss in it, one sentence each.
+        remarks: Sentences on what the card lacks or shows, and on files that stay in the folder.
         upload: The command that uploads the folder; it is not run.
     """
 
@@ -96,7 +95,8 @@ def publish(
         repo: Name that the network will have on the Hub, such as "user/name", for the code in the card.
         datasets: Identifiers on the Hub of the data that the network was trained on.
         pictures: Whether to copy the run's pictures: samples are images of the data.
-        force: Whether to replace files in a folder that exists.
+        force: Whether to write to a folder that holds files: those of the same names are replaced, and those that its
+            card lists as written with it are removed.
 
     Returns:
         What was written.
@@ -111,19 +111,23 @@ def publish(
     target = output_folder(folder, inputs=inputs, force=force)
     if is_run(target):
         raise ConfigError(f"{folder} holds a training run: give another folder")
+    check_other_weights(target)
     network, _ = open_network(facts.weights, device="cpu")
-    copied = _pictures(facts) if pictures else []
+    copied = _pictures(facts) if pictures else {}
     files = [CARD, HUB_CONFIG, WEIGHTS, *([RECIPE] if facts.recipe else []), *copied]
     about = _publication(network, facts, target, license, repo, datasets, files)
-    with replacing_folder(target, _FILES) as temporary:
+    rest = [name for name in _OPTIONAL if name not in files and (target / name).exists()]
+    obsolete = files_of(_old_card(target)) & set(rest)
+    with replacing_folder(target, [*files[3:], *files[:3]], obsolete) as temporary:  # the weights appear last
         save_folder(network, temporary, license=license)
         write_text(temporary / CARD, model_card(about))
         if facts.recipe:
             write_text(temporary / RECIPE, dump_yaml(dict(facts.recipe)))
-        for name in copied:
-            _copy(facts, name, temporary)
-    return Published(target, tuple(files), about.task, about.architecture, len(about.class_names),
-                     _remarks(about, copied), _upload(target, repo))  # fmt: skip
+        for name, content in copied.items():
+            (temporary / name).write_bytes(content)
+    remarks = [*_remarks(about), *(f"{name} was in the folder and stays" for name in rest if name not in obsolete)]
+    return Published(target, tuple(files), about.task, about.architecture, len(about.class_names), tuple(remarks),
+                     _upload(target, repo))  # fmt: skip
 
 
 def _check_settings(license: str | None, repo: str | None, datasets: Sequence[str]) -> None:  # noqa: A002
@@ -162,30 +166,33 @@ def _publication(
     return Publication(name, target.name, network, task, names, facts, license, repo, datasets, files)
 
 
-def _pictures(facts: RunFacts) -> list[str]:
-    """Names of the run's pictures that are of the published weights."""
-    run = facts.run
-    names = (SAMPLES, CURVES) if facts.final else (CURVES,)
-    return [name for name in names if run is not None and (run.path / name).is_file()]
+def _pictures(facts: RunFacts) -> dict[str, bytes]:
+    """The run's pictures that are of the published weights, by name."""
+    found = {}
+    for name in (SAMPLES, CURVES) if facts.final else (CURVES,):
+        if facts.run is not None and (path := facts.run.path / name).is_file():
+            with reading(path, ConfigError, "or publish with pictures=False (--no-pictures)"):
+                found[name] = read_bytes(path)
+    return found
 
 
-def _copy(facts: RunFacts, name: str, folder: Path) -> None:
-    assert facts.run is not None
-    source = facts.run.path / name
-    with reading(source, ConfigError, "or publish with pictures=False (--no-pictures)"):
-        check_regular(source)
-        shutil.copyfile(source, folder / name)
+def _old_card(folder: Path) -> str:
+    """The card in a folder; empty if there is none that can be read."""
+    try:
+        return read_text(folder / CARD)
+    except (OSError, ValueError):
+        return ""
 
 
-def _remarks(about: Publication, copied: Sequence[str]) -> tuple[str, ...]:
+def _remarks(about: Publication) -> list[str]:
     remarks = list(about.facts.remarks)
     if not about.license:
         remarks.append("the card states no licence of the weights")
     if not about.metrics and not about.facts.remarks:
         remarks.append("no scores are known for these weights")
-    if SAMPLES in copied:
+    if SAMPLES in about.files:
         remarks.append(f"{SAMPLES} shows images of the data")
-    return tuple(remarks)
+    return remarks
 
 
 def _upload(target: Path, repo: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a network that is published: its weights, and the training run that they are from."""
+"""Facts about a network that is published: its weights, and the training run that they are from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from transxnet.training.run_folder import RunFolder, is_run, short_name
 
 _LAST = "last.ckpt"
 _PATHS = ("data", "checkpoint", "backbone_checkpoint")  # settings of a recipe
-_ABSOLUTE = re.compile(r"(?<![\w.])(?:~?/|[A-Za-z]:\\)[^\s,;:/]+[^\s,;:]*")
+# Its folders may have spaces and commas: all up to the last separator of a text is left out.
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:~\w*[/\\]|/|[A-Za-z]:[/\\])(?=[^\s,;:/\\])(?:[^\n]*[/\\])?")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class RunFacts:
         weights: A file or folder that is read as a checkpoint, or a URL.
         run: The run; None for weights of no run.
         recipe: Its settings; empty without a run.
-        data: What was found in its data set; empty if it is not known.
+        data: Description of its data set; empty if it is not known.
         result: Contents of its summary, if that is about these weights; empty otherwise.
-        remarks: What is not as in a finished run, one sentence each.
+        remarks: Differences from a finished run, one sentence each.
     """
 
     weights: str
@@ -129,9 +131,16 @@ def _facts(run: RunFolder, weights: Path) -> RunFacts:
     elif not final:
         remarks.append(f"the scores of {weights.name} were not measured: the run's are those of {run.weights.name}")
     root = str(recipe.get("data") or "")
-    roots = [str(Path(root).absolute()), root] if os.sep in root else []
-    data = _without_folders(data or summary.get("data") or {}, roots)
+    data = _without_folders(data or summary.get("data") or {}, _spellings(root) if os.sep in root else [])
     return RunFacts(str(weights), run, _shortened(recipe), data, summary if final else {}, tuple(remarks))
+
+
+def _spellings(path: str) -> list[str]:
+    """A path as the descriptions of data may spell it, the longest first."""
+    with suppress(ConfigError):  # of a user who is unknown on this machine
+        path_there = user_path(path)
+        return sorted({path, str(path_there.absolute()), os.path.realpath(path_there)}, key=len, reverse=True)
+    return [path]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -151,11 +160,19 @@ def _shortened(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for name in _PATHS:
         value = short.get(name)
         if isinstance(value, str) and "://" in value:
-            address = urllib.parse.urlsplit(value)  # which may hold a password or a key
-            short[name] = f"{address.scheme}://{address.hostname}{address.path}"
+            short[name] = _public_address(value)
         elif isinstance(value, str) and value and value != RELEASED_CHECKPOINT:
             short[name] = short_name(value)
     return {name: value for name, value in short.items() if value is not None}
+
+
+def _public_address(address: str) -> str:
+    """An address without user, password and query, which may hold a key; of a local file only the last part."""
+    scheme, _, rest = re.split(r"[?#]", address)[0].partition("://")
+    if scheme.lower() == "file":
+        return short_name(urllib.parse.unquote(rest))
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _without_folders(value: Any, roots: list[str]) -> Any:
@@ -167,5 +184,6 @@ def _without_folders(value: Any, roots: list[str]) -> Any:
     if not isinstance(value, str):
         return value
     for root in roots:
-        value = value.replace(root, short_name(root))
-    return _ABSOLUTE.sub(lambda path: Path(path[0]).name, value)
+        whole = rf"(?<![\w.~-]){re.escape(root)}(?![\w.-])"
+        value = re.sub(whole, short_name(root).replace("\\", r"\\"), value)
+    return _ABSOLUTE.sub("", value)

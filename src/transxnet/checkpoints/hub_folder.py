@@ -6,16 +6,23 @@ import copy
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from timm.models._hub import save_config_for_hf
-from torch import nn
+from torch import Tensor, nn
 
+from transxnet.ablation.rows import NETWORKS
+from transxnet.bounds import shown
+from transxnet.checkpoints.fitting import variant_of
 from transxnet.checkpoints.hub_config import HUB_CONFIG, arguments_of, dense_hub_config
+from transxnet.checkpoints.reading import IN_FOLDERS
 from transxnet.checkpoints.writing import Describable, save_model
-from transxnet.files import read_json, user_path, write_text
+from transxnet.errors import ConfigError
+from transxnet.files import read_json, replacing_folder, user_path, write_text
 from transxnet.model import TransXNet
+from transxnet.output_paths import output_folder
 
 WEIGHTS = "model.safetensors"
 
@@ -31,26 +38,47 @@ def save_folder(model: nn.Module, folder: str | os.PathLike[str], *, license: st
 
     Args:
         model: A classifier, a detector or a segmenter.
-        folder: The folder; its files of the same names are replaced.
+        folder: The folder; its files of the same names are replaced, both or neither of them.
         license: Identifier of the weights' licence, such as "apache-2.0"; none is stated by default.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: If the network is fused or not one of ours.
+        ConfigError: If the network is fused, not one of ours or of no registered name, or if the folder cannot be
+            written or holds other weights, which would be loaded instead.
     """
-    target = user_path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    save_model(model, target / WEIGHTS)
-    content = _timm_config(model, license) if isinstance(model, TransXNet) else _dense_config(model, license)
-    write_text(target / HUB_CONFIG, json.dumps(content, indent=2) + "\n")
-    return target
+    target = output_folder(folder, force=True)
+    check_other_weights(target)
+    with replacing_folder(target, (HUB_CONFIG, WEIGHTS)) as temporary:
+        save_model(model, temporary / WEIGHTS)
+        content = _timm_config(model, license) if isinstance(model, TransXNet) else _dense_config(model, license)
+        write_text(temporary / HUB_CONFIG, json.dumps(content, indent=2) + "\n")
+    return user_path(folder)
+
+
+def check_other_weights(folder: Path) -> None:
+    """Raise ConfigError if a folder holds weights that are loaded instead of those of the Hub's name."""
+    for name in IN_FOLDERS[: IN_FOLDERS.index(WEIGHTS)]:
+        if os.path.lexists(folder / name):
+            raise ConfigError(f"{folder} holds {name}, which would be loaded instead of {WEIGHTS}: give another folder")
+
+
+def _registered_name(name: str, weights: Mapping[str, Tensor]) -> str:
+    """The name by which others create a network: its own, or that of the variant of its sizes."""
+    name = name or variant_of(weights)
+    if name not in NETWORKS:
+        given = f"{shown(name)} is no network of this package" if name else "no registered network has its sizes"
+        raise ConfigError(
+            f'{given}: set pretrained_cfg["architecture"] to the name of one whose settings the network changes'
+        )
+    return name
 
 
 def _timm_config(model: TransXNet, license: str | None) -> dict[str, Any]:  # noqa: A002
     """Timm's description of a classifier, with class names and their number where transformers looks for them."""
     cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in _OF_OTHER_WEIGHTS}
+    cfg["architecture"] = _registered_name(cfg.get("architecture", ""), model.state_dict())
     names = list(cfg.pop("label_names", None) or ())
     described = copy.copy(model)
     described.pretrained_cfg = cfg | ({"license": license} if license else {})

@@ -35,8 +35,8 @@ _ALLOWED = re.compile(
     r"|torch\.(Size|device)|torch\.serialization\._get_layout|torch\.(storage\.)?\w+Storage"
     r"|torch\.(float|int|uint|bfloat|complex)\d+\w*|torch\.(bool|per_\w+)"
 )
-# Values that people keep beside their weights: scores, settings, paths and dates. Each is read as an _Ignored or
-# _Items, so nothing of these libraries is imported or called.
+# Values that people keep beside their weights: scores, settings, paths and dates. Each is read as one of
+# the three classes below, so nothing of these libraries is imported or called.
 _IGNORED = re.compile(
     r"numpy\..+|collections\.(defaultdict|deque)|torch\.torch_version\.TorchVersion"
     r"|(builtins|__builtin__)\.(int|long|float|str|bool|complex|list|dict|tuple|frozenset|slice|range)"
@@ -44,6 +44,7 @@ _IGNORED = re.compile(
     r"|(lightning|lightning_fabric|pytorch_lightning|omegaconf|easydict|yacs|addict|ml_collections)\..+"
 )
 _DICTS = re.compile(r".*([dD]ict|CfgNode)")
+_LISTS = ("collections.deque",)
 _MAX_ENCODED = 2**29  # bytes that texts take if each call encodes the longest
 _ENCODE = object()
 _KINDS = {
@@ -63,6 +64,13 @@ class _Ignored(list[Any]):
     def __setstate__(self, state: Any) -> None: ...
 
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class _Values:
+    """The values of any class of lists; PyTorch 2.9 adds values to lists only, not to classes derived from them."""
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> list[Any]:  # type: ignore[misc]
+        return []
 
 
 class _Items:
@@ -117,7 +125,7 @@ def load_pickle(path: Path, *, shapes_only: bool = False) -> Any:
         ignored = check_pickle(file, path)
     known: list[Any] = [
         argparse.Namespace,
-        *((_Items if _DICTS.fullmatch(name) else _Ignored, name) for name in ignored),
+        *((_replacement(name), name) for name in ignored),
     ]
     with warnings.catch_warnings(), torch.serialization.safe_globals(known):
         warnings.simplefilter("ignore")
@@ -125,6 +133,13 @@ def load_pickle(path: Path, *, shapes_only: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         with torch.serialization.skip_data():
             return torch.load(path, map_location="meta", weights_only=True)
+
+
+def _replacement(name: str) -> type:
+    """The class that stands for a global that is ignored."""
+    if name in _LISTS:
+        return _Values
+    return _Items if _DICTS.fullmatch(name) else _Ignored
 
 
 def check_pickle(file: BinaryIO, path: Path) -> list[str]:

@@ -171,7 +171,7 @@ def _with_metadata(path: Path, weights: dict[str, Tensor], metadata: Any) -> Che
 
 
 def _with_hub_config(read: Checkpoint, path: Path) -> Checkpoint:
-    """What was read from a folder of the Hub, with what ``config.json`` says of it."""
+    """A checkpoint from a folder of the Hub, with the description in ``config.json``."""
     beside = path.with_name(HUB_CONFIG)
     if path.name not in _IN_HUB_FOLDERS or not beside.is_file():
         return read

@@ -13,8 +13,8 @@ from transxnet.text import counted
 
 _ABOUT = """\
 Write a network as a folder for the Hugging Face Hub: the weights, config.json as timm writes it,
-and a model card made of what the training run knows. timm, transformers and this package load the
-folder. Nothing is uploaded: the command that would is printed."""
+and a model card from the run's settings, data and scores. timm, transformers and this package load
+the folder. Nothing is uploaded: the command that would is printed."""
 _EXAMPLES = """\
   transxnet publish runs/photos photo-classes --license cc-by-4.0
   transxnet publish runs/photos photo-classes --repo user/photo-classes --no-pictures

@@ -57,7 +57,7 @@ class DividedData(Protocol):
         """The images that both were drawn from; None if the data set has a validation part."""
 
     def description(self) -> DataDescription:
-        """What was found in the data set."""
+        """Description of the data set."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Fingerprint:
 
 
 def class_changes(before: Sequence[str], now: Sequence[str]) -> str | None:
-    """What changed in a list of classes, in words; None if they are the same, in any Unicode form."""
+    """Changes in a list of classes, in words; None if they are the same, in any Unicode form."""
     if same_names(before, now):
         return None
     old, new = ({name_key(name): name for name in names} for names in (before, now))
@@ -170,7 +170,7 @@ def same_images(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def image_changes(before: Fingerprint, now: Fingerprint, data: DividedData, root: Path) -> list[str]:
-    """What changed in the images since a fingerprint was taken, in words; empty if nothing did.
+    """Changes in the images since a fingerprint was taken, in words; empty if nothing did.
 
     Args:
         before: The fingerprint.

@@ -27,7 +27,7 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 @dataclass
 class Ignored:
-    """What was ignored below some folders.
+    """Files and folders that were ignored below some folders.
 
     Attributes:
         suffixes: Number of files of each suffix.

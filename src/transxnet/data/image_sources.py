@@ -152,7 +152,7 @@ class OpenedParts:
         return LabelledData(learned, validation, self, train, seed)
 
     def description(self) -> DataDescription:
-        """What was found, before anything is held out."""
+        """Description of the data set before anything is held out."""
         names = {"train": "training", "val": "validation"}
         parts = [
             described_part(names[part], self.origins[part], source) for part, source in sorted(self.sources.items())
@@ -179,7 +179,7 @@ class LabelledData:
     seed: int = 0
 
     def description(self) -> DataDescription:
-        """What was found in the data set."""
+        """Description of the data set."""
         if self.everything is None:
             described = self.parts.origins["train"], self.parts.origins["val"]
         else:

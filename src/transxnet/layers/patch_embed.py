@@ -14,7 +14,7 @@ from transxnet.layers.norm import BatchNorm2d
 
 
 def to_multiple(length: int, size: int) -> int:
-    """What a length lacks to a multiple of ``size``, in operations that every runtime rounds alike."""
+    """Difference of a length to the next multiple of ``size``, in operations that every runtime rounds alike."""
     return (length + size - 1) // size * size - length
 
 

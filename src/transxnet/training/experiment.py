@@ -49,7 +49,7 @@ class Experiment(ABC, Generic[AnyRecipe, AnyData, AnyNetwork, AnyEvaluation]):
 
     @property
     def description(self) -> DataDescription:
-        """What was found in the data set."""
+        """Description of the data set."""
         return self.data.description()
 
     @abstractmethod

@@ -42,7 +42,7 @@ class Level(NamedTuple):
     """A level of processors.
 
     Attributes:
-        flags: What such a processor has, by the names of /proc/cpuinfo.
+        flags: Features of such a processor, by their names in /proc/cpuinfo.
         float32: Name of the library that computes in float32.
         float16: Name of the library that computes in float16, if such a processor does.
     """
