@@ -14,12 +14,12 @@ from transxnet.layers import Block, DepthwiseConv2d, PatchEmbed, PatchStem, Posi
 from transxnet.layers.norm import restore_batch_norms
 from transxnet.layers.registry import FFNS, TOKEN_MIXERS, BlockSizes
 
-try:  # timm 1.0.31 records how a network was made; this is private
+try:  # it records sizes of images in timm's description of a network; this is private
     from timm.models._input import update_model_input_size
 except ImportError:
 
     def update_model_input_size(model: nn.Module, img_size: int | Sequence[int] | None, **model_args: Any) -> None:
-        """Do nothing: this timm records no sizes of images."""
+        """Do nothing where timm has no such function, which other releases may move."""
 
 
 class Trunk(nn.Module):

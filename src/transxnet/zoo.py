@@ -23,8 +23,6 @@ from timm.models import (
 )
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._hub import download_from_hf
-from torch import Tensor
-from torch.torch_version import TorchVersion
 
 from transxnet.ablation.rows import NETWORKS as NETWORKS
 from transxnet.checkpoints.fitting import check_variant, fit, square_size, variant_of
@@ -52,9 +50,6 @@ def full_name(name: str) -> str:
 
 default_cfgs = generate_default_cfgs(timm_descriptions())
 
-# Older releases change a stem's number of input channels only from 3, and initialise others anew.
-_TIMM_ADAPTS_STEMS = TorchVersion(timm.__version__) >= (1, 0, 31)
-
 _FIELDS = frozenset(field.name for field in fields(TransXNetConfig))
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -77,7 +72,7 @@ def _create(
     cache_dir: str | Path | None = None,
     **settings: Any,
 ) -> TransXNet:
-    overlay = dict(pretrained_cfg_overlay or {}) | ({} if _TIMM_ADAPTS_STEMS else {"first_conv": None})
+    overlay = dict(pretrained_cfg_overlay or {})
     settings = without_unset(settings)
     config = NETWORKS[variant]
     checkpoint = None
@@ -129,8 +124,7 @@ def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -
         keeps: Whether position biases are kept for another size than that, as the network's file describes.
     """
     network.pretrained_cfg.pop("state_dict", None)  # only needed for loading
-    if not network.pretrained_cfg.get("first_conv"):  # older releases of timm keep the overlay's None
-        network.pretrained_cfg["first_conv"] = "stem.conv"
+    network.pretrained_cfg.setdefault("first_conv", "stem.conv")
     if not keeps and size != network.config.img_size:
         network.set_input_size(size)
     network.update_description(size)
@@ -141,8 +135,7 @@ def _describe_built(network: TransXNet, model: Any, size: Any, *, keeps: bool) -
         model.pretrained_cfg = {name: ours.get(name, value) for name, value in model.pretrained_cfg.items()}
         model.pretrained_cfg.pop("state_dict", None)
         model.default_cfg = model.pretrained_cfg
-        if hasattr(network, "_traits"):  # by timm 1.0.31
-            model._traits = dict(network._traits)  # type: ignore[arg-type]
+        model._traits = dict(network._traits)  # type: ignore[arg-type]
 
 
 def _build(
@@ -158,21 +151,7 @@ def _fit(
 ) -> dict[str, Any]:
     assert checkpoint is not None  # timm calls this for pretrained networks only
     stored_size = checkpoint.config.img_size if checkpoint.config else None
-    source = checkpoint.source
-    weights = fit(state_dict, model, source=source, stored_size=stored_size, keep_size=keep_size, adapted=True)
-    return weights if _TIMM_ADAPTS_STEMS else _with_channels(weights, model.in_chans)
-
-
-def _with_channels(weights: dict[str, Tensor], in_chans: int) -> dict[str, Tensor]:
-    """Change the stem's number of input channels as timm does: sum them to one, or repeat and scale them."""
-    stem = weights["stem.conv.weight"]
-    channels = stem.shape[1]
-    if in_chans == channels:
-        return weights
-    if in_chans == 1:
-        return weights | {"stem.conv.weight": stem.float().sum(1, keepdim=True).to(stem.dtype)}
-    repeated = stem.float().repeat(1, -(-in_chans // channels), 1, 1)[:, :in_chans] * (channels / in_chans)
-    return weights | {"stem.conv.weight": repeated.to(stem.dtype)}
+    return fit(state_dict, model, source=checkpoint.source, stored_size=stored_size, keep_size=keep_size, adapted=True)
 
 
 def _read_source(

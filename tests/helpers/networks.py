@@ -35,14 +35,12 @@ def images(*shape: int) -> Tensor:
 
 def described_size(model: Any) -> tuple[int, ...]:
     """Channels, height and width by timm's description of a model."""
-    described = getattr(timm.models, "get_model_input_config", None)  # new in timm 1.0.31
-    return tuple(described(model)["input_size"] if described else model.pretrained_cfg["input_size"])
+    return tuple(timm.models.get_model_input_config(model)["input_size"])
 
 
 def save_for_hf(model: Any, folder: Path, safe: Any = True) -> None:
-    """Save a model by timm, whose older releases do not record the arguments that it was created with."""
-    arguments = {} if hasattr(timm.models, "get_model_input_config") else {"model_args": model._model_args}
-    timm.models.save_for_hf(model, str(folder), safe_serialization=safe, **arguments)
+    """Save a model as a folder of the Hugging Face Hub by timm."""
+    timm.models.save_for_hf(model, str(folder), safe_serialization=safe)
 
 
 def golden(name: str) -> dict[str, Any]:
