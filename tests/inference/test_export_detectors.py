@@ -17,7 +17,6 @@ import pytest
 import torch
 from pycocotools import mask
 from torch import Tensor
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import transxnet
 from helpers.commands import run
@@ -26,7 +25,7 @@ from transxnet.data.coco.opening import open_coco
 from transxnet.data.scenes import DIGIT_NAMES, write_scenes
 from transxnet.dense.head_description import HeadDescription
 from transxnet.dense.mask_rcnn import MaskRCNN
-from transxnet.dense.pyramid import P6P7, PyramidBackbone
+from transxnet.dense.pyramid import P6P7, EverySecondPixel, PyramidBackbone
 from transxnet.dense.retinanet import RetinaNet
 from transxnet.detection.evaluate import evaluate
 from transxnet.errors import CheckpointError, ConfigError
@@ -45,7 +44,7 @@ CHANNELS = 16
 def detector(kind: str) -> Any:
     """A lively detector of digits on the nano network's first stage, which is exported in seconds."""
     body = transxnet.create_backbone("transxnet_nano", out_indices=(0,), **first_stages(1, img_size=64))
-    pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: LastLevelMaxPool())
+    pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: EverySecondPixel())
     model = lively((RetinaNet if kind == "retinanet" else MaskRCNN)(pyramid, len(DIGIT_NAMES))).eval()
     model.architecture = "transxnet_nano"
     model.head_description = HeadDescription(

@@ -36,6 +36,17 @@ class P6P7(ExtraFPNBlock):
         return [*results, p6, self.p7(p6)], [*names, "p6", "p7"]
 
 
+class EverySecondPixel(ExtraFPNBlock):
+    """A coarser level of every second row and column of the last one, as torchvision's LastLevelMaxPool.
+
+    PyTorch 2.9 does not export max pooling of maps of every size.
+    """
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """Shapes: the last level of ``results`` (B, C, H, W) to one of half its size, rounded up."""
+        return [*results, results[-1][:, :, ::2, ::2]], [*names, "pool"]
+
+
 def head_norm(channels: int) -> nn.Module:
     """Group normalisation over groups of eight channels, which training from scratch needs at any batch size."""
     return nn.GroupNorm(math.gcd(max(channels // 8, 1), channels), channels)

@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from transxnet.checkpoints.released_dense import ReleasedNames
 from transxnet.dense.backbone import DenseBackbone
@@ -18,7 +17,7 @@ from transxnet.dense.mask_rcnn.export_form import MaskRCNNForm
 from transxnet.dense.mask_rcnn.proposals import ProposalNetwork
 from transxnet.dense.mask_rcnn.regions import RegionHeads
 from transxnet.dense.protocol import Detector
-from transxnet.dense.pyramid import PyramidBackbone, head_norm
+from transxnet.dense.pyramid import EverySecondPixel, PyramidBackbone, head_norm
 from transxnet.dense.registry import register_dense_network
 
 
@@ -94,7 +93,7 @@ class MaskRCNN(Detector, GeneralizedRCNN):
     @classmethod
     def build(cls, body: DenseBackbone, head: HeadDescription) -> Self:
         norm = head_norm if head.normalised else None
-        pyramid = PyramidBackbone(body, head.pyramid_channels, lambda *channels: LastLevelMaxPool(), norm)
+        pyramid = PyramidBackbone(body, head.pyramid_channels, lambda *channels: EverySecondPixel(), norm)
         model = cls(pyramid, head.num_classes, cls.transform_for(head), norm)
         model.rpn.set_proposals(head.proposals)
         return model
