@@ -42,7 +42,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "onnxscript": "onnxscript",
         "openvino": "openvino",
     },
-    "parquet": {"datasets": "datasets"},
+    "parquet": {"datasets": "datasets", "pyarrow": "pyarrow"},
 }
 """Extra to its packages, each with the module that it installs."""
 
