@@ -262,7 +262,7 @@ def test_nothing_is_lost_between_a_recipe_and_its_file(tmp_path: Path) -> None:
         (["train", "--recipe", "--epochs", "1"], "--recipe needs a value"),
         (["train", "--resume"], "--resume needs a value"),
         (["train", "--out"], "--out needs a value"),
-        (["train", "--epo", "1"], "unrecognized arguments: --epo"),
+        (["train", "--epo", "1"], "nrecognized arguments: --epo"),
         (["train", "--augmentation", "mine.yaml"], "--augmentation is not an option by itself"),
         (["train", "--devices", "1000000"], "devices must be a whole number from 1 to 128"),
         (["train", "--devices", "9" * 5000], "devices is a number above 0"),
