@@ -80,7 +80,7 @@ def _as_line(
 
 @contextmanager
 def _program_hidden() -> Iterator[None]:
-    """Hide where the main module was read from, which new processes would be told to import."""
+    """Hide where the main module was read from, which new processes would import."""
     program = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: program[name] for name in ("__spec__", "__file__") if name in program}
     program["__spec__"] = None

@@ -163,7 +163,7 @@ def _peaks(lossy: Mapping[int, int], exact: Mapping[int, int]) -> dict[int, int]
     for code, count in lossy.items():
         histogram[min(max(code, 0), 255)] += count
     total, found = histogram.sum(), dict.fromkeys((code for code in exact if 0 <= code <= 255), 0)
-    if max(lossy) < 2 * _PEAK_WIDTH:  # class numbers: what was there cannot be told from noise
+    if max(lossy) < 2 * _PEAK_WIDTH:  # class numbers: what was there cannot be distinguished from noise
         return dict(lossy)
     for value in histogram.argsort(kind="stable")[::-1].tolist():
         near = histogram[max(value - _PEAK_WIDTH, 0) : value + _PEAK_WIDTH + 1].sum()
