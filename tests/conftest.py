@@ -18,6 +18,9 @@ from helpers.kernel_files import Kernel
 from helpers.networks import released_shapes, released_tensor
 from transxnet.data.coco.opening import CocoSource, open_coco_file
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels can be tested without a GPU
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # of their children

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from transxnet.errors import ConfigError
 
-Policy = Literal["auto", "reference", "native"]
+Policy = Literal["auto", "reference", "native", "triton"]
 """Who computes the operators.
 
 - ``reference``: PyTorch.
 - ``native``: our kernels wherever there is one for the tensors, and PyTorch elsewhere.
-- ``auto``: PyTorch, but in training on a CPU, where there are compiled kernels or a C++ compiler, as ``native``: a
-  training run looks for them and asks for ``native``; nothing else waits for a compiler.
+- ``auto``: on CUDA devices as ``native``. On CPUs PyTorch, but in training, where there are compiled kernels or a C++
+  compiler, as ``native``: a training run looks for them and asks for ``native``; nothing else waits for a compiler.
+- ``triton``: the kernels for CUDA devices, on CPUs too, where Triton's interpreter runs them (``TRITON_INTERPRET=1`` in
+  the environment): slow, to test and debug them.
 
-Compiled, traced and exported networks contain PyTorch's operations with each of them.
+On a CPU compiled networks contain PyTorch's operations, on CUDA devices the operators. Traced and exported networks
+contain PyTorch's operations everywhere.
 """
 
 VARIABLE = "TRANSXNET_KERNELS"
 """The environment variable that holds the policy outside :func:`use`; it is read once."""
+
+OLDEST_CAPABILITY = (8, 0)
+"""Compute capability from which the kernels for CUDA devices are used: Ampere."""
 
 _chosen: ContextVar[Policy | None] = ContextVar("_chosen", default=None)
 
@@ -36,12 +43,14 @@ def use(policy: Policy) -> Iterator[None]:
     """Compute the operators by a policy inside the context, in this thread.
 
     Raises:
-        ConfigError: If the policy is unknown, or ``native`` and there are neither compiled kernels nor a C++
-            compiler.
+        ConfigError: If the policy is unknown, ``native`` and there are neither compiled kernels nor a C++
+            compiler, or ``triton`` without Triton.
     """
     _check(policy, "the policy of kernels")
     if policy == "native":
         _load()
+    if policy == "triton" and not has_triton():
+        raise ConfigError("the kernels for CUDA devices need Triton, which PyTorch's packages for them install")
     token = _chosen.set(policy)
     try:
         yield
@@ -77,17 +86,54 @@ def native_available() -> bool:
 def is_native(x: Tensor) -> bool:
     """Whether operators of a tensor are computed by our kernels: now, here and for its device and type.
 
-    What only records operations (the compiler, a trace, a tensor without values) sees PyTorch's.
+    What is exported or traced contains PyTorch's operations, and so does what is compiled for a CPU.
     """
+    device = x.device.type
+    if device == "cuda" or (device == "cpu" and not torch.compiler.is_compiling() and _policy() == "triton"):
+        return _is_on_triton(x)
     return (
         not torch.compiler.is_compiling()
-        and (_chosen.get() or _environment()) == "native"
+        and _policy() == "native"
         and type(x) is Tensor
-        and x.device.type == "cpu"
+        and device == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
+
+
+def _is_on_triton(x: Tensor) -> bool:
+    return (
+        x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and not torch.compiler.is_exporting()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and _policy() != "reference"
+        and has_triton()
+    )
+
+
+def _constant(function: Callable[[], Any]) -> Any:
+    """What a function returns while a network is compiled stays in it.
+
+    As ``torch.compiler.assume_constant_result``, whose import takes a second.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
+def _policy() -> Policy:
+    return _chosen.get() or _environment()
+
+
+@_constant
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed, and the CUDA devices, if there are any, are recent enough for its kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    devices = range(torch.cuda.device_count())
+    return all(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY for device in devices)
 
 
 @functools.cache

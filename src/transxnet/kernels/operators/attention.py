@@ -1,0 +1,61 @@
+"""Attention with a position bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from transxnet.kernels.cpu import attention as cpu_attention
+from transxnet.kernels.operators.registration import (
+    CPU,
+    caller,
+    define,
+    gradients,
+    gradients_of,
+    last,
+    shapes,
+)
+
+SCHEMAS = (
+    # q (B, C, H, W), scaled; kv (B, 2 C, h, w); bias (1, heads, N, M), or its factors: (1, heads, N, m) and columns
+    # (M, m).
+    "attention(Tensor q, Tensor kv, Tensor bias, Tensor? columns, int heads) -> Tensor",
+    "attention_backward(Tensor gradient, Tensor q, Tensor kv, Tensor bias, Tensor? columns, Tensor out, int heads, "
+    "bool of_bias) -> (Tensor, Tensor, Tensor)",
+)
+
+CPU["attention"] = cpu_attention
+for _schema in SCHEMAS:
+    define(_schema)
+
+
+@shapes("attention")
+def _(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
+    return last(q)
+
+
+@shapes("attention_backward")
+def _(
+    gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
+    of_bias: bool,
+) -> Any:  # fmt: skip
+    return last(q), kv.new_empty(kv.shape), bias.new_empty(bias.shape if of_bias else 0)
+
+
+def _keep_attention(ctx: Any, inputs: Any, output: Tensor) -> None:
+    *tensors, ctx.heads = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _attention_gradients(ctx: Any, gradient: Tensor) -> Any:
+    of_bias = ctx.needs_input_grad[2]
+    q, kv, bias = gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, of_bias)
+    return q, kv, bias if of_bias else None, None, None
+
+
+gradients("attention", _keep_attention, _attention_gradients)
+
+
+attention: Callable[..., Tensor] = caller("attention")

@@ -1,0 +1,67 @@
+"""Depthwise convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from transxnet.kernels.cpu import depthwise as cpu_depthwise
+from transxnet.kernels.operators.registration import (
+    CPU,
+    caller,
+    define,
+    gradients,
+    gradients_of,
+    if_wanted,
+    last,
+    shapes,
+)
+
+SCHEMAS = (
+    # Kernels are shared (n = 1) or every image's own (n = B); weight (n, numbers of all kernels) has those of the first
+    # share of the channels first, (C', K, K); bias (n, C).
+    "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, int[] channels, int[] sizes, bool identity) -> Tensor",
+    "depthwise_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, int[] channels, int[] sizes, bool identity, "
+    "bool of_input, bool of_parameters) -> (Tensor, Tensor, Tensor)",
+)
+
+CPU["depthwise_conv2d"] = cpu_depthwise
+for _schema in SCHEMAS:
+    define(_schema)
+
+
+@shapes("depthwise_conv2d")
+def _(x: Tensor, weight: Tensor, bias: Any, channels: Any, sizes: Any, identity: bool) -> Tensor:
+    return last(x)
+
+
+@shapes("depthwise_conv2d_backward")
+def _(
+    gradient: Tensor, x: Tensor, weight: Tensor, channels: Any, sizes: Any, identity: bool, of_input: bool,
+    of_parameters: bool,
+) -> Any:  # fmt: skip
+    bias = x.new_empty(weight.shape[0], x.shape[1])
+    return if_wanted(of_input, x, channels_last=True), if_wanted(of_parameters, weight), if_wanted(of_parameters, bias)
+
+
+def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, weight, bias, *ctx.settings = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _depthwise_gradients(ctx: Any, gradient: Tensor) -> Any:
+    of_input, *of_parameters = ctx.needs_input_grad[:3]
+    back, weight, bias = gradients_of(
+        "depthwise_conv2d", gradient, *ctx.saved_tensors, *ctx.settings, of_input, any(of_parameters)
+    )
+    parameters = (weight, bias if ctx.has_bias else None) if any(of_parameters) else (None, None)
+    return back if of_input else None, *parameters, None, None, None
+
+
+gradients("depthwise_conv2d", _keep_depthwise, _depthwise_gradients)
+
+
+depthwise_conv2d: Callable[..., Tensor] = caller("depthwise_conv2d")
