@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels can be tested without a GPU
+
 from helpers.coco_files import content, write
 from helpers.kernel_files import Kernel
 from helpers.networks import released_shapes, released_tensor
 from transxnet.data.coco.opening import CocoSource, open_coco_file
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels can be tested without a GPU
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ Policy = Literal["auto", "reference", "native", "triton"]
 - ``triton``: the kernels for CUDA devices, on CPUs too, where Triton's interpreter runs them (``TRITON_INTERPRET=1`` in
   the environment): slow, to test and debug them.
 
-On a CPU compiled networks contain PyTorch's operations, on CUDA devices the operators. Traced and exported networks
+On a CPU compiled networks contain PyTorch's operations (but with ``triton``), on CUDA devices the operators. Traced and exported networks
 contain PyTorch's operations everywhere.
 """
 
@@ -89,7 +89,7 @@ def is_native(x: Tensor) -> bool:
     What is exported or traced contains PyTorch's operations, and so does what is compiled for a CPU.
     """
     device = x.device.type
-    if device == "cuda" or (device == "cpu" and not torch.compiler.is_compiling() and _policy() == "triton"):
+    if device == "cuda" or (device == "cpu" and _policy() == "triton"):
         return _is_on_triton(x)
     return (
         not torch.compiler.is_compiling()
