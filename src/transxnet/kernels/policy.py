@@ -25,8 +25,8 @@ Policy = Literal["auto", "reference", "native", "triton"]
 - ``triton``: the kernels for CUDA devices, on CPUs too, where Triton's interpreter runs them (``TRITON_INTERPRET=1`` in
   the environment): slow, to test and debug them.
 
-On a CPU compiled networks contain PyTorch's operations (but with ``triton``), on CUDA devices the operators. Traced and exported networks
-contain PyTorch's operations everywhere.
+Networks compiled for a CPU contain PyTorch's operations (but with ``triton``), those compiled for CUDA devices the
+operators. Traced and exported networks contain PyTorch's operations everywhere.
 """
 
 VARIABLE = "TRANSXNET_KERNELS"
