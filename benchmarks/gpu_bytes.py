@@ -6,7 +6,7 @@
 
 Networks and images are tensors without values on a CUDA device that need not exist. Eager passes are counted operator
 by operator (gpu_eager.py), compiled ones by TorchInductor's own count for an H100 (gpu_inductor.py), and the package's
-operators kernel by kernel (gpu_operators.py). Each case is counted with PyTorch's operators (the policy "reference")
+operators kernel by kernel (gpu_launches.py). Each case is counted with PyTorch's operators (the policy "reference")
 and with the package's (the policy "auto"). Times are bytes at 3.0 TB/s: bounds, not measurements.
 """
 

@@ -141,6 +141,19 @@ class _Worker:
 
 
 @contextmanager
+def described_devices() -> Iterator[None]:
+    """Let PyTorch say that an H100 is there."""
+    constants = {
+        "get_device_properties": H100, "get_device_capability": (9, 0), "current_device": 0, "device_count": 1,
+        "is_available": True, "is_initialized": True, "_lazy_init": None,
+    }  # fmt: skip
+    with ExitStack() as patches:
+        for name, value in constants.items():
+            patches.enter_context(mock.patch.object(torch.cuda, name, _returning(value)))
+        yield
+
+
+@contextmanager
 def described_gpu() -> Iterator[None]:
     """Let TorchInductor schedule kernels as for an H100, which need not be there."""
     from torch._dynamo.device_interface import CudaInterface
@@ -148,17 +161,14 @@ def described_gpu() -> Iterator[None]:
     from torch._inductor import utils as inductor_utils
     from torch.utils import _triton
 
-    constants = {
-        (torch.cuda, "get_device_properties"): H100, (torch.cuda, "get_device_capability"): (9, 0),
-        (torch.cuda, "current_device"): 0, (torch.cuda, "device_count"): 1, (torch.cuda, "is_available"): True,
-        (torch.cuda, "is_initialized"): True, (torch.cuda, "_lazy_init"): None,
+    constants: dict[Any, Any] = {
         (inductor_utils, "get_gpu_dram_gbps"): BANDWIDTH / 1e9, (inductor_utils, "get_max_numwarps"): 32,
         (CudaInterface, "get_device_properties"): H100, (CudaInterface, "is_available"): True,
         (CudaInterface, "get_compute_capability"): "90", (CudaInterface, "current_device"): 0,
     }  # fmt: skip
     for module in (_triton, scheduler):
         constants |= {(module, name): True for name in ("has_triton", "has_triton_package") if hasattr(module, name)}
-    with ExitStack() as patches:
+    with described_devices(), ExitStack() as patches:
         for (owner, name), value in constants.items():
             function: Any = _returning(value)
             patches.enter_context(

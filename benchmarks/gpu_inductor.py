@@ -1,7 +1,7 @@
 """Memory traffic of compiled passes on a CUDA device, by TorchInductor's own count: nothing is compiled or run.
 
 Graphs are traced with tensors without values, then lowered and scheduled for a described H100. The package's operators
-are counted by :mod:`gpu_operators`, other operators that Inductor does not generate by their inputs and outputs.
+are counted by :mod:`gpu_launches`, other operators that Inductor does not generate by their inputs and outputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gpu_fakes import CudaAutocast, attend_plainly, attention_by, described_gpu
-from gpu_operators import traffic_of
+from gpu_eager import rows_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
@@ -91,12 +91,14 @@ def _moved(x: Any) -> Any:
 def _count(
     graph: GraphModule, inputs: Any, mode: FakeTensorMode, rows: Rows, *, backward: bool, inference: bool
 ) -> None:
+    from torch._inductor import config as inductor_config
     from torch._inductor.debug import DebugContext
     from torch._inductor.graph import GraphLowering
     from torch._inductor.scheduler import ExternKernelSchedulerNode
     from torch._inductor.virtualized import V
 
-    with described_gpu(), torch.no_grad():
+    # Drop path's random numbers are drawn by PyTorch then, which needs no more of Inductor.
+    with described_gpu(), torch.no_grad(), inductor_config.patch(fallback_random=True):
         lowered = GraphLowering(
             graph, example_inputs=inputs, is_inference=inference, is_backward=backward, shape_env=mode.shape_env
         )
@@ -112,8 +114,8 @@ def _count(
                 rows[label][1] += 1
     for node in graph.graph.nodes:
         if _is_ours(node.target):
-            args, out = tree_map(lambda one: one.meta["val"] if isinstance(one, Node) else one, (node.args, node))
-            for label, size, launches in traffic_of(node.target._schema.name.partition("::")[2], args, out):
+            args = tree_map(lambda one: one.meta["val"] if isinstance(one, Node) else one, tuple(node.args))
+            for label, (size, launches) in rows_of(node.target._schema.name.partition("::")[2], args).items():
                 rows[label][0] += size
                 rows[label][1] += launches
 
