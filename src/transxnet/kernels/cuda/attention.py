@@ -142,11 +142,13 @@ class Plan(NamedTuple):
             "ROWS": self.rows,
             "KEYS": max(16, triton.next_power_of_2(self.sizes[2])),
             "VECTOR": next(size for size in (8, 4, 2, 1) if all(number % size == 0 for number in numbers)),
-            "PRECISION": precision(),
+            "PRECISION": precision(maps[0].x),
             "num_warps": 4,
         }
 
 
-def precision() -> str:
-    """Products of float32 maps: exact, unless PyTorch's own may be less."""
+def precision(x: Tensor) -> str:
+    """How maps are multiplied: float32 exactly, unless PyTorch's own products may be less exact."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return "widened"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

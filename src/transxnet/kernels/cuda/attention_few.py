@@ -14,6 +14,14 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def product(a, b, precision: tl.constexpr):
+    """A product of matrices, summed in float32. ``widened``: Triton's interpreter cannot multiply bfloat16."""
+    if precision == "widened":
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, input_precision=precision)
+
+
+@triton.jit
 def load_head(x, first, count, pixel, width: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr):
     """A head's channels (rows, depth) of the pixels from ``first``, with zeros beyond ``count`` pixels and its width."""
     at, channel = first + tl.arange(0, rows), tl.arange(0, depth)
@@ -53,9 +61,9 @@ def attend(
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         keyed = load_head(kv + image * kv_image + head * WIDTH, 0, keys, kv_pixel, WIDTH, KEYS, DEPTH)
         values = load_head(kv + image * kv_image + channels + head * WIDTH, 0, keys, kv_pixel, WIDTH, KEYS, DEPTH)
-        scores = tl.dot(queried, tl.trans(keyed), input_precision=PRECISION) * (scale * LOG2E) + biases
+        scores = product(queried, tl.trans(keyed), PRECISION) * (scale * LOG2E) + biases
         powers = tl.exp2(scores - tl.max(scores, 1)[:, None])
-        mixed = tl.dot(powers.to(values.dtype), values, input_precision=PRECISION) / tl.sum(powers, 1)[:, None]
+        mixed = product(powers.to(values.dtype), values, PRECISION) / tl.sum(powers, 1)[:, None]
         store_head(out + image * queries * channels + head * WIDTH, mixed, first, queries, channels, WIDTH, ROWS, DEPTH)
 
 
@@ -78,15 +86,15 @@ def of_queries(
     for image in range(group * GROUP, min(images, (group + 1) * GROUP)):
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         keyed = load_head(kv + image * kv_image + head * WIDTH, 0, keys, kv_pixel, WIDTH, KEYS, DEPTH)
-        scores = tl.dot(queried, tl.trans(keyed), input_precision=PRECISION) * (scale * LOG2E) + biases
+        scores = product(queried, tl.trans(keyed), PRECISION) * (scale * LOG2E) + biases
         powers = tl.exp2(scores - tl.max(scores, 1)[:, None])
         weights = powers / tl.sum(powers, 1)[:, None]
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
         values = load_head(kv + image * kv_image + channels + head * WIDTH, 0, keys, kv_pixel, WIDTH, KEYS, DEPTH)
-        of_weights = tl.dot(wanted, tl.trans(values), input_precision=PRECISION)
+        of_weights = product(wanted, tl.trans(values), PRECISION)
         of_scores = weights * (of_weights - tl.sum(weights * of_weights, 1)[:, None])
         total += of_scores
-        back = tl.dot(of_scores.to(keyed.dtype), keyed, input_precision=PRECISION) * scale
+        back = product(of_scores.to(keyed.dtype), keyed, PRECISION) * scale
         store_head(
             q_gradient + image * queries * channels + head * WIDTH, back, first, queries, channels, WIDTH, ROWS, DEPTH
         )
@@ -120,13 +128,13 @@ def of_keys(
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
         biases = tl.trans(load_bias(of_head, first, queries, keys, ROWS, KEYS))
-        scores = tl.dot(keyed, tl.trans(queried), input_precision=PRECISION) * (scale * LOG2E) + biases
+        scores = product(keyed, tl.trans(queried), PRECISION) * (scale * LOG2E) + biases
         powers = tl.exp2(scores - tl.max(scores, 0)[None, :])
         weights = powers / tl.sum(powers, 0)[None, :]
-        of_weights = tl.dot(values, tl.trans(wanted), input_precision=PRECISION)
+        of_weights = product(values, tl.trans(wanted), PRECISION)
         of_scores = weights * (of_weights - tl.sum(weights * of_weights, 0)[None, :])
-        value_total += tl.dot(weights.to(wanted.dtype), wanted, input_precision=PRECISION)
-        key_total += tl.dot(of_scores.to(queried.dtype), queried, input_precision=PRECISION)
+        value_total += product(weights.to(wanted.dtype), wanted, PRECISION)
+        key_total += product(of_scores.to(queried.dtype), queried, PRECISION)
     at = kv_gradient + (part.to(tl.int64) * images + image) * keys * 2 * channels + head * WIDTH
     store_head(at, key_total * scale, 0, keys, 2 * channels, WIDTH, KEYS, DEPTH)
     store_head(at + channels, value_total, 0, keys, 2 * channels, WIDTH, KEYS, DEPTH)
