@@ -44,8 +44,8 @@ def inputs(dtype: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
     q, kv = random(2, 6, 3, 2, dtype=dtype), random(2, 12, 2, 2, dtype=dtype)
     yield "depthwise_conv2d", (x, random(1, 4 * 9 + 2, dtype=dtype), random(1, 6, dtype=dtype), [4, 2], [3, 1], True)
     yield "depthwise_conv2d", (x, random(2, 6 * 25, dtype=dtype), None, [6], [5], False)
-    yield "attention", (q, kv, random(1, 2, 6, 4, dtype=dtype), None, 2)
-    yield "attention", (q, kv, random(1, 2, 6, 3, dtype=dtype), columns, 2)
+    yield "attention", (q, kv, random(1, 2, 6, 4, dtype=dtype), None, 2, 1.0)
+    yield "attention", (q, kv, random(1, 2, 6, 3, dtype=dtype), columns, 2, 0.7)
     for order in ("none", "before", "after"):
         parameters = (random(6, dtype=dtype), random(6, dtype=dtype), *statistics)
         yield "batch_norm", (x, *parameters, 0.1, 1e-5, order)
@@ -70,7 +70,7 @@ def test_the_operators_are_what_pytorch_expects() -> None:
     bias = random(1, 2, 6, 4, dtype=dtype).detach()
     for name, arguments in {
         "depthwise_conv2d": (gradient, x, random(1, 54, dtype=dtype).detach(), [6], [3], True, True, True),
-        "attention": (q, q, kv, bias, None, q, 2, True),
+        "attention": (q, q, kv, bias, None, q, 2, 0.7, True),
         "batch_norm": (gradient, x, weight, weight, statistics, "before", True),
         "gelu": (gradient, x),
         "layer_scale": (gradient, x, weight.reshape(-1, 1, 1), True),
@@ -122,8 +122,8 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     """Rather than read beyond their end."""
     x, kv = random(2, 6, 3, 3), random(2, 12, 2, 2)
     for name, given, error in (
-        ("attention", (x, kv, random(1, 2, 9, 3), None, 2), "does not accept queries"),
-        ("attention", (x, kv, random(1, 4, 9, 4), None, 4), "does not accept queries"),
+        ("attention", (x, kv, random(1, 2, 9, 3), None, 2, 1.0), "does not accept queries"),
+        ("attention", (x, kv, random(1, 4, 9, 4), None, 4, 1.0), "does not accept queries"),
         ("depthwise_conv2d", (x, random(3, 6), None, [6], [1], False), "kernels for 3 images, but 2 images"),
         ("layer_scale", (x, random(5, 1, 1), random(5, 1, 1)), "scale of 5 channels"),
     ):

@@ -66,24 +66,24 @@ def _kernels(weight: Tensor, channels: Sequence[int], sizes: Sequence[int], batc
         yield part.reshape(-1, count, size, size).expand(batch, -1, -1, -1)
 
 
-def attention(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
+def attention(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> Tensor:
     given = bias if columns is None else FactoredBias(bias, columns)
-    return _last(reference.attention(q, kv, given, heads, scale=1.0))
+    return _last(reference.attention(q, kv, given, heads, scale))
 
 
 def attention_backward(
     gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
-    of_bias: bool,
+    scale: float, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     tokens = (len(q), heads, q.shape[1] // heads, -1)
     k, v = kv.chunk(2, dim=1)
     g, q_tokens, k, v = (x.reshape(tokens).transpose(2, 3) for x in (gradient, q, k, v))  # (B, heads, N or M, d)
     whole = bias if columns is None else bias @ columns.T
-    weights = (q_tokens @ k.transpose(2, 3) + whole).softmax(dim=-1)  # (B, heads, N, M)
+    weights = (q_tokens * scale @ k.transpose(2, 3) + whole).softmax(dim=-1)  # (B, heads, N, M)
     of_weights = g @ v.transpose(2, 3)
     of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
-    of_q = (of_scores @ k).transpose(2, 3).reshape(q.shape)
-    of_kv = torch.stack((of_scores.transpose(2, 3) @ q_tokens, weights.transpose(2, 3) @ g))  # (2, B, heads, M, d)
+    of_q = (of_scores @ k * scale).transpose(2, 3).reshape(q.shape)
+    of_kv = torch.stack((of_scores.transpose(2, 3) @ q_tokens * scale, weights.transpose(2, 3) @ g))  # (2, B, heads, M, d)
     of_whole = of_scores.sum(0, keepdim=True)
     of_given = of_whole if columns is None else of_whole @ columns
     return (

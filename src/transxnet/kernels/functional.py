@@ -77,7 +77,9 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
     if not (is_native(q) and is_native(kv) and bias.dtype == torch.float32):
         return reference.attention(q, kv, position_bias, heads, scale)
     scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
-    return operators.attention(q if scale == 1.0 else q * scale, kv, bias, columns, heads)
+    if q.device.type == "cpu" and scale != 1.0:  # once; the kernels would do it in the backward pass again
+        q, scale = q * scale, 1.0
+    return operators.attention(q, kv, bias, columns, heads, scale)
 
 
 def batch_norm(

@@ -12,13 +12,14 @@ from transxnet.kernels.cpu import layouts
 from transxnet.kernels.cpu.build import library
 
 
-def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
+def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> Tensor:
     """Attention from all pixels of a map to those of another; arguments as for the operator, float32.
 
     Returns:
         (B, C, H, W), channels last in memory.
     """
-    _check(q, kv, bias, columns, heads)
+    check(q, kv, bias, columns, heads)
+    q = q if scale == 1.0 else q * scale
     q, kv = (x.contiguous(memory_format=torch.channels_last) for x in (q, kv))
     bias, columns = bias.contiguous(), None if columns is None else columns.contiguous()
     out = torch.empty_like(q, memory_format=torch.channels_last)
@@ -30,9 +31,10 @@ def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: 
 
 def backward(
     gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
-    of_bias: bool,
+    scale: float, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the queries, of the keys and values, and of the bias, which is empty unless requested."""
+    q = q if scale == 1.0 else q * scale
     q, kv, out, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (q, kv, out, gradient))
     bias, columns = bias.contiguous(), None if columns is None else columns.contiguous()
     batch, channels, height, width = kv.shape
@@ -45,10 +47,15 @@ def backward(
     )  # fmt: skip
     _functions().attention_gradients_float32(ctypes.byref(job), torch.get_num_threads())
     maps = kv_gradient.permute(1, 0, 2, 4, 3).reshape(kv.shape)  # (B, 2, heads, d, M)
-    return q_gradient, maps, bias_gradient
+    return q_gradient if scale == 1.0 else q_gradient * scale, maps, bias_gradient
 
 
-def _check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> None:
+def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> None:
+    """Refuse arguments of the operator that do not fit each other, rather than read beyond their end.
+
+    Raises:
+        ValueError: If they do not.
+    """
     batch, channels, height, width = q.shape
     keys = kv.shape[2] * kv.shape[3]
     stored = keys if columns is None else columns.shape[1]

@@ -10,6 +10,7 @@ from torch import Tensor
 from transxnet.kernels.cpu import attention as cpu_attention
 from transxnet.kernels.operators.registration import (
     CPU,
+    CUDA,
     caller,
     define,
     gradients,
@@ -19,40 +20,40 @@ from transxnet.kernels.operators.registration import (
 )
 
 SCHEMAS = (
-    # q (B, C, H, W), scaled; kv (B, 2 C, h, w); bias (1, heads, N, M), or its factors: (1, heads, N, m) and columns
-    # (M, m).
-    "attention(Tensor q, Tensor kv, Tensor bias, Tensor? columns, int heads) -> Tensor",
+    # q (B, C, H, W); kv (B, 2 C, h, w); bias (1, heads, N, M), or its factors: (1, heads, N, m) and columns (M, m);
+    # scale of the products of queries and keys.
+    "attention(Tensor q, Tensor kv, Tensor bias, Tensor? columns, int heads, float scale) -> Tensor",
     "attention_backward(Tensor gradient, Tensor q, Tensor kv, Tensor bias, Tensor? columns, Tensor out, int heads, "
-    "bool of_bias) -> (Tensor, Tensor, Tensor)",
+    "float scale, bool of_bias) -> (Tensor, Tensor, Tensor)",
 )
 
-CPU["attention"] = cpu_attention
+CPU["attention"], CUDA["attention"] = cpu_attention, "attention"
 for _schema in SCHEMAS:
     define(_schema)
 
 
 @shapes("attention")
-def _(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int) -> Tensor:
+def _(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> Tensor:
     return last(q)
 
 
 @shapes("attention_backward")
 def _(
     gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
-    of_bias: bool,
+    scale: float, of_bias: bool,
 ) -> Any:  # fmt: skip
     return last(q), kv.new_empty(kv.shape), bias.new_empty(bias.shape if of_bias else 0)
 
 
 def _keep_attention(ctx: Any, inputs: Any, output: Tensor) -> None:
-    *tensors, ctx.heads = inputs
+    *tensors, ctx.heads, ctx.scale = inputs
     ctx.save_for_backward(*tensors, output)
 
 
 def _attention_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_bias = ctx.needs_input_grad[2]
-    q, kv, bias = gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, of_bias)
-    return q, kv, bias if of_bias else None, None, None
+    q, kv, bias = gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, ctx.scale, of_bias)
+    return q, kv, bias if of_bias else None, None, None, None
 
 
 gradients("attention", _keep_attention, _attention_gradients)

@@ -1,0 +1,71 @@
+"""Attention's kernels for CUDA devices, by Triton's interpreter, against PyTorch's attention in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from helpers.networks import assert_same
+from transxnet.kernels import use
+
+pytest.importorskip("triton")
+
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
+"""Of outputs and gradients, relative to their largest value."""
+
+
+def maps(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * scale
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def expected(q: Tensor, kv: Tensor, whole: Tensor, heads: int, scale: float) -> Tensor:
+    """Attention by PyTorch."""
+    tokens: list[Any] = [x.reshape(len(x), heads, q.shape[1] // heads, -1).mT for x in (q, *kv.chunk(2, dim=1))]
+    weights = (tokens[0] * scale @ tokens[1].mT + whole).softmax(dim=-1)
+    return (weights @ tokens[2]).mT.reshape(q.shape)
+
+
+def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> None:
+    """Compare the operator and its gradients with PyTorch's in float64."""
+    doubles = [x.detach().double().requires_grad_() for x in (q, kv, bias)]
+    whole = doubles[2] if columns is None else doubles[2] @ columns.double().T
+    wanted = expected(doubles[0], doubles[1], whole, heads, scale)
+    gradient = maps(q.dtype, *q.shape[::-1]).permute(3, 2, 1, 0)
+    gradients = torch.autograd.grad(wanted, doubles, gradient.double())
+    leaves = [x.detach().requires_grad_() for x in (q, kv, bias)]
+    with use("triton"):
+        found = torch.ops.transxnet.attention(*leaves, columns, heads, scale)
+        assert found.dtype == q.dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert_close(found, wanted)
+        for one, other in zip(torch.autograd.grad(found, leaves, gradient), gradients, strict=True):
+            assert_close(one, other, q.dtype)
+
+
+def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> None:
+    assert found.shape == wanted.shape
+    error = (found.double() - wanted).abs().max() / max(float(wanted.abs().max()), 1e-3)
+    assert error <= TOLERANCES[dtype or found.dtype]
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "width", "size", "keys"),
+    [
+        (1, 1, 12, (3, 5), (1, 1)),
+        (3, 2, 19, (9, 9), (7, 7)),
+        (1, 2, 24, (5, 7), (12, 12)),
+        (3, 1, 28, (1, 67), (7, 7)),
+        (2, 1, 32, (11, 1), (1, 17)),
+    ],
+)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_few_keys(
+    dtype: torch.dtype, batch: int, heads: int, width: int, size: tuple[int, int], keys: tuple[int, int]
+) -> None:
+    q, kv = maps(dtype, batch, heads * width, *size), maps(dtype, batch, 2 * heads * width, *keys)
+    check(q, kv, torch.randn(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
