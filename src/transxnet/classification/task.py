@@ -83,6 +83,7 @@ class ClassificationTask(Task):
             lr=rate,
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
+            **({"fused": True} if self.device.type == "cuda" else {}),  # on a CPU it would round otherwise
         )
         warmup = min(recipe.warmup_epochs, recipe.epochs - 1)
         self.schedule = CosineLRScheduler(

@@ -35,7 +35,8 @@ class Task(LightningModule):
     Attributes:
         metric: Name of the validation metric that chooses the best epoch, a share of 1.
         metric_label: Its name for people.
-        kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
+        kernels: Kernels that computed the run, in order: "reference" (PyTorch's), "native" (ours in C++) or
+            "triton" (ours for GPUs).
         report: Prints a remark.
         data: State of the data's fingerprint, for the checkpoints.
     """
