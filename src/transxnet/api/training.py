@@ -144,8 +144,9 @@ class Job:
         recipe = self.file.recipe(settings)
         if self.folder is None:
             return recipe
-        started = open_recipe(self.folder.config) if self.own_recipe else self.file
-        if changes := recipe.changes_from(started.recipe()):
+        started = (open_recipe(self.folder.config) if self.own_recipe else self.file).recipe()
+        recipe = recipe.following(started)
+        if changes := recipe.changes_from(started):
             listed = "; ".join(f"{name} is {old!r} there, {new!r} here" for name, (old, new) in changes.items())
             raise ConfigError(
                 f"{self.folder.path} was started with other settings: {listed}. Leave them out, or start a new run"

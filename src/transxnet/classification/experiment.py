@@ -20,7 +20,7 @@ from transxnet.plotting.run_figures import save_curves
 from transxnet.text import counted
 from transxnet.training.experiment import Experiment, Loaders
 from transxnet.training.processes import Process
-from transxnet.training.recipe import RELEASED_CHECKPOINT
+from transxnet.training.recipe import RELEASED_CHECKPOINT, uses_gpu
 from transxnet.training.run_folder import RunFolder
 from transxnet.zoo import create_model, load_model
 
@@ -51,9 +51,10 @@ class ClassificationExperiment(Experiment[ClassificationRecipe, LabelledData, Tr
 
     def loaders(self, network: TransXNet, process: Process) -> Loaders:
         recipe, preprocessing = self.recipe, vars(network)["pretrained_cfg"]
-        augmented = training_transform(preprocessing, recipe.augmentation)
+        on_cpu = not uses_gpu(recipe)  # a GPU is sent bytes, a quarter of the size, and normalises them
+        augmented = training_transform(preprocessing, recipe.augmentation, normalise=on_cpu)
         training = LabelledImages(self.train, augmented, seed=recipe.seed, replace_bad=True)
-        validation = LabelledImages(self.validation, evaluation_transform(preprocessing))
+        validation = LabelledImages(self.validation, evaluation_transform(preprocessing, normalise=on_cpu))
         return (
             self.training_loader(training, process),
             self.validation_loader(validation, recipe.batch_size, process),

@@ -49,6 +49,7 @@ class ClassificationRecipe(Recipe):
     """
 
     task: ClassVar[str] = "classification"
+    fixed_size: ClassVar[bool] = True
 
     data: str = "digits"
     epochs: Epochs = 300

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.loader import BadImages, Batch
+from transxnet.data.transforms import Normalisation
 from transxnet.model import TransXNet
 from transxnet.training.task import Task
 
@@ -48,11 +49,16 @@ class ClassificationTask(Task):
         self.mix = _mixup(recipe, model.num_classes)
         # As in the released recipe, erasing comes after normalisation and mixing.
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")
+        self.normalise = Normalisation(vars(model)["pretrained_cfg"])
         self.top1 = MulticlassAccuracy(model.num_classes, average="micro")
         self.val_loss = MeanMetric(nan_strategy="disable")
 
     def on_fit_start(self) -> None:
         self.erase.device = self.device  # the noise is drawn there
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise what the loader left as bytes."""
+        return batch._replace(images=self.normalise(batch.images)) if batch.images.dtype == torch.uint8 else batch
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.schedule.step(self.current_epoch)  # by the epoch's number alone, so that no history is needed
@@ -77,12 +83,14 @@ class ClassificationTask(Task):
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         rate, minimum = (self.scaled(rate) for rate in (recipe.lr, recipe.min_lr))
+        settings: dict[str, Any] = {"fused": True} if self.device.type == "cuda" else {}  # on a CPU it rounds otherwise
         optimizer = create_optimizer_v2(
             self.model,
             opt="adamw",
             lr=rate,
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
+            **settings,
         )
         warmup = min(recipe.warmup_epochs, recipe.epochs - 1)
         self.schedule = CosineLRScheduler(

@@ -66,7 +66,9 @@ class RecipeParser(CommandParser, ArgumentParser):
         action.help = text.replace("%", "%%")
         if isinstance(value, tuple | list):
             action.metavar = "[LOW,HIGH]" if len(value) == 2 else "[VALUE,...]"
-        elif not str(action.metavar).startswith("{"):  # no list of choices
+        elif str(action.metavar).startswith("{"):  # a list of choices
+            action.metavar = str(action.metavar).replace("True", "true").replace("False", "false")
+        else:
             action.metavar = (inner or outer).upper()
 
     def _reader(self, kind: Any) -> Any:

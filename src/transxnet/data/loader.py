@@ -20,6 +20,8 @@ from transxnet.data.sources import ImageSource
 from transxnet.data.worker_processes import set_up_worker, worker_context
 from transxnet.errors import DataError
 
+_PREFETCHED = 4  # batches that each worker reads ahead for a GPU; PyTorch's default is 2
+
 Transform = Callable[[Image.Image], Tensor]
 
 Advance = Callable[[int], None]
@@ -30,7 +32,7 @@ class Batch(NamedTuple):
     """A batch of labelled images.
 
     Attributes:
-        images: (B, C, H, W), normalised.
+        images: (B, C, H, W), normalised; or uint8, to be normalised on a GPU.
         targets: (B), class indices.
         indices: (B), indices of the images in their source.
         bad: Name and reason for each unusable image.
@@ -214,6 +216,7 @@ def worker_settings(workers: int) -> dict[str, Any]:
         return {"num_workers": 0}
     return {
         "num_workers": workers,
+        "prefetch_factor": _PREFETCHED if torch.cuda.is_available() else None,
         "multiprocessing_context": worker_context(__name__),
         "worker_init_fn": set_up_worker,
     }

@@ -112,26 +112,60 @@ class _Evaluation:
         return cast(Tensor, self.transform(image))
 
 
-def evaluation_transform(pretrained_cfg: Mapping[str, Any]) -> Transform:
-    """A transform that resizes, crops and normalises according to a network's ``pretrained_cfg``."""
+class Normalisation:
+    """Normalises batches of bytes on their device, as the transforms below do image by image, to the same values.
+
+    Args:
+        pretrained_cfg: A network's.
+    """
+
+    def __init__(self, pretrained_cfg: Mapping[str, Any]) -> None:
+        means, stds = normalisation(resolve_data_config(pretrained_cfg=dict(pretrained_cfg)))
+        self._values = torch.tensor([means, stds]).view(2, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W), uint8, to the same, float32 with the channels last in memory."""
+        if self._values.device != images.device:  # once
+            self._values = self._values.to(images.device)
+        means, stds = self._values
+        scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return scaled.sub_(means).div_(stds)
+
+
+def evaluation_transform(pretrained_cfg: Mapping[str, Any], *, normalise: bool = True) -> Transform:
+    """A transform that resizes, crops and normalises according to a network's ``pretrained_cfg``.
+
+    Args:
+        pretrained_cfg: The network's.
+        normalise: Whether to normalise; otherwise images are bytes, for :class:`Normalisation`.
+    """
     config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-    return _for_bands(config, lambda each: _Evaluation(create_transform(**each, is_training=False)))
+    return _for_bands(
+        config, lambda each: _Evaluation(create_transform(**each, is_training=False, normalize=normalise))
+    )
 
 
-def training_transform(pretrained_cfg: Mapping[str, Any], augmentation: Augmentation) -> Transform:
+def training_transform(
+    pretrained_cfg: Mapping[str, Any], augmentation: Augmentation, *, normalise: bool = True
+) -> Transform:
     """A transform that augments, then normalises according to ``pretrained_cfg``; erasing is done on batches.
+
+    Args:
+        pretrained_cfg: A network's.
+        augmentation: The settings.
+        normalise: As of :func:`evaluation_transform`.
 
     Raises:
         ConfigError: If timm does not know the ``auto_augment`` policy.
     """
     config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
     try:
-        return _for_bands(config, lambda each: _augmenting(each, augmentation))
+        return _for_bands(config, lambda each: _augmenting(each, augmentation, normalise))
     except (AssertionError, NotImplementedError, ValueError) as error:  # raised by timm for unknown policies
         raise ConfigError(f"augmentation.auto_augment {augmentation.auto_augment!r} is not timm's: {error}") from error
 
 
-def _augmenting(config: Mapping[str, Any], augmentation: Augmentation) -> Transform:
+def _augmenting(config: Mapping[str, Any], augmentation: Augmentation, normalise: bool) -> Transform:
     transform = create_transform(
         config["input_size"],
         is_training=True,
@@ -143,6 +177,7 @@ def _augmenting(config: Mapping[str, Any], augmentation: Augmentation) -> Transf
         interpolation="random" if augmentation.auto_augment else config["interpolation"],
         mean=config["mean"],
         std=config["std"],
+        normalize=normalise,
     )
     for step in transform.transforms:
         for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):

@@ -19,7 +19,7 @@ from transxnet.data.randomness import seed_for
 from transxnet.errors import CheckpointError
 from transxnet.files import replacing
 from transxnet.text import counted
-from transxnet.training.nonfinite import FiniteSteps
+from transxnet.training.nonfinite import FiniteSteps, may_wait
 from transxnet.training.timing import StepTimes
 
 
@@ -155,8 +155,7 @@ class ProgressDisplay(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Reading a number from a GPU waits for it.
-        if outputs is not None and (batch_idx % 10 == 0 or trainer.strategy.root_device.type == "cpu"):
+        if outputs is not None and may_wait(trainer, batch_idx):
             loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
             self._loss = loss if self._loss != self._loss else 0.9 * self._loss + 0.1 * loss
         self._progress.update(self._task, advance=1, description=self._epoch(trainer), numbers=self._numbers())

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from transxnet.bounds import (
     BatchSize,
@@ -34,6 +34,9 @@ from transxnet.training.recipe_file import dump_yaml
 RELEASED_CHECKPOINT = "released"
 """As a checkpoint: download the authors' weights."""
 
+Precision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+"""Number formats of a run: float32, or a half precision with parameters in float32."""
+
 # Settings that may change when a run is resumed: none of them changes a bit of the result.
 _FREE = {"workers", "max_bad", "max_skipped", "checkpoint_minutes", "keep_checkpoints", "wandb"}
 
@@ -55,17 +58,22 @@ class Recipe:
         weight_decay: Weight decay of AdamW.
         drop_path: Rate of stochastic depth in the last block.
         ema_decay: Decay of the moving average of the weights, which is the result; 0 for no averaging.
-        precision: "32", "bf16-mixed" or "16-mixed" (GPU; attention stays in float32).
+        precision: "32", "bf16-mixed", "16-mixed" (a GPU, with loss scaling), or "auto": on a GPU
+            "bf16-mixed", or "16-mixed" if it has no bfloat16, and on a CPU "32". A run records what it was.
         grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
-        compile: Compile the blocks with torch.compile: minutes at first, then faster on a GPU.
-        native_kernels: On a CPU, compute depthwise convolutions, attention, batch normalisation, GELU
-            and layer scales in float32 with the package's own kernels, where there are compiled ones or a
-            C++ compiler and TRANSXNET_KERNELS does not choose others; false for PyTorch's.
+        compile: Compile the whole "network" with torch.compile, or each of its "blocks", which takes less
+            time at the start; true for "blocks". Minutes at first, then faster on a GPU.
+        native_kernels: Compute depthwise convolutions, attention, batch normalisation, GELU and layer
+            scales with the package's own kernels, unless TRANSXNET_KERNELS chooses others: on a GPU in
+            Triton, on a CPU, in float32, where there are compiled ones or a C++ compiler; false for
+            PyTorch's.
         accelerator: "auto", "cpu" or "gpu".
         devices: Devices of a machine: a number, or "auto" for all GPUs or one CPU; set by torchrun and
             SLURM where they start the run.
         nodes: Machines; set by torchrun and SLURM where they start the run.
         strategy: "auto" (DDP if there is more than one device), "ddp" or "fsdp".
+        sync_batchnorm: Whether batch normalisation takes its statistics over the images of all devices:
+            true, false, or "auto" for true on GPUs.
         checkpoint_minutes: Time between two checkpoints within an epoch; 0 for only after each epoch.
         keep_checkpoints: How many of the newest checkpoints are kept.
         max_skipped: Stop after so many consecutive steps without a finite gradient.
@@ -76,6 +84,8 @@ class Recipe:
     """
 
     task: ClassVar[str]
+    fixed_size: ClassVar[bool] = False
+    """Whether the network's images are all of one size."""
 
     data: str = ""
     checkpoint: str | None = None
@@ -87,14 +97,15 @@ class Recipe:
     weight_decay: WeightDecay = 0.05
     drop_path: DropRate = 0.0
     ema_decay: DropRate = 0.0
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "auto"
     grad_checkpointing: bool = False
-    compile: bool = False
+    compile: Literal["network", "blocks", True, False] = False
     native_kernels: bool = True
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: str = "auto"
     nodes: Nodes = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    sync_batchnorm: Literal["auto", True, False] = "auto"
     checkpoint_minutes: Minutes = 15.0
     keep_checkpoints: Tolerated = 3
     max_skipped: Tolerated = 20
@@ -105,6 +116,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.compile is True:  # one spelling, so that equal recipes are equal
+            object.__setattr__(self, "compile", "blocks")
         if self.devices != "auto":
             if not re.fullmatch("[0-9]{1,9}", self.devices):
                 raise ConfigError(f'devices is a number above 0 or "auto", not {shown(self.devices)}')
@@ -141,6 +154,14 @@ class Recipe:
         """Data and weights that a run reads; names of embedded data and URLs among them."""
         return [self.data, *([self.checkpoint] if self.checkpoint else [])]
 
+    def resolved(self) -> Self:
+        """The recipe with the precision that "auto" is on this machine."""
+        return dataclasses.replace(self, precision=resolved_precision(self))
+
+    def following(self, started: Recipe) -> Self:
+        """The recipe to resume a run with: a precision that is "auto" is the one that the run was started with."""
+        return dataclasses.replace(self, precision=started.precision) if self.precision == "auto" else self
+
     def changes_from(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Settings that decide the result and differ: name to (other's, ours)."""
         mine, theirs = (recipe.settings() for recipe in (self, other))
@@ -154,6 +175,30 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as a file that reproduces the run."""
         return dump_yaml(self.settings())
+
+
+def uses_gpu(recipe: Recipe) -> bool:
+    """Whether a recipe's run on this machine is on its GPUs."""
+    import torch  # after the command's help, which does not wait for it
+
+    return recipe.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def resolved_precision(recipe: Recipe) -> Precision:
+    """What a recipe's precision is on this machine."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if not uses_gpu(recipe):
+        return "32"
+    import torch
+
+    # PyTorch emulates bfloat16 on older devices, slowly.
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def synchronises(recipe: Recipe) -> bool:
+    """Whether several processes synchronise the statistics of batch normalisation."""
+    return uses_gpu(recipe) if recipe.sync_batchnorm == "auto" else recipe.sync_batchnorm
 
 
 def recipe_path(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,15 +23,16 @@ from transxnet.data.description import DataDescription
 from transxnet.data.fingerprint import Fingerprint
 from transxnet.errors import CheckpointError, ConfigError, Stopped, TransXNetError
 from transxnet.files import read_json, reading, reason, user_path
-from transxnet.model import Block, Stage
+from transxnet.model import Stage
 from transxnet.text import counted
+from transxnet.training.acceleration import accelerated
 from transxnet.training.checkpointing import step_of
 from transxnet.training.data_changes import DataChanged, ResumedData
 from transxnet.training.experiment import Experiment
 from transxnet.training.memory import keep_freed_memory, maximum_memory
 from transxnet.training.monitors import Monitors
 from transxnet.training.processes import Process
-from transxnet.training.recipe import Recipe
+from transxnet.training.recipe import Recipe, synchronises, uses_gpu
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.signals import interruptible
 from transxnet.training.task import Task
@@ -60,7 +61,8 @@ class TrainingResult:
         waiting_for_data: Share of the steps' time spent waiting for images.
         peak_memory_bytes: Maximum memory, of the GPU or of the process.
         skipped_steps: Steps skipped because the gradient was not finite.
-        kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
+        kernels: Kernels that computed the run, in order: "reference" (PyTorch's), "native" (ours in C++) or
+            "triton" (ours for GPUs).
         bad_images: Name and reason of each image that could not be used.
         data: What was found in the data set.
         versions: Versions of Python and of the packages that the result depends on.
@@ -132,6 +134,7 @@ def train(
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
         Stopped: If a signal stopped the run.
     """
+    recipe = recipe.resolved()
     seed_everything(recipe.seed, verbose=False)
     experiment, description, fingerprint = _opened(experiment_class, recipe, resume, data_changed, console)
     network = experiment.build_network()
@@ -139,17 +142,22 @@ def train(
     task.data = fingerprint.state()
 
     with quiet_lightning(), out_of_memory_explained(recipe):
-        set_up_process(network, recipe)
         monitors = Monitors.create(recipe, task, experiment.image_name, folder, console, profile=profile)
         trainer = make_trainer(recipe, folder, monitors, first_step=step_of(resume))
+        set_up_process(network, recipe, trainer.world_size)
         device = str(trainer.strategy.root_device)
-        policy = kernel_policy(recipe, device)
+        policy, gpu = kernel_policy(recipe, device), uses_gpu(recipe)
         task.kernels, task.report = [policy], lambda line: console.print(line, markup=False)
         training, validation = experiment.loaders(network, Process(trainer.global_rank, trainer.world_size))
         console.print(_introduction(recipe, network, trainer.world_size))
         if trainer.is_global_zero:
             folder.begin(recipe, description.to_dict() | {"fingerprint": fingerprint.to_dict()})
-        with kernels.use(policy), _resume_explained(resume, monitors), interruptible():
+        with (
+            _computed_by(policy, gpu),
+            accelerated(network, recipe, gpu=gpu),
+            _resume_explained(resume, monitors),
+            interruptible(),
+        ):
             trainer.fit(task, training, validation, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero and resume and trainer.global_step and not monitors.times.counts["step"]:
             # Only the end was missing: the averaged weights are in the checkpoint.
@@ -158,7 +166,7 @@ def train(
         return None
 
     save_model(network, folder.weights)
-    with kernels.use(policy):
+    with _computed_by(policy, gpu):
         evaluation = experiment.evaluate(network, device)
         experiment.draw(network, evaluation, monitors.history.epochs, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
@@ -180,15 +188,28 @@ def _opened(
     return experiment, description, Fingerprint.of(experiment.data, resumed.root, description)
 
 
-def set_up_process(network: nn.Module, recipe: Recipe) -> None:
-    """Prepare the blocks for checkpointing or compilation, and a CPU process's memory for repeated steps."""
+def set_up_process(network: nn.Module, recipe: Recipe, world_size: int = 1) -> None:
+    """Prepare a process for repeated steps.
+
+    Args:
+        network: Its blocks are recomputed, and its statistics synchronised, as the recipe asks for.
+        recipe: The settings.
+        world_size: Number of processes.
+    """
     for module in list(network.modules()):
         if isinstance(module, Stage):
             module.grad_checkpointing = recipe.grad_checkpointing
-        elif isinstance(module, Block) and recipe.compile:
-            module.compile(dynamic=False)
+    if world_size > 1 and synchronises(recipe):
+        from transxnet.layers.norm import synchronise_statistics  # type: ignore[attr-defined]  # MERGE: to the top
+
+        synchronise_statistics(network)
     if not torch.cuda.is_available():
         keep_freed_memory()
+
+
+def _computed_by(policy: kernels.Policy, gpu: bool) -> AbstractContextManager[None]:
+    """Compute a run's operators by its policy; on a GPU, what is left to the CPU is PyTorch's."""
+    return kernels.use("auto" if gpu and policy == "triton" else policy)
 
 
 def _result(

@@ -35,7 +35,8 @@ class Task(LightningModule):
     Attributes:
         metric: Name of the validation metric that chooses the best epoch, a share of 1.
         metric_label: Its name for people.
-        kernels: Kernels that computed the run, in order: "reference" (PyTorch's) or "native" (ours).
+        kernels: Kernels that computed the run, in order: "reference" (PyTorch's), "native" (ours in C++) or
+            "triton" (ours for GPUs).
         report: Prints a remark.
         data: State of the data's fingerprint, for the checkpoints.
     """
@@ -70,7 +71,8 @@ class Task(LightningModule):
         self.train_loss.update(loss.detach().nan_to_num(0.0, 0.0, 0.0), finite * len(batch.indices))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("step/loss", loss.detach(), on_step=True, on_epoch=False)  # for TensorBoard
-        self.log("step/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups), on_step=True)
+        rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        self.log("step/lr", torch.tensor(rate), on_step=True)  # on the CPU: Lightning would wait for its copy to a GPU
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

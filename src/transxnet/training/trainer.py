@@ -18,9 +18,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from transxnet import kernels
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.kernels.policy import has_triton
 from transxnet.text import counted
 from transxnet.training.monitors import Monitors
-from transxnet.training.recipe import Recipe
+from transxnet.training.recipe import Recipe, resolved_precision, uses_gpu
 from transxnet.training.run_folder import RunFolder
 
 
@@ -36,9 +37,8 @@ def make_trainer(recipe: Recipe, folder: RunFolder, monitors: Monitors, first_st
     Raises:
         ConfigError: If this machine lacks what the recipe asks for.
     """
-    accelerator = recipe.accelerator
-    gpu = torch.cuda.is_available() and accelerator != "cpu"
-    if accelerator == "gpu" and not gpu:
+    gpu = uses_gpu(recipe)
+    if recipe.accelerator == "gpu" and not gpu:
         raise ConfigError("there is no GPU here: leave --accelerator auto, or give cpu")
     if recipe.precision == "16-mixed" and not gpu:
         raise ConfigError("precision 16-mixed needs a GPU; on a CPU, take bf16-mixed or 32")
@@ -70,13 +70,14 @@ def make_trainer(recipe: Recipe, folder: RunFolder, monitors: Monitors, first_st
 def hardware(recipe: Recipe, gpu: bool) -> dict[str, Any]:
     """The Trainer's settings of devices, strategy and precision."""
     devices, nodes = processes(recipe)
+    precision = resolved_precision(recipe)
     return {
         "accelerator": "gpu" if gpu else "cpu",
         "devices": devices,
         "num_nodes": nodes,
         "strategy": _strategy(recipe, devices, nodes),
-        "precision": "32-true" if recipe.precision == "32" else recipe.precision,
-        "sync_batchnorm": gpu,  # PyTorch has none for CPUs
+        "precision": "32-true" if precision == "32" else precision,
+        "sync_batchnorm": False,  # Lightning's waits for the device in every layer; see set_up_process
     }
 
 
@@ -112,13 +113,20 @@ def loggers(recipe: Recipe, folder: RunFolder, first_step: int) -> list[Logger]:
 def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
     """Which kernels compute the operators in a run: see :data:`transxnet.kernels.Policy`.
 
+    Kernels for CPUs are neither looked for nor compiled in a run on a GPU.
+
     Args:
         recipe: Its ``native_kernels: false`` asks for PyTorch's.
         device: PyTorch's name of the device.
     """
-    if not recipe.native_kernels or recipe.compile or torch.device(device).type != "cpu":
-        return "reference"
     policy = kernels.current_policy()
+    if not recipe.native_kernels or policy == "reference":
+        return "reference"
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "triton" if has_triton() else "reference"
+    if recipe.compile or kind != "cpu":
+        return "reference"
     if policy != "auto":
         return policy
     # Without compiled kernels or a compiler PyTorch's kernels give the same, more slowly.
@@ -130,8 +138,10 @@ def _strategy(recipe: Recipe, devices: int | str, nodes: int) -> Strategy | str:
     if recipe.strategy == "fsdp":
         return FSDPStrategy(state_dict_type="full")
     if recipe.strategy == "ddp" or several:
-        # Statistics are synchronised (GPU), or the first process's are used in validation.
-        return DDPStrategy(broadcast_buffers=False)
+        # Statistics are synchronised, or the first process's are used in validation. Gradients are views of the buckets
+        # that are reduced: no copy back, and no second copy in memory. A static graph saves the search for unused
+        # parameters, which is off, and does not go with the compiler, which splits the graph by buckets.
+        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return "auto"
 
 
