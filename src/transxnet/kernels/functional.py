@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transxnet.kernels import operators, reference
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.gelu import is_dense
-from transxnet.kernels.policy import is_native
+from transxnet.kernels.policy import is_for_cuda, is_native
 from transxnet.kernels.reference import Bias, FactoredBias
 
 GELUOrder = Literal["none", "before", "after"]
@@ -103,16 +103,15 @@ def batch_norm(
     if not (is_native(x) and _is_normalised_natively(x, parameters)):
         return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
     y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
-    running_mean.copy_(new_mean)
-    running_var.copy_(new_var)
+    torch._foreach_copy_([running_mean, running_var], [new_mean, new_var])  # one launch
     return y
 
 
 def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether the channels are last, and parameters and map fit each other."""
+    """Whether parameters and map fit each other, and on CPUs the channels are last; kernels for CUDA convert maps."""
     return (
         x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and (is_for_cuda(x) or x.is_contiguous(memory_format=torch.channels_last))
         and x.numel() > x.shape[1]
         and all(part.dtype == torch.float32 and part.shape == (x.shape[1],) for part in parameters)
     )
@@ -120,7 +119,8 @@ def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 def gelu(x: Tensor) -> Tensor:
     """GELU, not approximated, of a tensor of any shape."""
-    return operators.gelu(x) if is_native(x) and is_dense(x) else F.gelu(x)
+    native = is_native(x) and not is_for_cuda(x) and is_dense(x)  # compilers for CUDA fuse PyTorch's with others
+    return operators.gelu(x) if native else F.gelu(x)
 
 
 def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -130,6 +130,7 @@ def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     native = (
         is_native(x)
+        and not is_for_cuda(x)
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(part.dtype == x.dtype and part.numel() == x.shape[1] for part in (weight, bias))

@@ -89,7 +89,7 @@ def is_native(x: Tensor) -> bool:
     What is exported or traced contains PyTorch's operations, and so does what is compiled for a CPU.
     """
     device = x.device.type
-    if device == "cuda" or (device == "cpu" and _policy() == "triton"):
+    if is_for_cuda(x):
         return _is_on_triton(x)
     return (
         not torch.compiler.is_compiling()
@@ -100,6 +100,11 @@ def is_native(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
+
+
+def is_for_cuda(x: Tensor) -> bool:
+    """Whether the kernels of a tensor, if it has any, are those for CUDA devices."""
+    return x.device.type == "cuda" or (x.device.type == "cpu" and _policy() == "triton")
 
 
 def _is_on_triton(x: Tensor) -> bool:

@@ -1,0 +1,71 @@
+"""Normalisation and residual sums by the kernels for CUDA devices, which Triton's interpreter runs, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from helpers.networks import assert_same
+from transxnet import kernels
+from transxnet.layers import BatchNorm2d
+
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) + mean
+    return (x.to(dtype).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x).requires_grad_()
+
+
+def doubles(*given: Tensor) -> list[Tensor]:
+    return [one.detach().double().requires_grad_() for one in given]
+
+
+def normalised(x: Tensor, weight: Tensor, bias: Tensor, running: list[Tensor], order: Any) -> Tensor:
+    return kernels.batch_norm(x, weight, bias, running[0], running[1], momentum=0.1, eps=1e-5, gelu=order)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "dtype", "mean"),
+    [
+        ((2, 6, 5, 4), "none", torch.float32, 0.0),
+        ((3, 7, 13, 11), "before", torch.float32, 0.0),
+        ((1, 70, 5, 3), "after", torch.float32, 0.0),
+        ((2, 5, 20, 25), "none", torch.float32, 1e4),
+        ((2, 16, 1, 1), "before", torch.float32, 0.0),
+        ((2, 24, 7, 7), "before", torch.bfloat16, 3.0),
+        ((2, 24, 7, 7), "after", torch.bfloat16, 0.0),
+        ((2, 96, 3, 3), "none", torch.float16, 0.0),
+    ],
+)
+def test_batch_normalisation(shape: Any, order: Any, dtype: torch.dtype, mean: float) -> None:
+    """Of a whole map and of a share of a map's channels, which is not copied."""
+    channels = shape[1]
+    whole = random(shape[0], 2 * channels, *shape[2:], dtype=dtype, mean=mean)
+    weight, bias, running = random(channels), random(channels), [torch.randn(channels), torch.rand(channels)]
+    for x in (random(*shape, dtype=dtype, mean=mean), whole[:, channels:].detach().requires_grad_()):
+        exact, statistics = doubles(x, weight, bias), [one.double() for one in running]
+        found = [one.clone() for one in running]
+        with kernels.use("triton"):
+            y = normalised(x, weight, bias, found, order)
+            gradient = random(*reversed(shape)).detach().permute(3, 2, 1, 0).to(dtype)
+            gradients = torch.autograd.grad(y, (x, weight, bias), gradient)
+        with kernels.use("reference"):
+            expected = normalised(exact[0], exact[1], exact[2], statistics, order)
+        wanted = torch.autograd.grad(expected, exact, gradient.double())
+        assert y.dtype == gradients[0].dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert_same(y, expected, TOLERANCES[dtype])
+        assert_same(found, statistics, 1e-6)
+        assert_same(gradients[0], wanted[0], TOLERANCES[dtype])
+        assert_same(gradients[1:], wanted[1:], 2e-6)
+
+
+def test_a_single_value_is_normalised_by_the_running_statistics() -> None:
+    norm, x = BatchNorm2d(6).train(), random(1, 6, 1, 1)
+    with kernels.use("triton"):
+        assert torch.equal(norm(x), norm.eval()(x))
