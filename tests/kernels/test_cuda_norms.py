@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from helpers.networks import assert_same
 from transxnet import kernels
@@ -36,7 +35,7 @@ def normalised(x: Tensor, weight: Tensor, bias: Tensor, running: list[Tensor], o
         ((3, 7, 13, 11), "before", torch.float32, 0.0),
         ((1, 70, 5, 3), "after", torch.float32, 0.0),
         ((2, 5, 20, 25), "none", torch.float32, 1e4),
-        ((2, 16, 1, 1), "before", torch.float32, 0.0),
+        ((5, 16, 1, 1), "before", torch.float32, 0.0),
         ((2, 24, 7, 7), "before", torch.bfloat16, 3.0),
         ((2, 24, 7, 7), "after", torch.bfloat16, 0.0),
         ((2, 96, 3, 3), "none", torch.float16, 0.0),
@@ -69,3 +68,26 @@ def test_a_single_value_is_normalised_by_the_running_statistics() -> None:
     norm, x = BatchNorm2d(6).train(), random(1, 6, 1, 1)
     with kernels.use("triton"):
         assert torch.equal(norm(x), norm.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("scaled", "kept"), [(True, True), (True, False), (False, True), (False, False)])
+def test_residual_sums(dtype: torch.dtype, scaled: bool, kept: bool) -> None:
+    x, branch = random(3, 7, 5, 4, dtype=dtype), random(3, 14, 4, 5, dtype=dtype)[:, 7:].transpose(2, 3)
+    branch = branch.detach().requires_grad_()
+    parts: Any = [random(7, 1, 1), random(7, 1, 1).detach().flip(0).requires_grad_()] if scaled else []
+    keep = torch.tensor([0.0, 1.25, 1.25]) if kept else None
+    exact: Any = doubles(x, branch, *parts)
+    gradient = random(4, 5, 7, 3).detach().permute(3, 2, 1, 0).to(dtype)
+    with kernels.use("triton"):
+        y = kernels.residual(x, branch, *(parts or (None, None)), keep)
+        gradients = torch.autograd.grad(y, (x, branch, *parts), gradient)
+    with kernels.use("reference"):
+        expected = kernels.residual(
+            *exact, *((None, None) if not scaled else ()), None if keep is None else keep.double()
+        )
+    wanted = torch.autograd.grad(expected, exact, gradient.double())
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    assert_same(y, expected, TOLERANCES[dtype])
+    assert_same(gradients[:2], wanted[:2], TOLERANCES[dtype])
+    assert_same(gradients[2:], wanted[2:], 2e-6)

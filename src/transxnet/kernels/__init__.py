@@ -16,8 +16,9 @@ from transxnet.kernels.functional import (
     dynamic_depthwise_conv2d,
     gelu,
     layer_scale,
+    residual,
 )
-from transxnet.kernels.policy import Policy, current_policy, is_native, native_available, use
+from transxnet.kernels.policy import Policy, current_policy, is_for_cuda, is_native, native_available, use
 from transxnet.kernels.reference import Bias, FactoredBias, attend
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "depthwise_conv2d",
     "dynamic_depthwise_conv2d",
     "gelu",
+    "is_for_cuda",
     "is_native",
     "layer_scale",
     "native_available",
+    "residual",
     "use",
 ]

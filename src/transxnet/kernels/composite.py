@@ -140,3 +140,22 @@ def layer_scale_backward(gradient: Tensor, x: Tensor, weight: Tensor, of_input: 
     sums = ((gradient * x).sum((0, 2, 3)), gradient.sum((0, 2, 3)))
     of_weight, of_bias = (one.reshape(weight.shape) for one in sums)
     return _last(gradient * weight) if of_input else x.new_empty(0), of_weight, of_bias
+
+
+# Residual sums, group normalisation and statistics of several processes
+
+
+def residual(x: Tensor, branch: Tensor, weight: Tensor | None, bias: Tensor | None, keep: Tensor | None) -> Tensor:
+    return _last(reference.residual(x, branch, weight, bias, keep).to(x.dtype))
+
+
+def residual_backward(
+    gradient: Tensor, branch: Tensor, weight: Tensor | None, keep: Tensor | None, of_branch: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    given = gradient if keep is None else gradient * keep[:, None, None, None]
+    scaled = given if weight is None else given * weight
+    back = _last(scaled.to(branch.dtype)) if of_branch else branch.new_empty(0)
+    if weight is None:
+        return back, branch.new_empty(0, dtype=torch.float32), branch.new_empty(0, dtype=torch.float32)
+    of_weight, of_bias = (given * branch).sum((0, 2, 3)), given.sum((0, 2, 3))
+    return back, of_weight.to(weight.dtype).reshape(weight.shape), of_bias.to(weight.dtype).reshape(weight.shape)

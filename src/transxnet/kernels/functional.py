@@ -136,3 +136,31 @@ def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         and all(part.dtype == x.dtype and part.numel() == x.shape[1] for part in (weight, bias))
     )
     return operators.layer_scale(x, weight, bias) if native else reference.layer_scale(x, weight, bias)
+
+
+def residual(
+    x: Tensor, branch: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    """A residual sum, x + keep * (branch * weight + bias), of the type of ``x`` where a kernel computes it.
+
+    Args:
+        x: (B, C, H, W).
+        branch: (B, C, H, W).
+        weight: Scale of the branch, (C, 1, 1), with ``bias``, or neither.
+        bias: (C, 1, 1).
+        keep: Factor of the branch for each image, (B), of float32.
+
+    Returns:
+        (B, C, H, W).
+    """
+    given = [one for one in (weight, bias) if one is not None]
+    native = (
+        is_native(x)
+        and is_native(branch)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and x.shape == branch.shape
+        and all(one.dtype == torch.float32 and one.numel() == x.shape[1] for one in given)
+    )
+    compute = operators.residual if native else reference.residual
+    return compute(x, branch, weight, bias, keep)

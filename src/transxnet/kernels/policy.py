@@ -104,6 +104,8 @@ def is_native(x: Tensor) -> bool:
 
 def is_for_cuda(x: Tensor) -> bool:
     """Whether the kernels of a tensor, if it has any, are those for CUDA devices."""
+    if not isinstance(x, Tensor):  # torch.fx traces with objects of its own
+        return False
     return x.device.type == "cuda" or (x.device.type == "cpu" and _policy() == "triton")
 
 
