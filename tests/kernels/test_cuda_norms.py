@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from helpers.networks import assert_same
 from transxnet import kernels
@@ -79,15 +80,44 @@ def test_residual_sums(dtype: torch.dtype, scaled: bool, kept: bool) -> None:
     keep = torch.tensor([0.0, 1.25, 1.25]) if kept else None
     exact: Any = doubles(x, branch, *parts)
     gradient = random(4, 5, 7, 3).detach().permute(3, 2, 1, 0).to(dtype)
+    weight, bias = parts or (None, None)
+    scale, shift = exact[2:] or (None, None)
     with kernels.use("triton"):
-        y = kernels.residual(x, branch, *(parts or (None, None)), keep)
+        y = kernels.residual(x, branch, weight, bias, keep)
         gradients = torch.autograd.grad(y, (x, branch, *parts), gradient)
     with kernels.use("reference"):
-        expected = kernels.residual(
-            *exact, *((None, None) if not scaled else ()), None if keep is None else keep.double()
-        )
+        expected = kernels.residual(exact[0], exact[1], scale, shift, None if keep is None else keep.double())
     wanted = torch.autograd.grad(expected, exact, gradient.double())
     assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
     assert_same(y, expected, TOLERANCES[dtype])
     assert_same(gradients[:2], wanted[:2], TOLERANCES[dtype])
     assert_same(gradients[2:], wanted[2:], 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "mean"),
+    [
+        ((2, 6, 5, 4), torch.float32, 0.0),
+        ((1, 70, 1, 1), torch.float32, 0.0),
+        ((3, 5, 21, 25), torch.float32, 1e4),
+        ((2, 48, 7, 7), torch.bfloat16, 3.0),
+        ((2, 96, 3, 3), torch.float16, 0.0),
+    ],
+)
+def test_normalisation_of_images(shape: Any, dtype: torch.dtype, mean: float) -> None:
+    """Of a whole map, a share of a map's channels, and a map with the channels first."""
+    channels = shape[1]
+    x, weight, bias = random(*shape, dtype=dtype, mean=mean).detach(), random(channels), random(channels)
+    layouts = (x, torch.cat((x, x), dim=1)[:, channels:], x.contiguous())
+    gradient = random(*reversed(shape)).detach().permute(3, 2, 1, 0).to(dtype)
+    for given in (one.detach().requires_grad_() for one in layouts):
+        exact = doubles(given, weight, bias)
+        with kernels.use("triton"):
+            y = kernels.group_norm(given, weight, bias, 1e-5)
+            gradients = torch.autograd.grad(y, (given, weight, bias), gradient)
+        expected = F.group_norm(exact[0], 1, exact[1], exact[2])
+        wanted = torch.autograd.grad(expected, exact, gradient.double())
+        assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+        assert_same(y, expected, TOLERANCES[dtype])
+        assert_same(gradients[0], wanted[0], TOLERANCES[dtype])
+        assert_same(gradients[1:], wanted[1:], 2e-6)

@@ -159,3 +159,22 @@ def residual_backward(
         return back, branch.new_empty(0, dtype=torch.float32), branch.new_empty(0, dtype=torch.float32)
     of_weight, of_bias = (given * branch).sum((0, 2, 3)), given.sum((0, 2, 3))
     return back, of_weight.to(weight.dtype).reshape(weight.shape), of_bias.to(weight.dtype).reshape(weight.shape)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(x.double(), (1, 2, 3), correction=0)
+    y = F.group_norm(x, 1, weight.to(x.dtype), bias.to(x.dtype), eps)
+    return _last(y), torch.stack((mean, (variance + eps).rsqrt()), dim=1)
+
+
+def group_norm_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, statistics: Tensor, of_input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, factor = statistics.to(weight.dtype)[:, :, None, None, None].unbind(1)
+    normalised, given = (x.to(weight.dtype) - mean) * factor, gradient.to(weight.dtype)
+    of_weight, of_bias = (given * normalised).sum((0, 2, 3)), given.sum((0, 2, 3))
+    if not of_input:
+        return x.new_empty(0), of_weight, of_bias
+    given = given * weight[:, None, None]
+    lost = given.mean((1, 2, 3), keepdim=True) + normalised * (given * normalised).mean((1, 2, 3), keepdim=True)
+    return _last((factor * (given - lost)).to(x.dtype)), of_weight, of_bias

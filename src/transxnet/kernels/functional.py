@@ -164,3 +164,18 @@ def residual(
     )
     compute = operators.residual if native else reference.residual
     return compute(x, branch, weight, bias, keep)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise each image over all its channels and positions, then scale and shift each channel.
+
+    Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W), of the type of ``x`` if a kernel computes it.
+    """
+    parameters = (weight, bias)
+    native = (
+        is_native(x)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and all(one.dtype == torch.float32 and one.shape == (x.shape[1],) for one in parameters)
+    )
+    return operators.group_norm(x, weight, bias, eps)[0] if native else F.group_norm(x, 1, weight, bias, eps)
