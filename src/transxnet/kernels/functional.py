@@ -82,7 +82,7 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
 
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *, momentum: float, eps: float,
-    gelu: GELUOrder = "none",
+    gelu: GELUOrder = "none", group: str = "",
 ) -> Tensor:  # fmt: skip
     """Normalise a map by its own statistics, as training does, and put them to the running ones.
 
@@ -95,11 +95,16 @@ def batch_norm(
         momentum: Share of the running statistics that is new.
         eps: Added to the variances.
         gelu: GELU of the map before it is normalised, or after that.
+        group: Name of a process group whose processes normalise by the statistics of all of their maps.
 
     Returns:
         (B, C, H, W).
     """
     parameters = (weight, bias, running_mean, running_var)
+    if group:
+        y, _, new_mean, new_var = operators.synchronised_batch_norm(x, *parameters, momentum, eps, gelu, group)
+        torch._foreach_copy_([running_mean, running_var], [new_mean, new_var])
+        return y
     if not (is_native(x) and _is_normalised_natively(x, parameters)):
         return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
     y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
