@@ -15,9 +15,11 @@ from transxnet.kernels.functional import (
     depthwise_conv2d,
     dynamic_depthwise_conv2d,
     gelu,
+    group_norm,
     layer_scale,
+    residual,
 )
-from transxnet.kernels.policy import Policy, current_policy, is_native, native_available, use
+from transxnet.kernels.policy import Policy, current_policy, is_for_cuda, is_native, native_available, use
 from transxnet.kernels.reference import Bias, FactoredBias, attend
 
 __all__ = [
@@ -32,8 +34,11 @@ __all__ = [
     "depthwise_conv2d",
     "dynamic_depthwise_conv2d",
     "gelu",
+    "group_norm",
+    "is_for_cuda",
     "is_native",
     "layer_scale",
     "native_available",
+    "residual",
     "use",
 ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transxnet.kernels import operators, reference
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.gelu import is_dense
-from transxnet.kernels.policy import TYPES, is_native, is_triton
+from transxnet.kernels.policy import TYPES, is_for_cuda, is_native, is_triton
 from transxnet.kernels.reference import Bias, FactoredBias
 
 GELUOrder = Literal["none", "before", "after"]
@@ -94,7 +94,7 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
 
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *, momentum: float, eps: float,
-    gelu: GELUOrder = "none",
+    gelu: GELUOrder = "none", group: str = "",
 ) -> Tensor:  # fmt: skip
     """Normalise a map by its own statistics, as training does, and put them to the running ones.
 
@@ -107,24 +107,28 @@ def batch_norm(
         momentum: Share of the running statistics that is new.
         eps: Added to the variances.
         gelu: GELU of the map before it is normalised, or after that.
+        group: Name of a process group whose processes normalise by the statistics of all of their maps.
 
     Returns:
         (B, C, H, W).
     """
     parameters = (weight, bias, running_mean, running_var)
+    if group:
+        y, _, new_mean, new_var = operators.synchronised_batch_norm(x, *parameters, momentum, eps, gelu, group)
+        torch._foreach_copy_([running_mean, running_var], [new_mean, new_var])
+        return y
     if not (is_native(x) and _is_normalised_natively(x, parameters)):
         return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
     y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
-    running_mean.copy_(new_mean)
-    running_var.copy_(new_var)
+    torch._foreach_copy_([running_mean, running_var], [new_mean, new_var])  # one launch
     return y
 
 
 def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether the channels are last, and parameters and map fit each other."""
+    """Whether parameters and map fit each other, and on CPUs the channels are last; kernels for CUDA convert maps."""
     return (
         x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and (is_for_cuda(x) or x.is_contiguous(memory_format=torch.channels_last))
         and x.numel() > x.shape[1]
         and all(part.dtype == torch.float32 and part.shape == (x.shape[1],) for part in parameters)
     )
@@ -132,7 +136,8 @@ def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 def gelu(x: Tensor) -> Tensor:
     """GELU, not approximated, of a tensor of any shape."""
-    return operators.gelu(x) if is_native(x) and is_dense(x) else F.gelu(x)
+    native = is_native(x) and not is_for_cuda(x) and is_dense(x)  # compilers for CUDA fuse PyTorch's with others
+    return operators.gelu(x) if native else F.gelu(x)
 
 
 def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -142,8 +147,52 @@ def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     native = (
         is_native(x)
+        and not is_for_cuda(x)
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and all(part.dtype == x.dtype and part.numel() == x.shape[1] for part in (weight, bias))
     )
     return operators.layer_scale(x, weight, bias) if native else reference.layer_scale(x, weight, bias)
+
+
+def residual(
+    x: Tensor, branch: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    """A residual sum, x + keep * (branch * weight + bias), of the type of ``x`` where a kernel computes it.
+
+    Args:
+        x: (B, C, H, W).
+        branch: (B, C, H, W).
+        weight: Scale of the branch, (C, 1, 1), with ``bias``, or neither.
+        bias: (C, 1, 1).
+        keep: Factor of the branch for each image, (B), of float32.
+
+    Returns:
+        (B, C, H, W).
+    """
+    given = [one for one in (weight, bias) if one is not None]
+    native = (
+        is_native(x)
+        and is_native(branch)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and x.shape == branch.shape
+        and all(one.dtype == torch.float32 and one.numel() == x.shape[1] for one in given)
+    )
+    compute = operators.residual if native else reference.residual
+    return compute(x, branch, weight, bias, keep)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise each image over all its channels and positions, then scale and shift each channel.
+
+    Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W), of the type of ``x`` if a kernel computes it.
+    """
+    parameters = (weight, bias)
+    native = (
+        is_native(x)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and all(one.dtype == torch.float32 and one.shape == (x.shape[1],) for one in parameters)
+    )
+    return operators.group_norm(x, weight, bias, eps)[0] if native else F.group_norm(x, 1, weight, bias, eps)

@@ -91,7 +91,7 @@ def is_native(x: Tensor) -> bool:
 
     What is exported or traced contains PyTorch's operations, and so does what is compiled for a CPU.
     """
-    if _is_for_triton(x):
+    if is_for_cuda(x):
         return is_triton(x)
     return (
         not torch.compiler.is_compiling()
@@ -104,14 +104,17 @@ def is_native(x: Tensor) -> bool:
     )
 
 
-def _is_for_triton(x: Tensor) -> bool:
+def is_for_cuda(x: Tensor) -> bool:
+    """Whether the kernels of a tensor, if it has any, are those for CUDA devices."""
+    if not isinstance(x, Tensor):  # torch.fx traces with objects of its own
+        return False
     return x.device.type == "cuda" or (x.device.type == "cpu" and _policy() == "triton")
 
 
 def is_triton(x: Tensor) -> bool:
     """Whether operators of a tensor are computed by the kernels for CUDA devices; see :func:`is_native`."""
     return (
-        _is_for_triton(x)
+        is_for_cuda(x)
         and x.dtype in TYPES
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

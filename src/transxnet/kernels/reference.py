@@ -155,3 +155,10 @@ def batch_norm(
 def layer_scale(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Implement :func:`transxnet.kernels.layer_scale`."""
     return torch.addcmul(bias, x, weight)
+
+
+def residual(x: Tensor, branch: Tensor, weight: Tensor | None, bias: Tensor | None, keep: Tensor | None) -> Tensor:
+    """Implement :func:`transxnet.kernels.residual`."""
+    if weight is not None and bias is not None:
+        branch = layer_scale(branch, weight, bias)
+    return x + (branch if keep is None else branch * keep[:, None, None, None])

@@ -13,6 +13,7 @@ from transxnet.kernels.cpu import gelu as cpu_gelu
 from transxnet.kernels.cpu import layer_scale as cpu_layer_scale
 from transxnet.kernels.operators.registration import (
     CPU,
+    CUDA,
     caller,
     define,
     gradients,
@@ -35,6 +36,7 @@ SCHEMAS = (
     "layer_scale_backward(Tensor gradient, Tensor x, Tensor weight, bool of_input) -> (Tensor, Tensor, Tensor)",
 )
 
+CUDA |= {"batch_norm": "batch_norm"}
 CPU |= {"batch_norm": cpu_batch_norm, "gelu": cpu_gelu, "layer_scale": cpu_layer_scale}
 for _schema in SCHEMAS:
     define(_schema)
