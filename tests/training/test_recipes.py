@@ -23,7 +23,7 @@ RECIPES = Path(transxnet.__file__).parent / "recipes"
 # Fields whose default changes nothing.
 NEUTRAL = {"task", "checkpoint", "seed", "max_bad", "workers", "accumulate", "scale_lr_from", "layer_decay",
            "precision", "grad_checkpointing", "compile", "native_kernels", "accelerator", "devices", "nodes",
-           "strategy",
+           "strategy", "sync_batchnorm",
            "checkpoint_minutes", "keep_checkpoints", "max_skipped", "wandb",
            "backbone_checkpoint", "backbone_settings", "model_settings",
            "milestones", "min_factor", "proposals", "regions"}  # fmt: skip

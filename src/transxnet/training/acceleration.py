@@ -11,7 +11,7 @@ from torch import nn
 from transxnet.model import Block
 from transxnet.training.recipe import Recipe
 
-_RECOMPILE_LIMIT = 64  # blocks share their code: each stage, mode and size of batch counts, and PyTorch's limit is 8
+_RECOMPILE_LIMIT = 256  # blocks share their code: each stage, mode and size of batch counts, and PyTorch's limit is 8
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _compiled(network: nn.Module, recipe: Recipe) -> Iterator[None]:
 
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     parts = [network] if recipe.compile == "network" else blocks
-    with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT):
+    with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT, accumulated_recompile_limit=4 * _RECOMPILE_LIMIT):
         for part in parts:
             part.compile(dynamic=False)
         try:

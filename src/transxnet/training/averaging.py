@@ -26,18 +26,18 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
+        self._updates = 0  # Lightning's count is on the device, which would have to be waited for
         self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # The network is moved to its device later; the average must not stay on the CPU.
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:  # the CPU counts the updates: a GPU would have to be waited for
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
         self._pairs = _by_type(self._average_model.module, pl_module)
+        self._updates = int(self._average_model.n_averaged)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,12 +49,12 @@ class MovingAverage(WeightAveraging):
 
     @torch.no_grad()
     def _update(self, model: AveragedModel) -> None:
-        first = not model.n_averaged  # on the CPU
         for averages, current in self._pairs:
-            if first or not averages[0].is_floating_point():
+            if not self._updates or not averages[0].is_floating_point():
                 torch._foreach_copy_(averages, current)
             else:
                 torch._foreach_lerp_(averages, current, 1 - self.decay)
+        self._updates += 1
         model.n_averaged += 1
 
 

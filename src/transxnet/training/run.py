@@ -32,7 +32,7 @@ from transxnet.training.experiment import Experiment
 from transxnet.training.memory import keep_freed_memory, maximum_memory
 from transxnet.training.monitors import Monitors
 from transxnet.training.processes import Process
-from transxnet.training.recipe import Recipe, synchronises, uses_gpu
+from transxnet.training.recipe import Recipe, uses_gpu
 from transxnet.training.run_folder import RunFolder
 from transxnet.training.signals import interruptible
 from transxnet.training.task import Task
@@ -142,9 +142,9 @@ def train(
     task.data = fingerprint.state()
 
     with quiet_lightning(), out_of_memory_explained(recipe):
+        set_up_process(network, recipe)
         monitors = Monitors.create(recipe, task, experiment.image_name, folder, console, profile=profile)
         trainer = make_trainer(recipe, folder, monitors, first_step=step_of(resume))
-        set_up_process(network, recipe, trainer.world_size)
         device = str(trainer.strategy.root_device)
         policy, gpu = kernel_policy(recipe, device), uses_gpu(recipe)
         task.kernels, task.report = [policy], lambda line: console.print(line, markup=False)
@@ -188,21 +188,11 @@ def _opened(
     return experiment, description, Fingerprint.of(experiment.data, resumed.root, description)
 
 
-def set_up_process(network: nn.Module, recipe: Recipe, world_size: int = 1) -> None:
-    """Prepare a process for repeated steps.
-
-    Args:
-        network: Its blocks are recomputed, and its statistics synchronised, as the recipe asks for.
-        recipe: The settings.
-        world_size: Number of processes.
-    """
+def set_up_process(network: nn.Module, recipe: Recipe) -> None:
+    """Prepare the blocks for checkpointing, and a CPU process's memory for repeated steps."""
     for module in list(network.modules()):
         if isinstance(module, Stage):
             module.grad_checkpointing = recipe.grad_checkpointing
-    if world_size > 1 and synchronises(recipe):
-        from transxnet.layers.norm import synchronise_statistics  # type: ignore[attr-defined]  # MERGE: to the top
-
-        synchronise_statistics(network)
     if not torch.cuda.is_available():
         keep_freed_memory()
 

@@ -19,7 +19,7 @@ from transxnet.errors import CheckpointError, ConfigError
 from transxnet.training.checkpointing import DATA_KEY, PROGRESS_KEY, agreed
 from transxnet.training.nonfinite import marked
 from transxnet.training.processes import gathered
-from transxnet.training.recipe import Recipe
+from transxnet.training.recipe import Recipe, synchronises
 
 
 class Task(LightningModule):
@@ -58,6 +58,13 @@ class Task(LightningModule):
     def loss(self, batch: Any) -> Tensor:
         """Mean over the batch's images."""
         raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Synchronise batch normalisation if the recipe asks for it: the processes know each other from here on."""
+        if self.trainer.world_size > 1 and synchronises(self.recipe):
+            from transxnet.layers.norm import synchronise_statistics  # type: ignore[attr-defined]  # MERGE: to the top
+
+            synchronise_statistics(self.model)
 
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()  # a checkpoint from an epoch's end still has that epoch's sum

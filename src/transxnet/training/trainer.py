@@ -77,7 +77,6 @@ def hardware(recipe: Recipe, gpu: bool) -> dict[str, Any]:
         "num_nodes": nodes,
         "strategy": _strategy(recipe, devices, nodes),
         "precision": "32-true" if precision == "32" else precision,
-        "sync_batchnorm": False,  # Lightning's waits for the device in every layer; see set_up_process
     }
 
 
