@@ -14,18 +14,19 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from gpu_launches import Launch, run, size
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from gpu_launches import Launch, run, size
 
 LAST = torch.channels_last
 _FREE = {"detach", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh",
          "_unsafe_view"}  # fmt: skip
 _NORMS = ("native_batch_norm", "cudnn_batch_norm", "_batch_norm_with_update", "_native_batch_norm_legit",
           "_native_batch_norm_legit_no_training")  # fmt: skip
-_LABELS = {"add": "add", "gelu": "gelu", "gelu_backward": "gelu, gradient", "_to_copy": "cast", "addcmul": "layer scale",
-           "cat": "cat", "clone": "copy", "copy_": "copy"}  # fmt: skip
+_LABELS = {"add": "add", "gelu": "gelu", "gelu_backward": "gelu, gradient", "_to_copy": "cast",
+           "addcmul": "layer scale", "cat": "cat", "clone": "copy", "copy_": "copy"}  # fmt: skip
 
 
 class Traffic(TorchDispatchMode):
@@ -75,7 +76,8 @@ class Traffic(TorchDispatchMode):
 
     def _count(self, name: str, args: Any, kwargs: Any, out: Any) -> Any:
         if name in _NORMS:
-            self.add("batch norm", (2 if self.training else 1) * size(args[0]) + size(out[0]), 3 if self.training else 1)
+            passes, launches = (2, 3) if self.training else (1, 1)
+            self.add("batch norm", passes * size(args[0]) + size(out[0]), launches)
         elif name in ("native_batch_norm_backward", "cudnn_batch_norm_backward", "batch_norm_backward"):
             maps = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.ndim == 4][:2]
             self.add("batch norm, gradient", 2 * size(maps) + size(out[0]), 2)

@@ -10,12 +10,13 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from gpu_fakes import CudaAutocast, attend_plainly, attention_by, described_gpu
-from gpu_eager import rows_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
+
+from gpu_eager import rows_of
+from gpu_fakes import CudaAutocast, attend_plainly, attention_by, described_gpu
 
 Rows = dict[str, list[int]]
 
@@ -144,4 +145,3 @@ def loss_of(outputs: Any) -> Tensor:
     """A loss of a network's outputs: the cross-entropy's gradients need labels, which have no values here."""
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     return torch.stack([output.float().square().mean() for output in outputs]).sum()
-

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from gpu_fakes import described_devices
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gpu_fakes import described_devices
 from transxnet.kernels import composite
 from transxnet.kernels.operators.registration import CUDA, _parts
 
