@@ -76,11 +76,11 @@ class Run:
 
     def ms(self, call: Callable[[], Any]) -> float:
         """Median milliseconds of a call."""
-        call()
         if self.dry:
             began = time.perf_counter()
             call()
             return 1000 * (time.perf_counter() - began)
+        call()
         from triton.testing import do_bench
 
         return float(do_bench(call, warmup=50, rep=150, return_mode="median"))
@@ -183,10 +183,12 @@ def inference(run: Run, *, dense: bool) -> None:
         expected = first(model(x[:2]))
     half = x.to(torch.bfloat16)
 
-    def speed(make: Callable[[], Callable[[Tensor], Any]], images: Tensor, compare: bool = True) -> Values:
+    def speed(
+        make: Callable[[], Callable[[Tensor], Any]], images: Tensor, compare: bool = True, policy: Any = run.policy
+    ) -> Values:
         if not run.dry:
             torch.cuda.reset_peak_memory_stats()
-        with torch.inference_mode(), kernels.use(run.policy):
+        with torch.inference_mode(), kernels.use(policy):
             network = make()
             outputs = first(network(images))
             values: Values = {"deviation": error_of(outputs[:2], expected)} if compare else {}
@@ -197,28 +199,34 @@ def inference(run: Run, *, dense: bool) -> None:
     def fused() -> nn.Module:
         return transxnet.fuse(model).to(torch.bfloat16).to(memory_format=LAST)
 
-    def compiled(network: nn.Module) -> Any:
-        return network if run.dry else torch.compile(network, dynamic=False)
-
     def peer(name: str) -> nn.Module:
         settings = {"features_only": True} if dense else {}
         return timm.create_model(name, **settings).eval().to(run.device, torch.bfloat16).to(memory_format=LAST)
 
     last = half.contiguous(memory_format=LAST)
     measure = run.rows.measure
-    measure(section, "literal, eager", lambda: speed(lambda: Literal(copy.deepcopy(model)).to(torch.bfloat16), half))
+
+    def literal() -> nn.Module:
+        return Literal(copy.deepcopy(model)).to(torch.bfloat16)  # type: ignore[arg-type]
+
+    measure(section, "literal, eager", lambda: speed(literal, half, policy="reference"), 40)
     measure(section, "fuse, eager", lambda: speed(fused, last), 40)
-    measure(section, "fuse, CUDA graph", lambda: speed(lambda: graphed(run, fused(), last), last), 40)
-    measure(section, "fuse, compiled", lambda: speed(lambda: compiled(fused()), last), 120)
-    for name in () if run.dry else PEERS[2:] if dense else PEERS:
-        measure(section, f"{name}, eager", lambda name=name: speed(lambda: peer(name), last, False))
-        measure(section, f"{name}, compiled", lambda name=name: speed(lambda: compiled(peer(name)), last, False), 60)
-
-
-def graphed(run: Run, network: nn.Module, images: Tensor) -> Callable[[Tensor], Any]:
-    """A network's pass recorded as a CUDA graph, which reads and writes the same memory each time."""
     if run.dry:
-        return network
+        return
+    measure(section, "fuse, CUDA graph", lambda: speed(lambda: graphed(fused(), last), last), 40)
+    measure(section, "fuse, compiled", lambda: speed(lambda: torch.compile(fused(), dynamic=False), last), 120)
+    for name in PEERS[2:] if dense else PEERS:
+        measure(section, f"{name}, eager", lambda name=name: speed(lambda: peer(name), last, False))
+        measure(
+            section,
+            f"{name}, compiled",
+            lambda name=name: speed(lambda: torch.compile(peer(name), dynamic=False), last, False),
+            60,
+        )
+
+
+def graphed(network: nn.Module, images: Tensor) -> Callable[[Tensor], Any]:
+    """A network's pass recorded as a CUDA graph, which reads and writes the same memory each time."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
