@@ -3,7 +3,8 @@
     python benchmarks/gpu_kernels.py                          # for sm_80 and sm_90, of a training step of Tiny
     python benchmarks/gpu_kernels.py --architectures 90 --limit 4
 
-Each kernel is compiled as a pass launches it; a kernel that spills registers to memory is marked, and the exit code is 1.
+Each kernel is compiled as a pass launches it. A kernel that spills registers to memory is marked, and the exit code is
+1 then.
 """
 
 from __future__ import annotations
