@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,6 +39,7 @@ from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memor
 from transxnet.version import __version__
 
 AnyExperiment = Experiment[Any, Any, Any, Any]
+Evaluated = Callable[[nn.Module, str], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def train(
     resume: Path | None = None,
     profile: bool = False,
     data_changed: DataChanged = "refuse",
+    evaluated: Evaluated = lambda network, device: network,
 ) -> TrainingResult | None:
     """Train by a recipe, and write weights, metrics and pictures into the run folder.
 
@@ -124,6 +126,7 @@ def train(
         resume: The checkpoint to resume from.
         profile: Measure the parts of a step, and write a trace.
         data_changed: Whether to resume a run whose data changed, with the same held-out images.
+        evaluated: The form in which the trained network is evaluated on a device.
 
     Returns:
         The result; None on all ranks but zero.
@@ -159,8 +162,9 @@ def train(
 
     save_model(network, folder.weights)
     with kernels.use(policy):
-        evaluation = experiment.evaluate(network, device)
-        experiment.draw(network, evaluation, monitors.history.epochs, folder)
+        ready = evaluated(network, device)
+        evaluation = experiment.evaluate(ready, device)
+        experiment.draw(ready, evaluation, monitors.history.epochs, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
     folder.write_summary(result.to_dict())
     return result

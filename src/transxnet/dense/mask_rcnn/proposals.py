@@ -59,7 +59,7 @@ class ProposalNetwork(RegionProposalNetwork):
         image_shapes: list[tuple[int, int]],
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The best proposals of each image and their scores; in evaluation scores are in float32 at least, where few are equal."""
+        """The best proposals of each image and their scores, in evaluation in float32 at least, where few are equal."""
         scores = objectness if self.training else at_least_float32(objectness)
         found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
             proposals, scores, image_shapes, num_anchors_per_level
