@@ -47,7 +47,7 @@ def chooses_bfloat16(precision: Precision, device: str) -> bool:
     if torch.device(device).type != "cuda":
         return False
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def precision_of(network: Any) -> str:
