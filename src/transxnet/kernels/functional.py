@@ -109,10 +109,10 @@ def batch_norm(
 
 
 def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether the channels are last, and parameters and map fit each other."""
+    """Whether parameters and map fit each other, and on CPUs the channels are last; kernels for CUDA convert maps."""
     return (
         x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and (x.device.type == "cuda" or x.is_contiguous(memory_format=torch.channels_last))
         and x.numel() > x.shape[1]
         and all(part.dtype == torch.float32 and part.shape == (x.shape[1],) for part in parameters)
     )
