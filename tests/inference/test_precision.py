@@ -51,8 +51,13 @@ def test_bfloat16_is_chosen_on_a_gpu_that_has_it(
 
 def test_a_network_on_a_gpu_is_fused_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     network, calls = nano(), []
+
+    def fused(given: Any, **settings: Any) -> Any:
+        calls.append(settings)
+        return given
+
     monkeypatch.setattr(network, "to", lambda *_: network)  # there is no GPU here
-    monkeypatch.setattr(module, "fused", lambda given, **settings: calls.append(settings) or given)
+    monkeypatch.setattr(module, "fused", fused)
     for fuse in (None, True, False):
         for_device(network, "cuda", fuse=fuse, precision="32")
     assert calls == [{"channels_last": True}] * 2
