@@ -76,13 +76,7 @@ def evaluate(
     if data is None:
         raise ConfigError("give data to evaluate on: a folder, digits or scenes")
     network, chosen = open_network(
-        checkpoint,
-        model=model,
-        image_size=image_size,
-        device=device,
-        fuse=fuse,
-        precision=precision,
-        runtime=runtime,
+        checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, precision=precision, runtime=runtime
     )
     if task_of(network) == "classification" and not network.num_classes:
         raise ConfigError(f"{checkpoint or model} holds a network without a classifier, which cannot be evaluated")

@@ -162,12 +162,17 @@ def train(
 
     save_model(network, folder.weights)
     with kernels.use(policy):
-        ready = evaluated(network, device)
-        evaluation = experiment.evaluate(ready, device)
-        experiment.draw(ready, evaluation, monitors.history.epochs, folder)
+        evaluation = _evaluate(experiment, evaluated(network, device), device, monitors, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
     folder.write_summary(result.to_dict())
     return result
+
+
+def _evaluate(experiment: AnyExperiment, network: nn.Module, device: str, monitors: Monitors, folder: RunFolder) -> Any:
+    """Evaluate the trained network, and draw its predictions and the run's curves."""
+    evaluation = experiment.evaluate(network, device)
+    experiment.draw(network, evaluation, monitors.history.epochs, folder)
+    return evaluation
 
 
 def _opened(
