@@ -159,7 +159,6 @@ def train(
             network.load_state_dict(read_checkpoint(resume).state_dict)
     if not trainer.is_global_zero:
         return None
-
     save_model(network, folder.weights)
     with kernels.use(policy):
         evaluation = _evaluate(experiment, evaluated(network, device), device, monitors, folder)
