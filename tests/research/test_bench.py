@@ -61,6 +61,42 @@ def test_a_network_is_as_fast_as_itself_and_a_new_mode_is_an_entry(
     assert (tmp_path / "speed.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("mode", ["cuda_graph", "fused_cuda_graph"])
+def test_cuda_graphs_need_a_cuda_device(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "transxnet_nano", "--image-size", 32, "--mode", mode, "--device", "cpu") == 2
+    printed = capsys.readouterr().err
+    assert f"{mode} needs a CUDA device" in printed and len(printed.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("mode", ["eager", "channels_last", "fused"])
+@torch.inference_mode()
+def test_networks_compute_in_the_type_of_the_batch(mode: str) -> None:
+    image = images(1, 3, 64, 64).bfloat16()
+    assert MODES[mode](nano(), image)(image).dtype == torch.bfloat16
+
+
+@torch.inference_mode()
+def test_a_network_is_compiled_as_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Any] = []
+
+    def compile_eagerly(self: nn.Module, **settings: Any) -> None:
+        assert settings == {"dynamic": False, "fullgraph": True}
+
+        def backend(graph: Any, example: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        compile_by(self, **settings, backend=backend)
+
+    compile_by = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    image = images(1, 3, 64, 64)
+    network = nano(depths=(1, 1, 1, 1))
+    expected = network(image)
+    assert torch.allclose(MODES["compiled"](network, image)(image), expected, atol=1e-4)
+    assert len(graphs) == 1
+
+
 @pytest.mark.slow
 def test_printed_speeds_of_several_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("bench", "test_efficientnet", "test_resnet", "--mode", "eager", "channels_last", "--precision", "bf16")

@@ -22,6 +22,7 @@ from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
 from transxnet.extras import require
 from transxnet.inference.description import Format
+from transxnet.inference.precision import Precision, precision_of
 
 Progress = Callable[[int, int], None]
 """Called with the number of images processed so far, and of all images."""
@@ -38,7 +39,8 @@ def evaluate(
     max_bad: float = 0.01,
     crowds: Crowds = "ignore",
     device: str = "auto",
-    fuse: bool = False,
+    fuse: bool | None = None,
+    precision: Precision = "auto",
     runtime: Format | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ClassificationScores | DetectionScores | SegmentationScores:
@@ -56,7 +58,9 @@ def evaluate(
         crowds: Of a detector's images: "ignore" leaves annotations with ``iscrowd: 1`` out of the scores, as COCO
             does; "as-objects" takes them as objects.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
+            default on a GPU only.
+        precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
         progress: Called with the number of images processed so far, and of all images.
 
@@ -72,7 +76,7 @@ def evaluate(
     if data is None:
         raise ConfigError("give data to evaluate on: a folder, digits or scenes")
     network, chosen = open_network(
-        checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
+        checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, precision=precision, runtime=runtime
     )
     if task_of(network) == "classification" and not network.num_classes:
         raise ConfigError(f"{checkpoint or model} holds a network without a classifier, which cannot be evaluated")
@@ -90,7 +94,7 @@ def _evaluate_classifier(network: Any, data: str, settings: Any, progress: Progr
 
     source, described = open_evaluated(data, label_names(network) or None, network.num_classes)
     found = run(network, source, advance=_counter(len(source.targets), progress), **settings)
-    return classification_scores(found, network, described.findings.lines())
+    return classification_scores(found, network, described.findings.lines(), precision_of(network))
 
 
 def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, progress: Progress) -> DetectionScores:
@@ -104,7 +108,7 @@ def _evaluate_detector(network: Any, data: str, crowds: Crowds, settings: Any, p
     opened = open_coco_evaluation(data_folder(data), classes=head.label_names, masks=head.predicts_masks, crowds=crowds)
     source = opened.validation
     found = run(network, source, advance=_counter(len(source), progress), **settings)
-    return detection_scores(found, head.label_names, opened.findings.lines())
+    return detection_scores(found, head.label_names, opened.findings.lines(), precision_of(network))
 
 
 def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progress) -> SegmentationScores:
@@ -122,7 +126,7 @@ def _evaluate_segmenter(network: Any, data: str, settings: Any, progress: Progre
         values=head.label_values,
     ).validation
     found = run(network, source, advance=_counter(len(source), progress), **settings)
-    return segmentation_scores(found, head.label_names, source.findings.lines())
+    return segmentation_scores(found, head.label_names, source.findings.lines(), precision_of(network))
 
 
 def _counter(total: int, progress: Progress) -> Callable[[int], None]:

@@ -16,7 +16,7 @@ from transxnet.errors import ConfigError
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import Format
 from transxnet.inference.detections import ExportedDetector
-from transxnet.inference.fuse import fuse as fused
+from transxnet.inference.precision import Precision, for_device
 from transxnet.inference.runtimes import is_exported, load_exported
 from transxnet.model import TransXNet
 from transxnet.zoo import create_model, load_model
@@ -31,7 +31,8 @@ def open_network(
     model: str | None = None,
     image_size: int | None = None,
     device: str = "auto",
-    fuse: bool = False,
+    fuse: bool | None = None,
+    precision: Precision = "auto",
     runtime: Format | None = None,
 ) -> tuple[Any, str]:
     """Open a network, or an exported file that is called in the same way.
@@ -41,7 +42,9 @@ def open_network(
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
+            default on a GPU only.
+        precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
 
     Returns:
@@ -54,6 +57,8 @@ def open_network(
     checked("image_size", image_size, ImageSide | None)
     name = None if checkpoint is None else os.fspath(checkpoint)
     if name and is_exported(name):
+        if precision != "auto":
+            raise ConfigError("--precision is for checkpoints; an exported file computes in its own")
         if fuse:
             raise ConfigError("--fuse is for checkpoints; an exported file holds a fused network already")
         return _open_exported(name, model, image_size, device, runtime), "cpu"
@@ -62,7 +67,7 @@ def open_network(
     read = read_checkpoint(name) if name else None
     network = (_open_dense(read, model, image_size) if read else None) or _open_classifier(read, model, image_size)
     chosen = choose_device(device)
-    return (fused(network, native=chosen == "cpu") if fuse else network), chosen
+    return for_device(network, chosen, fuse=fuse, precision=precision), chosen
 
 
 def task_of(network: Any) -> TaskName:

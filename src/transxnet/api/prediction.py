@@ -24,6 +24,7 @@ from transxnet.data.loader import Advance
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.inference.description import Format
+from transxnet.inference.precision import Precision, precision_of
 from transxnet.text import unicode_text
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
@@ -43,7 +44,9 @@ class Predictor:
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
+            default on a GPU only.
+        precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
         batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
         workers: Processes that read a classifier's images.
@@ -52,6 +55,7 @@ class Predictor:
 
     Attributes:
         network: The network, or an exported file that is called in the same way.
+        precision: Type that it computes in, such as "float32"; probabilities are computed in float32.
         task: "classification", "detection" or "segmentation".
         class_names: Names of the classes.
         channels: Number of bands of the images that the network takes.
@@ -70,7 +74,8 @@ class Predictor:
         model: str | None = None,
         image_size: int | None = None,
         device: str = "auto",
-        fuse: bool = False,
+        fuse: bool | None = None,
+        precision: Precision = "auto",
         runtime: Format | None = None,
         batch_size: int = 32,
         workers: int = 0,
@@ -87,11 +92,11 @@ class Predictor:
             "image_size": image_size,
             "device": device,
             "fuse": fuse,
+            "precision": precision,
             "runtime": runtime,
         }
-        self.network, self.device = open_network(
-            checkpoint, model=model, image_size=image_size, device=device, fuse=fuse, runtime=runtime
-        )
+        self.network, self.device = open_network(**self._opened_with)
+        self.precision = precision_of(self.network)
         self.task: TaskName = task_of(self.network)
         if self.task == "classification" and not self.network.num_classes:
             raise ConfigError(f"{checkpoint or model} holds a network without a classifier, which predicts nothing")

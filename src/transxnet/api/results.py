@@ -46,6 +46,7 @@ class ClassificationScores:
         bad_images: Name and reason of each image that could not be used.
         per_class: Scores of each class that has images.
         findings: Remarks on the data set, one line each.
+        precision: Type that the network computed in.
     """
 
     top1: float
@@ -55,6 +56,7 @@ class ClassificationScores:
     bad_images: dict[str, str]
     per_class: tuple[ClassScores, ...] = field(repr=False)
     findings: tuple[str, ...] = ()
+    precision: str = "float32"
 
     def to_dict(self, *, per_class: bool = True) -> dict[str, Any]:
         """Plain JSON values, with or without those of each class."""
@@ -80,6 +82,7 @@ class DetectionScores:
         bad_images: Name and reason of each image that could not be used.
         detections: Every detection, in COCO's results format.
         findings: Remarks on the data set, one line each.
+        precision: Type that the network computed in.
     """
 
     class_names: tuple[str, ...]
@@ -90,6 +93,7 @@ class DetectionScores:
     bad_images: dict[str, str]
     detections: list[dict[str, Any]] = field(repr=False)
     findings: tuple[str, ...] = ()
+    precision: str = "float32"
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -109,6 +113,7 @@ class DetectionScores:
         rest = {
             "images": self.images,
             "images_per_second": self.images_per_second,
+            "precision": self.precision,
             "bad_images": _plain_keys(self.bad_images),
         }
         return values | rest
@@ -128,6 +133,7 @@ class SegmentationScores:
         bad_images: Name and reason of each image that could not be used.
         per_class: Intersection over union and accuracy of each class; None where there is no pixel.
         findings: Remarks on the data set, one line each.
+        precision: Type that the network computed in.
     """
 
     class_names: tuple[str, ...]
@@ -139,11 +145,12 @@ class SegmentationScores:
     bad_images: dict[str, str]
     per_class: list[tuple[float | None, float | None]] = field(repr=False)
     findings: tuple[str, ...] = ()
+    precision: str = "float32"
 
     def to_dict(self, *, per_class: bool = True) -> dict[str, Any]:
         """Plain JSON values, with or without those of each class."""
         values: dict[str, Any] = {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
-        values |= {"images": self.images, "images_per_second": self.images_per_second}
+        values |= {"images": self.images, "images_per_second": self.images_per_second, "precision": self.precision}
         if per_class:
             rows = zip(self.class_names, self.per_class, strict=True)
             values["per_class"] = {
@@ -247,7 +254,7 @@ Prediction = Classification | Detections | Segmentation
 
 
 def classification_scores(
-    found: ClassifierEvaluation, network: TransXNet, findings: Sequence[str] = ()
+    found: ClassifierEvaluation, network: TransXNet, findings: Sequence[str] = (), precision: str = "float32"
 ) -> ClassificationScores:
     """The result of a classifier's evaluation."""
     rows = zip(readable_names(network), found.counts, found.per_class, strict=True)
@@ -260,10 +267,13 @@ def classification_scores(
         found.bad,
         per_class=per_class,
         findings=tuple(findings),
+        precision=precision,
     )
 
 
-def detection_scores(found: DetectorEvaluation, class_names: Sequence[str], findings: Sequence[str]) -> DetectionScores:
+def detection_scores(
+    found: DetectorEvaluation, class_names: Sequence[str], findings: Sequence[str], precision: str = "float32"
+) -> DetectionScores:
     """The result of a detector's evaluation."""
     return DetectionScores(
         tuple(class_names),
@@ -274,11 +284,12 @@ def detection_scores(found: DetectorEvaluation, class_names: Sequence[str], find
         found.bad,
         found.results,
         tuple(findings),
+        precision,
     )
 
 
 def segmentation_scores(
-    found: SegmenterEvaluation, class_names: Sequence[str], findings: Sequence[str]
+    found: SegmenterEvaluation, class_names: Sequence[str], findings: Sequence[str], precision: str = "float32"
 ) -> SegmentationScores:
     """The result of a segmenter's evaluation."""
     shares = found.agreement
@@ -292,4 +303,5 @@ def segmentation_scores(
         found.bad,
         shares.per_class,
         tuple(findings),
+        precision,
     )

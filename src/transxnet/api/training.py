@@ -13,6 +13,7 @@ from transxnet.console import progress_console
 from transxnet.errors import ConfigError
 from transxnet.extras import require
 from transxnet.files import user_path
+from transxnet.inference.precision import for_device
 from transxnet.tasks import RecipeFile, default_recipe, experiment_class, open_recipe, recipe_class
 from transxnet.text import counted
 from transxnet.training.processes import is_rank_zero
@@ -132,7 +133,10 @@ class Job:
         epochs = counted(recipe.total_epochs, "epoch")
         console.print(f"training {recipe.subject} on {recipe.data}, {epochs}{start}", markup=False)
         experiment = experiment_class(recipe.task)
-        return train(experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed)
+        return train(
+            experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed,
+            evaluated=for_device,
+        )  # fmt: skip
 
     def recipe(self, settings: Mapping[str, Any]) -> Recipe:
         """The recipe with these settings.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from transxnet.data.loader import Advance, BadImages, LabelledImages, make_loader
 from transxnet.data.sources import ImageSource
+from transxnet.data.transfers import NetworkTime, to_network
+from transxnet.data.transfers import Outputs as BatchOutputs
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import DataError
 from transxnet.model import TransXNet
@@ -24,7 +25,7 @@ class Outputs:
         targets: (N), class indices.
         indices: (N), indices of the images in the source.
         bad: Name and reason of each image that could not be used.
-        seconds: Time spent in the network alone.
+        seconds: Time spent in the network and in copies to its device, reading excluded.
     """
 
     probabilities: Tensor
@@ -102,28 +103,28 @@ def run_network(
 ) -> Outputs:
     """Classify every image of a source, each once; unreadable ones are left out and counted.
 
+    A GPU is not waited for at each batch: outputs are copied in large parts.
+
     Arguments and errors are those of :func:`evaluate`.
     """
     transform = evaluation_transform(vars(model)["pretrained_cfg"])
     loader = make_loader(LabelledImages(source, transform), batch_size, workers=workers)
     bad = BadImages(len(source.targets), max_bad)
     model.eval().to(device).to(memory_format=torch.channels_last)
-    probabilities, targets, indices = [], [], []
-    seconds = 0.0
+    probabilities, targets, indices = BatchOutputs(), [], []
+    taken = NetworkTime(device)
     for batch in loader:
         bad.add(batch.bad)
         if len(batch.targets):
-            started = time.perf_counter()
-            with torch.inference_mode():
-                images = batch.images.to(device, memory_format=torch.channels_last)
-                probabilities.append(model(images).softmax(dim=1).cpu())
-            seconds += time.perf_counter() - started
+            with torch.inference_mode(), taken.running():
+                images = to_network(batch.images, model, device).to(memory_format=torch.channels_last)
+                probabilities.add(model(images).float().softmax(dim=1))
             targets.append(batch.targets)
             indices.append(batch.indices)
         advance(len(batch.targets) + len(batch.bad))
-    if not probabilities:
-        return Outputs(torch.empty(0, model.num_classes), torch.empty(0), torch.empty(0), bad.reasons, seconds)
-    return Outputs(torch.cat(probabilities), torch.cat(targets), torch.cat(indices), bad.reasons, seconds)
+    if not targets:
+        return Outputs(torch.empty(0, model.num_classes), torch.empty(0), torch.empty(0), bad.reasons, taken.seconds)
+    return Outputs(torch.cat(probabilities.all()), torch.cat(targets), torch.cat(indices), bad.reasons, taken.seconds)
 
 
 def accuracy(outputs: Outputs) -> Evaluation:

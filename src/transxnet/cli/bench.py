@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from transxnet.bounds import BatchSize, ImageSide, Rounds, Seconds
 from transxnet.cli.parsing import CommandParser, add_force, choose_device, figure_outputs, image_progress
@@ -17,7 +17,7 @@ from transxnet.console import Table, escape
 from transxnet.extras import require
 from transxnet.files import write_text
 from transxnet.output_paths import output_file
-from transxnet.research.bench import Candidate, Speed, Spread, measure_speed
+from transxnet.research.bench import Candidate, Precision, Speed, Spread, measure_speed
 from transxnet.research.machine import describe_machine
 from transxnet.research.modes import MODES
 from transxnet.research.networks import open_networks
@@ -29,11 +29,17 @@ quartiles; the ratio is the speed relative to the first network's in the same ro
 random, which does not change the speed.
 
 Memory is that of the weights and of the tensors that a pass holds at the same time, as counted by
-PyTorch's allocator. bf16 is autocast: the weights stay in float32."""
+PyTorch's allocator.
+
+bf16 is autocast: the weights stay in float32. bf16_weights converts network and images, as
+.to(torch.bfloat16) does. Compiled, a network of ours is one graph; cuda_graph and fused_cuda_graph
+launch all its kernels at once and need a CUDA device. There, timings wait for the device before
+and after all batches of a timing, not between them."""
 _EXAMPLES = """\
   transxnet bench transxnet_tiny swin_tiny_patch4_window7_224 pvt_v2_b1
   transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32 --plot speed
   transxnet bench transxnet_small --precision fp32 bf16 --image-size 224 384 --csv speed.csv
+  transxnet bench transxnet_tiny --mode eager fused_cuda_graph --precision bf16_weights --device cuda
 """
 
 
@@ -100,7 +106,8 @@ def _parser() -> CommandParser:
         metavar="MODE",
         help=f"{', '.join(MODES)} (default: eager)",
     )
-    add("--precision", type=str, nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="fp32 (default) or bf16")
+    add("--precision", type=str, nargs="+", default=["fp32"], choices=list(get_args(Precision)), metavar="PRECISION",
+        help=f"{', '.join(get_args(Precision))} (default: fp32)")  # fmt: skip
     add_number = parser.add_number
     add_number("--batch_size", BatchSize, nargs="+", default=[32], help="images in a batch (default: 32, the paper's)")
     add_number("--image_size", ImageSide, nargs="+",

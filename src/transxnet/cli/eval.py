@@ -99,7 +99,8 @@ def _print_classification(scores: ClassificationScores, per_class: bool, device:
     for name, reason in scores.bad_images.items():
         console.print(f"left out {name}: {reason}", markup=False)
     top5 = f"   top-5 {scores.top5:.2%}" if scores.top5 is not None else ""
-    speed = f"{scores.images_per_second:.1f} images/s through the network ({device})"
+    ran = device if scores.precision == "float32" else f"{device}, {scores.precision}"
+    speed = f"{scores.images_per_second:.1f} images/s through the network ({ran})"
     console.print(f"top-1 {scores.top1:.2%}{top5}   {counted(scores.images, 'image')}   {speed}")
 
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from transxnet.api.networks import choose_device as choose_device
 from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
 from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.console import image_progress as image_progress
 from transxnet.inference.description import FORMATS
+from transxnet.inference.precision import Precision
 from transxnet.output_paths import output_file
 from transxnet.research.networks import Network, open_networks
 
-NETWORK_OPTIONS = ("checkpoint", "model", "image_size", "batch_size", "workers", "device", "fuse", "runtime")
+NETWORK_OPTIONS = (
+    "checkpoint",
+    "model",
+    "image_size",
+    "batch_size",
+    "workers",
+    "device",
+    "fuse",
+    "precision",
+    "runtime",
+)
 """The options of :func:`add_network_arguments`, which are arguments of ``transxnet.evaluate`` and ``Predictor``."""
 
 
@@ -31,8 +42,12 @@ def add_network_arguments(parser: CommandParser) -> None:
     add_number("--batch_size", BatchSize, default=32, help="images in a step")
     add_number("--workers", Workers, default=0, help="processes that read images (default: 0, the main one)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
-    add("--fuse", action="store_true", help="compute the same faster: fold what can be folded and, on a CPU, use "
-        "native kernels: a wheel's, or compiled by the machine's C++ compiler")  # fmt: skip
+    add("--fuse", action="store_true", default=None, help="compute the same faster: fold what can be folded and, on "
+        "a CPU, use native kernels: a wheel's, or compiled by the machine's C++ compiler (default: on a GPU "
+        "only)")  # fmt: skip
+    add("--no_fuse", dest="fuse", action="store_false", help="compute with the network as it is trained")
+    add("--precision", type=str, choices=list(get_args(Precision)), default="auto", metavar="PRECISION",
+        help="32 (float32), bf16 (bfloat16) or auto: bf16 on a GPU that has it, else 32 (default: auto)")  # fmt: skip
     add("--runtime", type=str, choices=list(FORMATS), metavar="RUNTIME",
         help=f"runtime of an exported file: {', '.join(FORMATS)} (default: the one it was written for; .pt2 files "
         "are programs, which run only if torch or aot is given)")  # fmt: skip

@@ -55,7 +55,7 @@ class StrideAnchors(AnchorGenerator):
         dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
         self.set_cell_anchors(dtype, feature_maps[0].device)
         grids = [list(feature_map.shape[-2:]) for feature_map in feature_maps]
-        strides = [[torch.tensor(stride, device=feature_maps[0].device)] * 2 for stride in self.strides]
+        strides = [[stride] * 2 for stride in self.strides]  # as tensors they would wait for a GPU
         return cast(list[Tensor], self.grid_anchors(grids, strides))
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
@@ -105,13 +105,19 @@ class BestMatcher(Matcher):
         self.minimum = minimum
 
     def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
-        best = match_quality_matrix.max(dim=1).values
-        for index, quality in enumerate(best):
-            if quality >= self.minimum and quality > 0:
-                matches[match_quality_matrix[index] == quality] = index
+        best = match_quality_matrix.max(dim=1, keepdim=True).values
+        counted = (best >= self.minimum) & (best > 0)
+        order = torch.arange(len(best), dtype=torch.int32, device=best.device)[:, None]
+        latest = torch.where((match_quality_matrix == best) & counted, order, -1).amax(dim=0)
+        matches.copy_(torch.where(latest >= 0, latest, matches))
 
 
 def empty_maps(batch: ImageList, strides: Sequence[int]) -> list[Tensor]:
     """Maps without channels of the levels' sizes, for :meth:`StrideAnchors.levels`."""
     height, width = batch.tensors.shape[2:]
     return [torch.empty(0, 0, -(-height // stride), -(-width // stride)) for stride in strides]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """A tensor of 16 bits in float32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -104,8 +104,7 @@ class DetectionTransform(nn.Module):
         return result
 
     def _normalised(self, image: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=image.device)[:, None, None]
-        std = torch.tensor(self.std, device=image.device)[:, None, None]
+        mean, std = (_constant(values, image.device)[:, None, None] for values in (self.mean, self.std))
         return (image / 255 - mean) / std
 
 
@@ -122,22 +121,29 @@ def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = size
     result = torch.zeros(len(masks), height, width, dtype=torch.bool, device=masks.device)
-    for index, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
-        left, top, right, bottom = box.tolist()
+    sides = boxes.tolist()  # of all boxes at once: a GPU is waited for
+    for index, (mask, box, (left, top, right, bottom)) in enumerate(zip(masks, boxes, sides, strict=True)):
         # Only pixels in the box can reach a half.
-        rows = torch.arange(max(math.floor(top), 0), min(math.ceil(bottom) + 1, height), device=masks.device)
-        columns = torch.arange(max(math.floor(left), 0), min(math.ceil(right) + 1, width), device=masks.device)
-        if not len(rows) or not len(columns):
+        first_row, last_row = max(math.floor(top), 0), min(math.ceil(bottom) + 1, height)
+        first_column, last_column = max(math.floor(left), 0), min(math.ceil(right) + 1, width)
+        if first_row >= last_row or first_column >= last_column:
             continue
+        rows = torch.arange(first_row, last_row, device=masks.device)
+        columns = torch.arange(first_column, last_column, device=masks.device)
         y = 2 * (rows + 0.5 - box[1]) / (box[3] - box[1]) - 1
         x = 2 * (columns + 0.5 - box[0]) / (box[2] - box[0]) - 1
         shape = len(rows), len(columns)
         grid = torch.stack([x.expand(shape), y[:, None].expand(shape)], dim=-1)
         probability = F.grid_sample(mask[None, None], grid[None].to(mask), align_corners=False)
-        result[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = probability[0, 0] >= 0.5
+        result[index, first_row:last_row, first_column:last_column] = probability[0, 0] >= 0.5
     return result
 
 
 def _factors(old: tuple[int, ...], new: tuple[int, ...], like: Tensor) -> Tensor:
     y, x = new[0] / old[0], new[1] / old[1]
-    return torch.tensor([x, y, x, y], dtype=like.dtype, device=like.device)
+    return _constant((x, y, x, y), like.device, like.dtype)
+
+
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Values on a device, without waiting for a GPU."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

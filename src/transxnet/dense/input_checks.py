@@ -45,8 +45,9 @@ def check_images(images: Sequence[Tensor]) -> None:
 
 
 def check_targets(
-    images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None, num_classes: int, *, masks: bool
-) -> None:
+    images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None, num_classes: int, *, masks: bool,
+    values: bool = True,
+) -> None:  # fmt: skip
     """Check a detector's training targets.
 
     Args:
@@ -55,6 +56,7 @@ def check_targets(
             (n, H, W).
         num_classes: Number of classes.
         masks: Whether masks are needed.
+        values: Whether to check values, for which a GPU is waited for.
 
     Raises:
         ValueError: If they are not.
@@ -66,8 +68,8 @@ def check_targets(
         )
     for index, (image, target) in enumerate(zip(images, targets, strict=True)):
         _check_shapes(f"targets[{index}]", image, target, masks=masks)
-    values, classes = [_target_values(target) for target in targets], counted(num_classes, "class")
-    for index, (low, high, flat, infinite) in enumerate(_read(values)):
+    rows, classes = [_target_values(target) for target in targets if values], counted(num_classes, "class")
+    for index, (low, high, flat, infinite) in enumerate(_read(rows)):
         name = f"targets[{index}]"
         if infinite:
             raise ValueError(f'{name}["boxes"] has coordinates that are not finite')

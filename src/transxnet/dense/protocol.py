@@ -155,6 +155,7 @@ class Detector(DenseNetwork):
     sides = (800, 1333)
 
     transform: DetectionTransform
+    _checked = False  # whether values of targets were checked
 
     @classmethod
     def transform_for(cls, head: HeadDescription) -> DetectionTransform:
@@ -168,12 +169,15 @@ class Detector(DenseNetwork):
         """Check images, and in training targets; a network calls it first.
 
         Raises:
-            ValueError: If they are not as described above.
+            ValueError: If they are not as described above. On a GPU the targets' values are checked in the first call
+                only, since reading them waits for the device.
         """
         check_images(images)
         if self.training:
             rows = self.get_parameter(self.class_weight).shape[0]
-            check_targets(images, targets, self.classes_of(rows), masks=self.predicts_masks)
+            values = images[0].device.type == "cpu" or not self._checked
+            check_targets(images, targets, self.classes_of(rows), masks=self.predicts_masks, values=values)
+            self._checked = True
 
     def sample_regions(self, count: int) -> None:
         """Set the number of regions of an image that train a second stage; ignored by networks without one."""

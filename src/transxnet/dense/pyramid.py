@@ -87,6 +87,8 @@ class PyramidBackbone(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Shapes: (B, 3, H, W) to maps (B, out_channels, H / stride, W / stride), finest first."""
+        """Shapes: (B, 3, H, W), of any type, to maps (B, out_channels, H / stride, W / stride), finest first."""
+        dtype = next(self.fpn.parameters()).dtype
+        x = x if x.dtype == dtype else x.to(dtype)
         maps = {str(level): output for level, output in enumerate(self.body(x))}
         return self.fpn(maps)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from transxnet.checkpoints.released_dense import ReleasedNames
-from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors, empty_maps
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors, at_least_float32, empty_maps
 from transxnet.dense.backbone import DenseBackbone
 from transxnet.dense.detection_transform import DetectionTransform, Target
 from transxnet.dense.export_form import ExportedFiles, InputSize, PyramidForm, Shape
@@ -158,7 +158,17 @@ class RetinaNet(Detector, TorchvisionRetinaNet):
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses in training, detections in evaluation; raises ValueError for inputs that are not as described."""
         self.check_inputs(images, targets)
-        return super().forward(images, targets)
+        originals = [(image.shape[1], image.shape[2]) for image in images]
+        batch, targets = self.transform(images, targets)
+        maps = list(self.backbone(batch.tensors).values())
+        outputs = self.head(maps)
+        if self.training:
+            return self.compute_loss(targets or [], outputs, self.anchor_generator(batch, maps))
+        anchors = self.anchor_generator.levels(maps)
+        sizes = [len(level) for level in anchors]
+        levels = {name: list(at_least_float32(output).split(sizes, dim=1)) for name, output in outputs.items()}
+        found = self.postprocess_detections(levels, [anchors] * len(images), batch.image_sizes)
+        return self.transform.postprocess(found, batch.image_sizes, originals)
 
     def compute_loss(
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
@@ -168,14 +178,16 @@ class RetinaNet(Detector, TorchvisionRetinaNet):
         for index, target in enumerate(targets):
             matched = self._matched(target["boxes"], anchors[index], self._inside[index])
             logits, codes = (head_outputs[name][index].float() for name in ("cls_logits", "bbox_regression"))
-            positive, counted = matched >= 0, matched > self.proposal_matcher.BETWEEN_THRESHOLDS
+            positive, counted = (  # indices once, since a GPU is waited for
+                torch.where(chosen)[0] for chosen in (matched >= 0, matched > self.proposal_matcher.BETWEEN_THRESHOLDS)
+            )
             truth = matched[positive]
             wanted = torch.zeros_like(logits)
             wanted[positive, target["labels"][truth]] = 1
             focal.append(sigmoid_focal_loss(logits[counted], wanted[counted], reduction="sum"))
             aims = self.box_coder.encode_single(target["boxes"][truth], anchors[index][positive])
             box.append(F.l1_loss(codes[positive], aims, reduction="sum"))
-            positives += max(int(positive.sum()), 1)
+            positives += max(len(positive), 1)
         return {
             "classification": torch.stack(focal).sum() / positives,
             "bbox_regression": torch.stack(box).sum() / positives,
@@ -183,15 +195,13 @@ class RetinaNet(Detector, TorchvisionRetinaNet):
 
     def _matched(self, boxes: Tensor, anchors: Tensor, inside: Tensor) -> Tensor:
         """The ground truth of each anchor, -1 for none, -2 for anchors that are not counted. Shape: (anchors)."""
-        matched = torch.full((len(anchors),), -2, dtype=torch.long, device=anchors.device)
-        if len(boxes):
-            matched[inside] = self.proposal_matcher(box_iou(boxes, anchors[inside]))
-        else:
-            matched[inside] = -1
-        return matched
+        if not len(boxes):
+            return torch.where(inside, -1, -2)
+        matched: Tensor = self.proposal_matcher(box_iou(boxes, anchors).masked_fill(~inside, -1.0))
+        return matched.masked_fill(~inside, -2)
 
     def _remember(self, generator: Any, inputs: Any, output: Any) -> None:
-        """Torchvision does not hand the images' sizes on to the loss."""
+        """The loss is not given the images' sizes."""
         if self.training:
             image_list, feature_maps = inputs
             self._inside = [generator.inside(size, feature_maps) for size in image_list.image_sizes]

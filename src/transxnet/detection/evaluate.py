@@ -14,6 +14,7 @@ import torch
 from transxnet.data.coco.opening import CocoSource
 from transxnet.data.coco.orientation import Turn, inverse, turned_boxes, turned_masks
 from transxnet.data.loader import Advance, BadImages, make_loader
+from transxnet.data.transfers import to_host
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch, EvaluationImages, collate
@@ -99,7 +100,8 @@ def evaluate(
         if len(batch.images):
             started = time.perf_counter()
             with torch.inference_mode():
-                found = model([image.to(device) for image in batch.images])
+                detected = model([image.to(device, non_blocking=True) for image in batch.images])
+            found = [to_host(one) for one in detected]  # waits for a GPU, so that the clock is right
             results += coco_results(found, batch, source)
             seconds += time.perf_counter() - started
             evaluated += batch.indices.tolist()

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.sources import ImageSource, loaded
+from transxnet.data.transfers import to_host
 from transxnet.dense.detection_transform import Target
 from transxnet.dense.protocol import Detector
 
@@ -46,7 +47,7 @@ def predict(model: Detector, source: ImageSource, *, device: str = "cpu") -> Ite
             continue
         with torch.inference_mode():
             (found,) = model([V.pil_to_tensor(image).to(device)])
-        yield Finding(name, image, {key: values.cpu() for key, values in found.items()})
+        yield Finding(name, image, to_host(found))
 
 
 def confident(found: Target, minimum: float) -> Target:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transxnet.data.coco.opening import CocoSource
 from transxnet.data.loader import BadImages
+from transxnet.data.transfers import to_host
 from transxnet.dense.protocol import Detector
 from transxnet.detection.batches import DetectionBatch
 from transxnet.detection.evaluate import coco_results, precision
@@ -51,7 +52,8 @@ class DetectionTask(DenseTask):
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         self.count_bad(batch)
         if len(batch.images):
-            self._results += coco_results(self.model(batch.images), batch, self.validation)
+            found = [to_host(one) for one in self.model(batch.images)]
+            self._results += coco_results(found, batch, self.validation)
             self._evaluated += batch.indices.tolist()
 
     def on_validation_epoch_end(self) -> None:

@@ -39,6 +39,7 @@ class ExportedNetwork(nn.Module):
     Attributes:
         pretrained_cfg: Preprocessing and class names, as timm has them.
         num_classes: Classes.
+        precision: Type that the file computes in.
         head_description: Of a segmenter.
     """
 
@@ -49,6 +50,7 @@ class ExportedNetwork(nn.Module):
         description = runtime.description
         self.runtime = runtime
         self.num_classes = description.num_classes
+        self.precision: str = description.precision
         self.pretrained_cfg: dict[str, Any] = {
             "input_size": (3, 224, 224),
             **description.preprocessing,

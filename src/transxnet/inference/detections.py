@@ -17,12 +17,14 @@ class ExportedDetector(nn.Module):
 
     Attributes:
         head_description: Classes and the images' sizes, from the file's metadata.
+        precision: Type that the file computes in.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__()
         description = runtime.description
         self.head_description = description.head_description
+        self.precision: str = description.precision
         self.transform: DetectionTransform = self.head_description.transform
         self.detect = description.form.decoder(self.head_description, description.strides, NamedOutputs(runtime))
         self.eval()

@@ -23,8 +23,8 @@ from transxnet.research.machine import peak_memory
 from transxnet.research.modes import MODES, Run
 from transxnet.research.networks import Network
 
-Precision = Literal["fp32", "bf16"]
-"""``bf16`` uses PyTorch's autocast: weights stay in float32."""
+Precision = Literal["fp32", "bf16", "bf16_weights"]
+"""``bf16`` uses PyTorch's autocast: weights stay in float32. ``bf16_weights`` converts network and images."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def _prepare(candidate: Candidate, batch_size: int, device: str) -> tuple[Callab
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, *candidate.network.input_size, generator=generator).to(device)
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if candidate.precision == "bf16_weights":
+        images, weights = images.bfloat16(), weights // 2
     try:
         with torch.inference_mode():
             run = MODES[candidate.mode](model, images)

@@ -22,7 +22,7 @@ from transxnet.data.loader import Advance
 from transxnet.data.transforms import evaluation_transform
 from transxnet.errors import DataError
 from transxnet.files import check_regular, replacing
-from transxnet.research.networks import Network, stage_maps
+from transxnet.research.networks import Network, moved, stage_maps
 from transxnet.research.receptive_field import SHARES, Rule, contribution, middle, square, square_area, square_side
 from transxnet.version import __version__
 
@@ -132,7 +132,7 @@ def measure(
     shape = (len(settings.stages), *network.input_size[1:])
     sums = (_Sums.load(state, shape, len(examples)) if state else None) or _Sums(np.zeros(shape))
     advance(sums.done)
-    model = network.model.eval().to(settings.device).requires_grad_(False)
+    model = moved(network.model.eval(), settings.device).requires_grad_(False)
     saved = time.monotonic()
     try:
         for start in range(sums.done, len(examples), settings.batch_size):

@@ -18,7 +18,7 @@ from transxnet.data.transforms import evaluation_transform, normalisation
 from transxnet.errors import ConfigError
 from transxnet.extras import require
 from transxnet.model import TransXNet
-from transxnet.research.networks import Network, stage_index, stage_names
+from transxnet.research.networks import Network, moved, stage_index, stage_names
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def activation_maps(
         BadImageError: If the image cannot be read.
         ConfigError: If a layer does not exist or does not return a map.
     """
-    model = network.model.eval().to(device)
+    model = moved(network.model.eval(), device)
     config = vars(model)["pretrained_cfg"]
     image: Any = evaluation_transform(config)(example.read())
     with torch.inference_mode():

@@ -147,6 +147,12 @@ def _stores_size(name: str) -> bool:
     return "img_size" in inspect.signature(kind.__init__).parameters
 
 
+def moved(model: nn.Module, device: str) -> nn.Module:
+    """A network on a device, on a GPU with the channels last in memory; in float32, whose gradients are wanted."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if torch.device(device).type == "cuda" else model
+
+
 def stage_names(model: nn.Module) -> dict[int, str]:
     """The stages of a network, by number from 1, and the names of their modules.
 

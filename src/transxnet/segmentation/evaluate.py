@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,14 @@ from torch import Tensor
 
 from transxnet.data.loader import Advance, BadImages, make_loader
 from transxnet.data.masks.opening import SegmentationSource
-from transxnet.dense.pixel_classes import IGNORED
+from transxnet.data.transfers import NetworkTime, to_network
 from transxnet.dense.protocol import Segmenter
 from transxnet.errors import DataError
 from transxnet.segmentation.batches import EvaluationImages, collate
 from transxnet.segmentation.predict import segmented
 
 if TYPE_CHECKING:
-    from torchmetrics.classification import MulticlassConfusionMatrix
+    from transxnet.segmentation.confusion import PixelConfusion
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ def agreement(table: Tensor) -> Agreement:
     )
 
 
-def confusion(num_classes: int, *, shared: bool = True) -> MulticlassConfusionMatrix:
+def confusion(num_classes: int, *, shared: bool = True) -> PixelConfusion:
     """Counts pixels (truth, prediction); if shared, several processes' counts are added up."""
-    from torchmetrics.classification import MulticlassConfusionMatrix
+    from transxnet.segmentation.confusion import PixelConfusion
 
-    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, sync_on_compute=shared)
+    return PixelConfusion(num_classes, shared=shared)
 
 
 def evaluate(
@@ -110,21 +109,20 @@ def evaluate(
     bad = BadImages(len(source), max_bad)
     model.eval().to(device)
     table = confusion(head.num_classes, shared=False).to(device)  # the other processes may be gone
-    images, seconds = 0, 0.0
+    images, taken = 0, NetworkTime(device)
     for batch in loader:
         bad.add(batch.bad)
         if len(batch.indices):
-            started = time.perf_counter()
-            with torch.inference_mode():
+            with torch.inference_mode(), taken.running():
                 height, width = batch.labels.shape[1:]
-                table.update(segmented(model, batch.images.to(device), (height, width)), batch.labels.to(device))
-            seconds += time.perf_counter() - started
+                classes = segmented(model, to_network(batch.images, model, device), (height, width))
+                table.update(classes, batch.labels.to(device, non_blocking=True))
             images += len(batch.indices)
         advance(len(batch.indices) + len(batch.bad))
     if not images:
         name, reason = next(iter(bad.reasons.items()))
         raise DataError(f"none of {len(source)} images can be used; the first is {name} ({reason})")
-    return Evaluation(images, agreement(table.compute()), images / seconds, bad.reasons)
+    return Evaluation(images, agreement(table.compute().cpu()), images / taken.seconds, bad.reasons)
 
 
 def _number(value: float) -> float | None:

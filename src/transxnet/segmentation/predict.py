@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from transxnet.data.sources import ImageSource, loaded
+from transxnet.dense.anchors import at_least_float32
 from transxnet.dense.pixel_classes import classes_of
 from transxnet.dense.protocol import Segmenter
 
@@ -58,4 +59,4 @@ def classes_in(model: Segmenter, image: Image.Image) -> Tensor:
 
 def segmented(model: Segmenter, images: Tensor, size: tuple[int, int]) -> Tensor:
     """The class of each pixel of an original image. Shapes: (1, 3, H, W), normalised, to (1, *size)."""
-    return classes_of(model(images), size)
+    return classes_of(at_least_float32(model(images)), size)

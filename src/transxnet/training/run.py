@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,6 +40,7 @@ from transxnet.training.trainer import kernel_policy, make_trainer, out_of_memor
 from transxnet.version import __version__
 
 AnyExperiment = Experiment[Any, Any, Any, Any]
+Evaluated = Callable[[nn.Module, str], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def train(
     resume: Path | None = None,
     profile: bool = False,
     data_changed: DataChanged = "refuse",
+    evaluated: Evaluated = lambda network, device: network,
 ) -> TrainingResult | None:
     """Train by a recipe, and write weights, metrics and pictures into the run folder.
 
@@ -126,6 +128,7 @@ def train(
         resume: The checkpoint to resume from.
         profile: Measure the parts of a step, and write a trace.
         data_changed: Whether to resume a run whose data changed, with the same held-out images.
+        evaluated: The form in which the trained network is evaluated on a device.
 
     Returns:
         The result; None on all ranks but zero.
@@ -164,14 +167,19 @@ def train(
             network.load_state_dict(read_checkpoint(resume).state_dict)
     if not trainer.is_global_zero:
         return None
-
     save_model(network, folder.weights)
     with _computed_by(policy, gpu):
-        evaluation = experiment.evaluate(network, device)
-        experiment.draw(network, evaluation, monitors.history.epochs, folder)
+        evaluation = _evaluate(experiment, evaluated(network, device), device, monitors, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
     folder.write_summary(result.to_dict())
     return result
+
+
+def _evaluate(experiment: AnyExperiment, network: nn.Module, device: str, monitors: Monitors, folder: RunFolder) -> Any:
+    """Evaluate the trained network, and draw its predictions and the run's curves."""
+    evaluation = experiment.evaluate(network, device)
+    experiment.draw(network, evaluation, monitors.history.epochs, folder)
+    return evaluation
 
 
 def _opened(

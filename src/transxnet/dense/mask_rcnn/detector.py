@@ -110,7 +110,12 @@ class MaskRCNN(Detector, GeneralizedRCNN):
         self.check_inputs(images, targets)
         if targets is not None:  # torchvision's class 0 is the background
             targets = [target | {"labels": target["labels"] + 1} for target in targets]
-        result = super().forward(images, targets)
+        originals = [(image.shape[1], image.shape[2]) for image in images]
+        batch, targets = self.transform(images, targets)
+        maps = self.backbone(batch.tensors)
+        proposals, losses = self.rpn(batch, maps, targets)
+        found, more = self.roi_heads(maps, proposals, batch.image_sizes, targets)
         if self.training:
-            return result
-        return [found | {"labels": found["labels"] - 1} for found in result]
+            return more | losses
+        result = self.transform.postprocess(found, batch.image_sizes, originals)
+        return [one | {"labels": one["labels"] - 1} for one in result]

@@ -9,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
-from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, StrideAnchors, at_least_float32
 from transxnet.dense.detection_transform import Target
 
 ANCHORS = 3
@@ -52,6 +52,20 @@ class ProposalNetwork(RegionProposalNetwork):
         self._inside = [self.anchor_generator.inside(size, maps) for size in images.image_sizes]
         return super().forward(images, features, targets)  # type: ignore[no-any-return]
 
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The best proposals of each image and their scores, in evaluation in float32 at least, where few are equal."""
+        scores = objectness if self.training else at_least_float32(objectness)
+        found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+            proposals, scores, image_shapes, num_anchors_per_level
+        )
+        return found
+
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -61,11 +75,13 @@ class ProposalNetwork(RegionProposalNetwork):
             label = torch.full((len(boxes_of_all),), -1.0, device=boxes_of_all.device)
             box = torch.zeros_like(boxes_of_all)
             if len(target["boxes"]):
-                matched = self.proposal_matcher(box_iou(target["boxes"], boxes_of_all[inside]))
-                label[inside] = torch.where(matched >= 0, 1.0, torch.where(matched == -1, 0.0, -1.0))
-                box[inside] = target["boxes"][matched.clamp(min=0)]
+                quality = box_iou(target["boxes"], boxes_of_all).masked_fill(~inside, -1.0)
+                matched = self.proposal_matcher(quality)
+                known = torch.where(matched >= 0, 1.0, torch.where(matched == -1, 0.0, -1.0))
+                label = torch.where(inside, known, label)
+                box = torch.where(inside[:, None], target["boxes"][matched.clamp(min=0)], box)
             else:
-                label[inside] = 0.0
+                label = label.masked_fill(inside, 0.0)
             labels.append(label)
             boxes.append(box)
         return labels, boxes
@@ -74,9 +90,10 @@ class ProposalNetwork(RegionProposalNetwork):
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Cross entropy and L1, over all sampled anchors."""
-        positive, negative = (torch.cat(parts).bool() for parts in self.fg_bg_sampler(labels))
-        sampled = positive | negative
+        chosen, negative = (torch.cat(parts).bool() for parts in self.fg_bg_sampler(labels))
+        # Indices once, since a GPU is waited for.
+        positive, sampled = torch.where(chosen)[0], torch.where(chosen | negative)[0]
         entropy = F.binary_cross_entropy_with_logits(objectness.flatten()[sampled].float(), torch.cat(labels)[sampled])
         aims = torch.cat(regression_targets)[positive]
-        box = F.l1_loss(pred_bbox_deltas[positive], aims, reduction="sum") / sampled.sum().clamp(min=1)
+        box = F.l1_loss(pred_bbox_deltas[positive], aims, reduction="sum") / max(len(sampled), 1)
         return entropy, box

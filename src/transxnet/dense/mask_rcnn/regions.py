@@ -12,7 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 
-from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder
+from transxnet.dense.anchors import BestMatcher, ClampedBoxCoder, at_least_float32
 from transxnet.dense.detection_transform import Target
 
 BOX_SIDE, MASK_SIDE = 7, 14
@@ -44,12 +44,14 @@ class AlignedPooler(MultiScaleRoIAlign):
         level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1)
         # In the regions' precision: half precision cannot distinguish the pixels of a large image.
         pooled = regions.new_zeros(len(regions), maps[0].shape[1], *self.output_size)
-        for index, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            here = level == index
+        # All counts at once: a GPU is waited for.
+        counts = torch.stack([(level == index).sum() for index in range(len(maps))]).tolist()
+        rows = level.argsort(stable=True).split(counts)
+        for feature_map, stride, here in zip(maps, self.strides, rows, strict=True):
             pooled[here] = roi_align(
                 feature_map.to(regions), regions[here], self.output_size, 1 / stride, sampling_ratio=0, aligned=True
             )
-        return pooled
+        return pooled.to(maps[0].dtype)
 
 
 class RegionHeads(RoIHeads):
@@ -108,7 +110,7 @@ class RegionHeads(RoIHeads):
         scores, codes = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
         found = self.postprocess_detections(scores, codes, proposals, image_shapes)
         results = [dict(zip(("boxes", "scores", "labels"), parts, strict=True)) for parts in zip(*found, strict=True)]
-        masks = self._mask_logits(features, [result["boxes"] for result in results])
+        masks = at_least_float32(self._mask_logits(features, [result["boxes"] for result in results]))
         for result, mask in zip(
             results, maskrcnn_inference(masks, [result["labels"] for result in results]), strict=True
         ):
@@ -160,11 +162,13 @@ class RegionHeads(RoIHeads):
             "loss_box_reg": F.l1_loss(codes, aim[positive], reduction="sum") / max(len(label), 1),
         }
         chosen = [
-            (one > 0) & _masked(target, of) for one, target, of in zip(labels, targets or [], matched, strict=True)
+            torch.where((one > 0) & _masked(target, of))[0]
+            for one, target, of in zip(labels, targets or [], matched, strict=True)
         ]
         boxes = [region[choice] for region, choice in zip(regions, chosen, strict=True)]
         logits = self._mask_logits(features, boxes)
-        logits = logits[torch.arange(len(logits), device=logits.device), label[torch.cat(chosen)]]
+        classes = torch.cat([one[choice] for one, choice in zip(labels, chosen, strict=True)])
+        logits = logits[torch.arange(len(logits), device=logits.device), classes]
         wanted = [
             mask_targets(target["masks"], box, of[choice])
             for target, box, of, choice in zip(targets or [], boxes, matched, chosen, strict=True)
