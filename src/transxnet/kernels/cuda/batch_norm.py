@@ -351,6 +351,7 @@ def input_gradient(
     """
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, *steps)
+    sizes["ROWS"] //= 2  # fewer registers, so that more programs share a multiprocessor
     back = torch.empty_like(x, memory_format=torch.channels_last)
     grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
     _input_gradient[grid](
