@@ -20,6 +20,7 @@ from transxnet.layers.block import FusedBlock
 from transxnet.layers.folding import Pointwise
 from transxnet.layers.idconv import FusedIDConv
 from transxnet.layers.ms_ffn import FusedMSFFN, SplitScales
+from transxnet.layers.norm import GroupNorm
 from transxnet.layers.osra import FusedOSRA
 from transxnet.layers.ste import FusedSTE
 
@@ -131,7 +132,7 @@ def _is_depthwise(conv: Any) -> bool:
 
 
 def _is_group_norm(norm: Any) -> bool:
-    return type(norm) is nn.GroupNorm and norm.num_groups == 1 and norm.affine
+    return type(norm) in (nn.GroupNorm, GroupNorm) and norm.num_groups == 1 and norm.affine
 
 
 class RememberedBias(nn.Module):

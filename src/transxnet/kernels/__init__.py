@@ -15,6 +15,7 @@ from transxnet.kernels.functional import (
     depthwise_conv2d,
     dynamic_depthwise_conv2d,
     gelu,
+    group_norm,
     layer_scale,
     residual,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "depthwise_conv2d",
     "dynamic_depthwise_conv2d",
     "gelu",
+    "group_norm",
     "is_for_cuda",
     "is_native",
     "layer_scale",

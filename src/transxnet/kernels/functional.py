@@ -117,6 +117,23 @@ def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
     )
 
 
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise each image over all its channels and positions; a kernel's result has the map's type under autocast.
+
+    Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W).
+    """
+    native = (
+        is_native(x)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and x.numel() > 0
+        and all(one.dtype in (torch.float32, x.dtype) and one.shape == (x.shape[1],) for one in (weight, bias))
+    )
+    if not native:
+        return F.group_norm(x, 1, weight, bias, eps)
+    return operators.group_norm(x, weight, bias, eps)[0]
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU, not approximated, of a tensor of any shape."""
     native = is_native(x) and not is_for_cuda(x) and is_dense(x)  # compilers for CUDA fuse PyTorch's with others

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from transxnet import kernels
 from transxnet.kernels import GELUOrder, batch_norm
 
 
@@ -66,9 +67,25 @@ def restore_batch_norms(network: nn.Module) -> None:
                 setattr(parent, name, ours)
 
 
+@register_notrace_module
+class GroupNorm(nn.GroupNorm):
+    """The paper's layer normalisation: over all channels and positions of an image.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        """Shapes: (B, C, H, W) to the same."""
+        return kernels.group_norm(input, self.weight, self.bias, self.eps)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
-    """The paper's layer normalisation: over all channels and positions of an image."""
-    return nn.GroupNorm(1, channels)
+    """The paper's layer normalisation of maps with this many channels."""
+    return GroupNorm(channels)
 
 
 class RecomputedStatistics:

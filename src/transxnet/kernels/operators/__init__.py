@@ -7,7 +7,8 @@ that is not asked for is returned empty. Gradients cannot be differentiated agai
 
 from transxnet.kernels.operators.attention import attention
 from transxnet.kernels.operators.depthwise import depthwise_conv2d
+from transxnet.kernels.operators.group_norm import group_norm
 from transxnet.kernels.operators.norms import batch_norm, gelu, layer_scale
 from transxnet.kernels.operators.residual import residual
 
-__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "layer_scale", "residual"]
+__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "group_norm", "layer_scale", "residual"]
