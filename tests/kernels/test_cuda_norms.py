@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from helpers.networks import assert_same
+from helpers.networks import assert_same, first_stages, images, nano
 from transxnet import kernels
-from transxnet.layers import BatchNorm2d
+from transxnet.layers import BatchNorm2d, Block
+from transxnet.layers.block import DropPath
 
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
@@ -79,15 +81,110 @@ def test_residual_sums(dtype: torch.dtype, scaled: bool, kept: bool) -> None:
     keep = torch.tensor([0.0, 1.25, 1.25]) if kept else None
     exact: Any = doubles(x, branch, *parts)
     gradient = random(4, 5, 7, 3).detach().permute(3, 2, 1, 0).to(dtype)
+    weight, bias = parts or (None, None)
+    scale, shift = exact[2:] or (None, None)
     with kernels.use("triton"):
-        y = kernels.residual(x, branch, *(parts or (None, None)), keep)
+        y = kernels.residual(x, branch, weight, bias, keep)
         gradients = torch.autograd.grad(y, (x, branch, *parts), gradient)
     with kernels.use("reference"):
-        expected = kernels.residual(
-            *exact, *((None, None) if not scaled else ()), None if keep is None else keep.double()
-        )
+        expected = kernels.residual(exact[0], exact[1], scale, shift, None if keep is None else keep.double())
     wanted = torch.autograd.grad(expected, exact, gradient.double())
     assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
     assert_same(y, expected, TOLERANCES[dtype])
     assert_same(gradients[:2], wanted[:2], TOLERANCES[dtype])
     assert_same(gradients[2:], wanted[2:], 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "mean"),
+    [
+        ((2, 6, 5, 4), torch.float32, 0.0),
+        ((1, 70, 1, 1), torch.float32, 0.0),
+        ((3, 5, 21, 25), torch.float32, 1e4),
+        ((2, 48, 7, 7), torch.bfloat16, 3.0),
+        ((2, 96, 3, 3), torch.float16, 0.0),
+    ],
+)
+def test_normalisation_of_images(shape: Any, dtype: torch.dtype, mean: float) -> None:
+    """Of a whole map, a share of a map's channels, and a map with the channels first."""
+    channels = shape[1]
+    x, weight, bias = random(*shape, dtype=dtype, mean=mean).detach(), random(channels), random(channels)
+    layouts = (x, torch.cat((x, x), dim=1)[:, channels:], x.contiguous())
+    gradient = random(*reversed(shape)).detach().permute(3, 2, 1, 0).to(dtype)
+    for given in (one.detach().requires_grad_() for one in layouts):
+        exact = doubles(given, weight, bias)
+        with kernels.use("triton"):
+            y = kernels.group_norm(given, weight, bias, 1e-5)
+            gradients = torch.autograd.grad(y, (given, weight, bias), gradient)
+        expected = F.group_norm(exact[0], 1, exact[1], exact[2])
+        wanted = torch.autograd.grad(expected, exact, gradient.double())
+        assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+        assert_same(y, expected, TOLERANCES[dtype])
+        assert_same(gradients[0], wanted[0], TOLERANCES[dtype])
+        assert_same(gradients[1:], wanted[1:], 2e-6)
+
+
+def operators(dtype: torch.dtype = torch.float32) -> Any:
+    """Names and arguments."""
+    x, weight, bias = random(2, 6, 3, 2, dtype=dtype), random(6), random(6).detach().flip(0).requires_grad_()
+    running = [torch.zeros(6), torch.ones(6)]
+    per_channel = [one.detach().reshape(6, 1, 1).requires_grad_() for one in (weight, bias)]
+    yield "batch_norm", (x, weight, bias, *running, 0.1, 1e-5, "after")
+    yield "group_norm", (x, weight, bias, 1e-5)
+    yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), *per_channel, torch.tensor([0.0, 2.0]))
+    yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), None, None, None)
+
+
+@pytest.mark.parametrize("policy", ["triton", "reference"])
+def test_operators_are_what_pytorch_expects(policy: Any) -> None:
+    """By the kernels, and without them."""
+    with kernels.use(policy):
+        for name, given in operators():
+            torch.library.opcheck(getattr(torch.ops.transxnet, name).default, given)
+
+
+def test_operators_without_kernels_compute_the_same() -> None:
+    for name, given in operators():
+        leaves = [one for one in given if isinstance(one, Tensor) and one.requires_grad]
+        results = []
+        for policy in ("triton", "reference"):
+            with kernels.use(policy):  # type: ignore[arg-type]
+                y = getattr(torch.ops.transxnet, name).default(*given)
+                y = y[0] if isinstance(y, tuple) else y
+                results.append([y, *torch.autograd.grad((y * y.detach().cos()).sum(), leaves)])
+        assert_same(*results)
+
+
+def test_blocks_with_different_rates_share_a_compiled_graph() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model = nano(**first_stages(1, depths=(3,), drop_path_rate=0.4)).train()
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.compile(dynamic=False, fullgraph=True, backend=backend)
+    model(images(2, 3, 32, 32))
+    assert len(blocks) == 3 and len(graphs) == 1
+
+
+def test_a_block_computes_the_same_by_the_kernels() -> None:
+    """In evaluation, and with gradients in training."""
+    x = images(2, 3, 32, 32)
+    model = nano(**first_stages(1))
+    expected = model(x)
+    with kernels.use("triton"):
+        assert_same(model(x), expected, 1e-5)
+        model.train()(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_stochastic_depth_keeps_the_branches_mean() -> None:
+    drop = DropPath(0.25)
+    factors = drop.factors(torch.empty(4000, 1))
+    assert factors.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert factors.mean() == pytest.approx(1.0, abs=0.05)
+    drop.drop_prob = 0.5
+    assert drop.factors(torch.empty(100, 1)).unique().tolist() == [0, 2]

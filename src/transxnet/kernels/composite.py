@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transxnet.kernels import reference
+from transxnet.kernels.processes import add_up
 from transxnet.kernels.reference import FactoredBias
 
 
@@ -186,3 +187,46 @@ def _normalised(x: Tensor, statistics: Tensor) -> Tensor:
     """A map by its images' statistics (B, 2), in float64."""
     mean, factor = statistics[:, :, None, None, None].unbind(1)
     return (x - mean) * factor
+
+
+def synchronised_batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
+    gelu: str, group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    channels = x.shape[1]
+    inner = F.gelu(x) if gelu == "before" else x
+    values = inner.double()
+    count = values.new_full((1,), x.numel() // channels)
+    sums = torch.cat((values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count))
+    add_up(sums, group)
+    total, square, count = sums.split((channels, channels, 1))
+    mean = total / count
+    variance = (square / count - mean.square()).clamp_min(0)
+    y = F.batch_norm(inner, mean.to(weight.dtype), variance.to(weight.dtype), weight, bias, training=False, eps=eps)
+    new_mean = running_mean.lerp(mean.to(running_mean.dtype), momentum)
+    unbiased = variance * (count / (count - 1).clamp_min(1))
+    new_var = running_var.lerp(unbiased.to(running_var.dtype), momentum)
+    statistics = torch.stack((mean, (variance + eps).rsqrt(), count.expand(channels)))
+    return _last(F.gelu(y) if gelu == "after" else y), statistics, new_mean, new_var
+
+
+def synchronised_batch_norm_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, gelu: str, group: str,
+    of_input: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    exact = torch.promote_types(x.dtype, weight.dtype)
+    mean, factor, count, scale, shift = (part.to(exact)[:, None, None] for part in (*statistics, weight, bias))
+    map_ = x.to(exact)
+    normalised = ((F.gelu(map_) if gelu == "before" else map_) - mean) * factor
+    given = gradient.to(exact)
+    if gelu == "after":
+        given = torch.ops.aten.gelu_backward(given, normalised * scale + shift)
+    of_bias, of_weight = given.sum((0, 2, 3)), (given * normalised).sum((0, 2, 3))
+    if not of_input:
+        return x.new_empty(0), of_weight, of_bias
+    sums = torch.stack((of_bias, of_weight)).double()
+    add_up(sums, group)
+    bias_sum, weight_sum = sums.to(exact)[:, :, None, None]
+    back = scale * factor * (given - (bias_sum + normalised * weight_sum) / count)
+    back = torch.ops.aten.gelu_backward(back, map_) if gelu == "before" else back
+    return _last(back.to(x.dtype)), of_weight, of_bias

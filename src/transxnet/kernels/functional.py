@@ -82,7 +82,7 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
 
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, *, momentum: float, eps: float,
-    gelu: GELUOrder = "none",
+    gelu: GELUOrder = "none", group: str = "",
 ) -> Tensor:  # fmt: skip
     """Normalise a map by its own statistics, as training does, and put them to the running ones.
 
@@ -95,11 +95,16 @@ def batch_norm(
         momentum: Share of the running statistics that is new.
         eps: Added to the variances.
         gelu: GELU of the map before it is normalised, or after that.
+        group: Name of a process group whose processes normalise by the statistics of all of their maps.
 
     Returns:
         (B, C, H, W).
     """
     parameters = (weight, bias, running_mean, running_var)
+    if group:
+        y, _, new_mean, new_var = operators.synchronised_batch_norm(x, *parameters, momentum, eps, gelu, group)
+        torch._foreach_copy_([running_mean, running_var], [new_mean, new_var])
+        return y
     if not (is_native(x) and _is_normalised_natively(x, parameters)):
         return reference.batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, gelu)
     y, _, new_mean, new_var = operators.batch_norm(x, *parameters, momentum, eps, gelu)
@@ -115,23 +120,6 @@ def _is_normalised_natively(x: Tensor, parameters: Sequence[Tensor]) -> bool:
         and x.numel() > x.shape[1]
         and all(part.dtype == torch.float32 and part.shape == (x.shape[1],) for part in parameters)
     )
-
-
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise each image over all its channels and positions; a kernel's result has the map's type under autocast.
-
-    Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W).
-    """
-    native = (
-        is_native(x)
-        and is_for_cuda(x)
-        and x.ndim == 4
-        and x.numel() > 0
-        and all(one.dtype in (torch.float32, x.dtype) and one.shape == (x.shape[1],) for one in (weight, bias))
-    )
-    if not native:
-        return F.group_norm(x, 1, weight, bias, eps)
-    return operators.group_norm(x, weight, bias, eps)[0]
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -181,3 +169,18 @@ def residual(
     )
     compute = operators.residual if native else reference.residual
     return compute(x, branch, weight, bias, keep)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise each image over all its channels and positions, then scale and shift each channel.
+
+    Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W), of the type of ``x`` if a kernel computes it.
+    """
+    native = (
+        is_native(x)
+        and is_for_cuda(x)
+        and x.ndim == 4
+        and x.numel() > 0
+        and all(one.dtype in (torch.float32, x.dtype) and one.shape == (x.shape[1],) for one in (weight, bias))
+    )
+    return operators.group_norm(x, weight, bias, eps)[0] if native else F.group_norm(x, 1, weight, bias, eps)

@@ -6,7 +6,7 @@ from transxnet.layers.depthwise import DepthwiseConv2d, MultiScaleConv
 from transxnet.layers.idconv import IDConv
 from transxnet.layers.layer_scale import LayerScale
 from transxnet.layers.ms_ffn import MSFFN
-from transxnet.layers.norm import BatchNorm2d, RecomputedStatistics, group_norm
+from transxnet.layers.norm import BatchNorm2d, GroupNorm, RecomputedStatistics, group_norm, synchronise_statistics
 from transxnet.layers.osra import OSRA
 from transxnet.layers.patch_embed import PatchConv, PatchEmbed, PatchStem
 from transxnet.layers.position_bias import PositionBias
@@ -23,6 +23,7 @@ __all__ = [
     "Block",
     "DMixer",
     "DepthwiseConv2d",
+    "GroupNorm",
     "IDConv",
     "LayerScale",
     "MultiScaleConv",
@@ -35,4 +36,5 @@ __all__ = [
     "Stage",
     "group_norm",
     "is_fused",
+    "synchronise_statistics",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch.distributed as dist
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,12 +23,18 @@ class BatchNorm2d(nn.BatchNorm2d):
     variance says nothing; PyTorch refuses it. There, and only there, the running statistics are
     used and left as they are, as in evaluation. Synchronised over several processes, the same
     layer sees all of their images, and this case does not arise.
+
+    Attributes:
+        group: Name of the process group over which statistics are synchronised, set by
+            :func:`synchronise_statistics`; empty for those of this process alone.
     """
+
+    group = ""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
         """Shapes: (B, C, H, W) to the same."""
         batch, _, height, width = input.shape
-        if self.training and self.track_running_stats and batch * height * width == 1:
+        if self.training and self.track_running_stats and batch * height * width == 1 and not self.group:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
@@ -36,7 +43,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def learns(self, x: Tensor) -> bool:
         """Whether a map is normalised by its own statistics, which go into the running ones."""
         learns = self.training and self.track_running_stats and self.affine and self.momentum is not None
-        return learns and x.ndim == 4 and x.numel() > x.shape[1]
+        return learns and x.ndim == 4 and (bool(self.group) or x.numel() > x.shape[1])
 
     def learn(self, x: Tensor, gelu: GELUOrder = "none") -> Tensor:
         """Normalise a map that the layer :meth:`learns` from, with GELU before or after it.
@@ -50,8 +57,27 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         return batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, momentum=self.momentum, eps=self.eps,
-            gelu=gelu,
+            gelu=gelu, group=self.group,
         )  # fmt: skip
+
+
+def synchronise_statistics(network: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Let batch normalisations learn from the batches of all processes, as from one batch.
+
+    PyTorch's own two-dimensional ones are replaced by this package's first; other kinds keep to their process. With a
+    single process nothing is synchronised.
+
+    Args:
+        network: The network.
+        group: The processes; all by default.
+    """
+    restore_batch_norms(network)
+    alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(group) == 1
+    processes = group or (None if alone else dist.group.WORLD)
+    name = "" if alone or processes is None else processes.group_name
+    for module in network.modules():
+        if isinstance(module, BatchNorm2d):
+            module.group = name
 
 
 def restore_batch_norms(network: nn.Module) -> None:
@@ -69,23 +95,18 @@ def restore_batch_norms(network: nn.Module) -> None:
 
 @register_notrace_module
 class GroupNorm(nn.GroupNorm):
-    """The paper's layer normalisation: over all channels and positions of an image.
-
-    Args:
-        channels: C.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(1, channels)
+    """The paper's layer normalisation: over all channels and positions of an image."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
         """Shapes: (B, C, H, W) to the same."""
-        return kernels.group_norm(input, self.weight, self.bias, self.eps)
+        if self.num_groups == 1 and self.affine:
+            return kernels.group_norm(input, self.weight, self.bias, self.eps)
+        return super().forward(input)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """The paper's layer normalisation of maps with this many channels."""
-    return GroupNorm(channels)
+def group_norm(channels: int) -> GroupNorm:
+    """A :class:`GroupNorm` of one group."""
+    return GroupNorm(1, channels)
 
 
 class RecomputedStatistics:

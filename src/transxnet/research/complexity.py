@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transxnet.dense.mask_rcnn import MaskRCNN
 from transxnet.dense.protocol import Detector
-from transxnet.layers import BatchNorm2d, LayerScale, PositionBias
+from transxnet.layers import BatchNorm2d, GroupNorm, LayerScale, PositionBias
 from transxnet.model import Block
 
 
@@ -41,7 +41,7 @@ Rule = tuple[type[nn.Module], ...]
 """Types of the modules that the paper counts."""
 
 _BATCH_NORMS: Rule = (nn.BatchNorm2d, BatchNorm2d)
-_NORMS: Rule = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+_NORMS: Rule = (*_BATCH_NORMS, nn.GroupNorm, GroupNorm, nn.LayerNorm)
 CLASSIFIER: Rule = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.AdaptiveAvgPool2d, nn.ReLU)
 """The paper's rule for classifiers."""
 DENSE: Rule = tuple(kind for kind in CLASSIFIER if kind not in _BATCH_NORMS)

@@ -32,23 +32,22 @@ def _statistics(
     channels, step = whole(channels, VECTOR), whole(step, VECTOR)
     image, part, start_channel = _region(channels, parts, CHANNELS)
     channel = start_channel + tl.arange(0, CHANNELS)[None, :]
-    first = part.to(tl.int64) * per_part
-    last = tl.minimum(first + per_part, area)
+    row = tl.arange(0, ROWS)[:, None]
+    rows = tl.minimum(area - part * per_part, per_part)
     inside = channel < channels
-    pixels = x + image * area * step + channel
-    row = first + tl.arange(0, ROWS)[:, None]
-    value = tl.load(pixels + row * step, mask=(row < last) & inside, other=0.0).to(tl.float32)
-    count = tl.minimum(last - first, ROWS).to(tl.float32) * tl.minimum(channels - start_channel, CHANNELS)
+    x += (image * area + part * per_part) * step
+    value = tl.load(x + (row * step + channel), mask=(row < rows) & inside, other=0.0).to(tl.float32)
+    count = tl.minimum(rows, ROWS).to(tl.float32) * tl.minimum(channels - start_channel, CHANNELS)
     middle = tl.sum(tl.sum(value, 1), 0) / count
     sums = tl.zeros((ROWS, CHANNELS), tl.float32)
     squares = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in range(0, per_part, ROWS):
-        row = first + start + tl.arange(0, ROWS)[:, None]
-        known = (row < last) & inside
-        value = tl.load(pixels + row * step, mask=known, other=0.0).to(tl.float32)
+        known = (row < rows - start) & inside
+        value = tl.load(x + (row * step + channel), mask=known, other=0.0).to(tl.float32)
         difference = tl.where(known, value - middle, 0.0)
         sums += difference
         squares += difference * difference
+        x += ROWS * step
     out = partials + tl.program_id(0).to(tl.int64) * 3
     tl.store(out, middle)
     tl.store(out + 1, tl.sum(tl.sum(sums, 1), 0))
@@ -74,7 +73,7 @@ def _combined(
     mean = tl.sum(count * middle + total, 0) / values
     away = middle - mean
     variance = tl.sum(square + away * (2.0 * total + count * away), 0) / values
-    return mean, 1.0 / tl.sqrt(tl.maximum(variance, 0.0) + EPS)
+    return mean, tl.rsqrt(tl.maximum(variance, 0.0) + EPS)
 
 
 @triton.jit
@@ -96,14 +95,15 @@ def _normalise(
     first = (index == 0) & (start_channel == 0)
     tl.store(statistics + image * 2, mean, mask=first)
     tl.store(statistics + image * 2 + 1, factor, mask=first)
-    row = index.to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.arange(0, ROWS)[:, None]
+    start = image * area + index * ROWS
     inside = channel < channels
-    known = (row < area) & inside
-    value = tl.load(x + (image * area + row) * step + channel, mask=known, other=0.0).to(tl.float32)
+    known = (row < area - index * ROWS) & inside
+    value = tl.load(x + start * step + (row * step + channel), mask=known, other=0.0).to(tl.float32)
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
     value = _normalised(value, mean, factor) * scale + shift
-    tl.store(y + (image * area + row) * channels + channel, value.to(y.dtype.element_ty), mask=known)
+    tl.store(y + start * channels + (row * channels + channel), value.to(y.dtype.element_ty), mask=known)
 
 
 @triton.jit
@@ -117,20 +117,22 @@ def _sum_gradients(
     channels, step, gradient_step = whole(channels, VECTOR), whole(step, VECTOR), whole(gradient_step, VECTOR)
     image, part, start_channel = _region(channels, parts, CHANNELS)
     channel = start_channel + tl.arange(0, CHANNELS)[None, :]
-    first = part.to(tl.int64) * per_part
-    last = tl.minimum(first + per_part, area)
+    row = tl.arange(0, ROWS)[:, None]
+    rows = tl.minimum(area - part * per_part, per_part)
     inside = channel < channels
+    gradient += (image * area + part * per_part) * gradient_step
+    x += (image * area + part * per_part) * step
     mean, factor = tl.load(statistics + image * 2), tl.load(statistics + image * 2 + 1)
     biases = tl.zeros((ROWS, CHANNELS), tl.float32)
     weights = tl.zeros((ROWS, CHANNELS), tl.float32)
     for start in range(0, per_part, ROWS):
-        row = first + start + tl.arange(0, ROWS)[:, None]
-        known = (row < last) & inside
-        pixel = image * area + row
-        given = tl.load(gradient + pixel * gradient_step + channel, mask=known, other=0.0).to(tl.float32)
-        value = tl.load(x + pixel * step + channel, mask=known, other=0.0).to(tl.float32)
+        known = (row < rows - start) & inside
+        given = tl.load(gradient + (row * gradient_step + channel), mask=known, other=0.0).to(tl.float32)
+        value = tl.load(x + (row * step + channel), mask=known, other=0.0).to(tl.float32)
         biases += given
         weights += given * _normalised(value, mean, factor)
+        gradient += ROWS * gradient_step
+        x += ROWS * step
     bias, product = tl.sum(biases, 0)[None, :], tl.sum(weights, 0)[None, :]
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     out = (image * parts + part) * channels + channel
@@ -156,16 +158,18 @@ def _input_gradient(
     of_mean = tl.sum(tl.load(total, mask=one < programs, other=0.0).to(tl.float64), 0) / values
     of_product = tl.sum(tl.load(total + 1, mask=one < programs, other=0.0).to(tl.float64), 0) / values
     mean, factor = tl.load(statistics + image * 2), tl.load(statistics + image * 2 + 1)
-    row = index.to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = tl.arange(0, ROWS)[:, None]
+    start = image * area + index * ROWS
     inside = channel < channels
-    known = (row < area) & inside
-    pixel = image * area + row
-    given = tl.load(gradient + pixel * gradient_step + channel, mask=known, other=0.0).to(tl.float32)
-    value = _normalised(tl.load(x + pixel * step + channel, mask=known, other=0.0).to(tl.float32), mean, factor)
+    known = (row < area - index * ROWS) & inside
+    gradient += start * gradient_step
+    given = tl.load(gradient + (row * gradient_step + channel), mask=known, other=0.0).to(tl.float32)
+    value = tl.load(x + start * step + (row * step + channel), mask=known, other=0.0).to(tl.float32)
+    value = _normalised(value, mean, factor)
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     result = given * scale - of_mean.to(tl.float32) - value * of_product.to(tl.float32)
     result *= factor.to(tl.float32)
-    tl.store(back + pixel * channels + channel, result.to(back.dtype.element_ty), mask=known)
+    tl.store(back + start * channels + (row * channels + channel), result.to(back.dtype.element_ty), mask=known)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:

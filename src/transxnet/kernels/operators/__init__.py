@@ -10,5 +10,15 @@ from transxnet.kernels.operators.depthwise import depthwise_conv2d
 from transxnet.kernels.operators.group_norm import group_norm
 from transxnet.kernels.operators.norms import batch_norm, gelu, layer_scale
 from transxnet.kernels.operators.residual import residual
+from transxnet.kernels.operators.synchronised import synchronised_batch_norm
 
-__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "group_norm", "layer_scale", "residual"]
+__all__ = [
+    "attention",
+    "batch_norm",
+    "depthwise_conv2d",
+    "gelu",
+    "group_norm",
+    "layer_scale",
+    "residual",
+    "synchronised_batch_norm",
+]

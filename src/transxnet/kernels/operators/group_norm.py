@@ -1,4 +1,4 @@
-"""Group normalisation with a single group."""
+"""Normalisation of each image over all its channels and positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transxnet.kernels.operators.registration import (
 )
 
 SCHEMAS = (
-    # weight and bias (C). Returns the map, of x's type, and means and reciprocal deviations (B, 2), float64.
+    # Returns the map; means and reciprocal deviations of images (B, 2), float64.
     "group_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
     "group_norm_backward(Tensor gradient, Tensor x, Tensor weight, Tensor statistics, bool of_input) "
     "-> (Tensor, Tensor, Tensor)",
@@ -47,7 +47,7 @@ def _keep_group_norm(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(x, weight, output[1])
 
 
-def _group_norm_gradients(ctx: Any, gradient: Tensor, of_statistics: Tensor) -> Any:
+def _group_norm_gradients(ctx: Any, gradient: Tensor, *of_statistics: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
     back, weight, bias = gradients_of("group_norm", gradient, *ctx.saved_tensors, of_input)
     return back if of_input else None, weight, bias, None

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from transxnet.kernels import composite
-from transxnet.kernels.policy import current_policy
+from transxnet.kernels.policy import current_policy, has_triton
 
 CPU: dict[str, Any] = {}
 """The module with an operator's kernel for CPUs, which has a ``forward`` and a ``backward``, by the operator's name."""
@@ -51,7 +51,7 @@ def _on_cpu(name: str) -> Callable[..., Any]:
         if current_policy() == "triton":
             return interpreted(*given)  # by Triton's interpreter
         tensors = [one for one in given if isinstance(one, Tensor)]
-        if name == "batch_norm_backward":
+        if name.endswith("batch_norm_backward"):
             tensors.pop()  # the statistics are float64
         if operator not in CPU or given[0].numel() == 0 or any(one.dtype != torch.float32 for one in tensors):
             return otherwise(*given)
@@ -66,7 +66,8 @@ def _on_cuda(name: str) -> Callable[..., Any]:
     otherwise = getattr(composite, name)
 
     def compute(*given: Any) -> Any:
-        if operator not in CUDA or given[0].numel() == 0 or given[0].dtype == torch.float64:
+        x = given[0]
+        if operator not in CUDA or x.numel() == 0 or x.dtype == torch.float64 or not has_triton():
             return otherwise(*given)
         module = import_module(f"transxnet.kernels.cuda.{CUDA[operator]}")
         return getattr(module, function)(*given)
