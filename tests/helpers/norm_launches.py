@@ -11,7 +11,7 @@ MAPS = ("x", "y", "gradient", "back", "branch")
 DOUBLES = ("statistics", "sums")
 FLOATS = ("weight", "bias", "partials", "running_mean", "running_var", "new_mean", "new_var", "of_weight", "of_bias",
           "keep")  # fmt: skip
-UNALIGNED = ("rows", "parts", "batch", "area", "per_part")
+UNALIGNED = ("rows", "parts", "batch", "area", "per_part", "tiles")
 """Integers that are not known to be multiples of 16; of the others, channels and steps, the networks' often are."""
 
 Launch = tuple[str, Any, dict[str, str], dict[str, Any], list[str]]
@@ -30,16 +30,15 @@ def launches() -> Iterator[Launch]:
                     half = {**sizes, "ROWS": 1024 // wide}
                     yield _launch(batch_norm._input_gradient, kind, {"ORDER": order, "ALONE": alone, **half})
             yield _launch(group_norm._statistics, kind, sizes)
-            yield _launch(group_norm._normalise, kind, {"EPS": 1e-5, "PARTS": group_norm.PARTS, **sizes})
-            yield _launch(group_norm._sum_gradients, kind, sizes)
-            yield _launch(group_norm._input_gradient, kind, sizes, doubles=("statistics",))
+            yield _launch(group_norm._normalise, kind, {"EPS": 1e-5, "PROGRAMS": 64, **sizes})
+            yield _launch(group_norm._sum_gradients, kind, sizes, doubles=("statistics",))
+            yield _launch(group_norm._input_gradient, kind, {"PROGRAMS": 64, **sizes}, doubles=("statistics",))
             yield _launch(residual._add, kind, {"SCALED": True, "KEPT": True, **sizes})
             yield _launch(residual._gradients, kind, {"SCALED": True, "KEPT": True, "OF_BRANCH": True, **sizes})
     for alone in (True, False):
         yield _launch(batch_norm._combine, "fp32", {"ALONE": alone, **settings, **batch_norm.COMBINED})
     yield _launch(batch_norm._finish, "fp32", {"CHANNELS": batch_norm.COMBINED["CHANNELS"], **settings})
     yield _launch(batch_norm._combine_gradients, "fp32", batch_norm.COMBINED)
-    yield _launch(group_norm._combine_gradients, "fp32", group_norm.COMBINED, doubles=())
 
 
 def _launch(kernel: Any, kind: str, constants: dict[str, Any], doubles: tuple[str, ...] = DOUBLES) -> Launch:

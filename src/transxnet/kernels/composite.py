@@ -165,21 +165,29 @@ def residual_backward(
 
 def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     variance, mean = torch.var_mean(x.double(), (1, 2, 3), correction=0)
-    y = F.group_norm(x, 1, weight.to(x.dtype), bias.to(x.dtype), eps)
-    return _last(y), torch.stack((mean, (variance + eps).rsqrt()), dim=1)
+    statistics = torch.stack((mean, (variance + eps).rsqrt()), dim=1)
+    y = _normalised(x, statistics) * weight[:, None, None] + bias[:, None, None]
+    return _last(y.to(x.dtype)), statistics
 
 
 def group_norm_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, statistics: Tensor, of_input: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, factor = statistics.to(weight.dtype)[:, :, None, None, None].unbind(1)
-    normalised, given = (x.to(weight.dtype) - mean) * factor, gradient.to(weight.dtype)
-    of_weight, of_bias = (given * normalised).sum((0, 2, 3)), given.sum((0, 2, 3))
+    normalised = _normalised(x, statistics)
+    product = gradient * normalised
+    of_weight, of_bias = product.sum((0, 2, 3)).to(weight.dtype), gradient.double().sum((0, 2, 3)).to(weight.dtype)
     if not of_input:
         return x.new_empty(0), of_weight, of_bias
-    given = given * weight[:, None, None]
-    lost = given.mean((1, 2, 3), keepdim=True) + normalised * (given * normalised).mean((1, 2, 3), keepdim=True)
-    return _last((factor * (given - lost)).to(x.dtype)), of_weight, of_bias
+    scale = weight[:, None, None]
+    means = [(one * scale).mean((1, 2, 3), keepdim=True) for one in (gradient, product)]
+    back = (gradient * scale - means[0] - normalised * means[1]) * statistics[:, 1, None, None, None]
+    return _last(back.to(x.dtype)), of_weight, of_bias
+
+
+def _normalised(x: Tensor, statistics: Tensor) -> Tensor:
+    """A map by its images' statistics (B, 2), in float64."""
+    mean, factor = statistics[:, :, None, None, None].unbind(1)
+    return (x - mean) * factor
 
 
 def synchronised_batch_norm(

@@ -188,11 +188,11 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
     Shapes: x (B, C, H, W), weight and bias (C); returns (B, C, H, W), of the type of ``x`` if a kernel computes it.
     """
-    parameters = (weight, bias)
     native = (
         is_native(x)
         and is_for_cuda(x)
         and x.ndim == 4
-        and all(one.dtype == torch.float32 and one.shape == (x.shape[1],) for one in parameters)
+        and x.numel() > 0
+        and all(one.dtype in (torch.float32, x.dtype) and one.shape == (x.shape[1],) for one in (weight, bias))
     )
     return operators.group_norm(x, weight, bias, eps)[0] if native else F.group_norm(x, 1, weight, bias, eps)
