@@ -56,11 +56,12 @@ def depthwise_conv2d_backward(
     weights, biases = torch.cat(kernels, dim=1), gradient.sum((2, 3))
     if len(weight) == 1:
         weights, biases = weights.sum(0, keepdim=True), biases.sum(0, keepdim=True)
-    return back, weights, biases
+    return back, weights.reshape(weight.shape), biases
 
 
 def _kernels(weight: Tensor, channels: Sequence[int], sizes: Sequence[int], batch: int) -> Iterator[Tensor]:
     """The kernels (B, C', K, K) of each share in a weight (1 or B, all of them)."""
+    weight = weight.flatten(1)
     counts = [count * size * size for count, size in zip(channels, sizes, strict=True)]
     for part, count, size in zip(weight.split(counts, 1), channels, sizes, strict=True):
         yield part.reshape(-1, count, size, size).expand(batch, -1, -1, -1)

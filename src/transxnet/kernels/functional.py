@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transxnet.kernels import operators, reference
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.gelu import is_dense
-from transxnet.kernels.policy import is_native
+from transxnet.kernels.policy import TYPES, is_native, is_triton
 from transxnet.kernels.reference import Bias, FactoredBias
 
 GELUOrder = Literal["none", "before", "after"]
@@ -34,8 +34,9 @@ def depthwise_conv2d(
         (B, C, H, W).
     """
     sizes = [weight.shape[-1] for weight in weights]
-    if not (is_native(x) and _has_kernel(weights, sizes)):
+    if not (is_native(x) and _has_kernel(x, weights, sizes)):
         return reference.depthwise_conv2d(x, weights, biases, identity)
+    x = _autocast(x)
     channels = [len(weight) for weight in weights]
     if len(weights) == 1:
         weight, bias = weights[0].reshape(1, -1), None if biases[0] is None else biases[0].unsqueeze(0)
@@ -51,13 +52,22 @@ def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
     Shapes: x (B, C, H, W), kernel (B, C, K, K) with K odd, bias (B, C); returns (B, C, H, W).
     """
-    if not (is_native(x) and _has_kernel([kernel], [kernel.shape[-1]])):
+    sizes = [kernel.shape[-1]]
+    if not (is_native(x) and _has_kernel(x, [kernel], sizes)):
         return reference.dynamic_depthwise_conv2d(x, kernel, bias)
-    return operators.depthwise_conv2d(x, kernel.flatten(1), bias, [x.shape[1]], [kernel.shape[-1]], False)
+    kernel = kernel if is_triton(x) else kernel.flatten(1)
+    return operators.depthwise_conv2d(_autocast(x), kernel, bias, [x.shape[1]], sizes, False)
 
 
-def _has_kernel(weights: Sequence[Tensor], sizes: Sequence[int]) -> bool:
-    return all(size in KERNEL_SIZES for size in sizes) and all(weight.dtype == torch.float32 for weight in weights)
+def _has_kernel(x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int]) -> bool:
+    types = TYPES if is_triton(x) else (torch.float32,)
+    return all(size in KERNEL_SIZES for size in sizes) and all(weight.dtype in types for weight in weights)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """A map for the kernels of CUDA devices in autocast's type, if that is on, as PyTorch casts it for convolutions."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if is_triton(x) and torch.is_autocast_enabled(device) else x
 
 
 def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: float | None = None) -> Tensor:

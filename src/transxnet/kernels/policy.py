@@ -35,6 +35,9 @@ VARIABLE = "TRANSXNET_KERNELS"
 OLDEST_CAPABILITY = (8, 0)
 """Compute capability from which the kernels for CUDA devices are used: Ampere."""
 
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Types of tensors that the kernels for CUDA devices take."""
+
 _chosen: ContextVar[Policy | None] = ContextVar("_chosen", default=None)
 
 
@@ -88,23 +91,28 @@ def is_native(x: Tensor) -> bool:
 
     What is exported or traced contains PyTorch's operations, and so does what is compiled for a CPU.
     """
-    device = x.device.type
-    if device == "cuda" or (device == "cpu" and _policy() == "triton"):
-        return _is_on_triton(x)
+    if _is_for_triton(x):
+        return is_triton(x)
     return (
         not torch.compiler.is_compiling()
         and _policy() == "native"
         and type(x) is Tensor
-        and device == "cpu"
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 
-def _is_on_triton(x: Tensor) -> bool:
+def _is_for_triton(x: Tensor) -> bool:
+    return x.device.type == "cuda" or (x.device.type == "cpu" and _policy() == "triton")
+
+
+def is_triton(x: Tensor) -> bool:
+    """Whether operators of a tensor are computed by the kernels for CUDA devices; see :func:`is_native`."""
     return (
-        x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        _is_for_triton(x)
+        and x.dtype in TYPES
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _policy() != "reference"

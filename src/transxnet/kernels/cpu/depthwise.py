@@ -26,7 +26,7 @@ def forward(
     """
     if len(weight) not in (1, len(x)):
         raise ValueError(f"there are kernels for {len(weight)} images, but {len(x)} images")
-    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    x, weight = x.contiguous(memory_format=torch.channels_last), weight.flatten(1).contiguous()
     out = torch.empty_like(x, memory_format=torch.channels_last)
     bias = weight.new_zeros(len(weight), x.shape[1]) if bias is None else bias.contiguous()
     parts = zip(
@@ -44,7 +44,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the input, (B, C, H, W), of the weight and of the bias; empty unless requested."""
     x, gradient = (one.contiguous(memory_format=torch.channels_last) for one in (x, gradient))
-    gradients, weight = _shares(gradient, channels), weight.contiguous()
+    gradients, shape, weight = _shares(gradient, channels), weight.shape, weight.flatten(1).contiguous()
     input_gradient = weight_gradient = bias_gradient = x.new_empty(0)
     if of_input:
         input_gradient = torch.empty_like(x, memory_format=torch.channels_last)
@@ -62,6 +62,7 @@ def backward(
         )  # fmt: skip
         for share, out_gradient, kernel, offset in shares:
             _kernel_gradient(share, out_gradient, kernel, offset)
+        weight_gradient = weight_gradient.view(shape)
     return input_gradient, weight_gradient, bias_gradient
 
 

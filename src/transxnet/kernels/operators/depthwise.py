@@ -10,6 +10,7 @@ from torch import Tensor
 from transxnet.kernels.cpu import depthwise as cpu_depthwise
 from transxnet.kernels.operators.registration import (
     CPU,
+    CUDA,
     caller,
     define,
     gradients,
@@ -21,13 +22,14 @@ from transxnet.kernels.operators.registration import (
 
 SCHEMAS = (
     # Kernels are shared (n = 1) or every image's own (n = B); weight (n, numbers of all kernels) has those of the first
-    # share of the channels first, (C', K, K); bias (n, C).
+    # share of the channels first, (C', K, K); with one share it may be (n, C, K, K), in any layout. bias (n, C).
     "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, int[] channels, int[] sizes, bool identity) -> Tensor",
     "depthwise_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, int[] channels, int[] sizes, bool identity, "
     "bool of_input, bool of_parameters) -> (Tensor, Tensor, Tensor)",
 )
 
 CPU["depthwise_conv2d"] = cpu_depthwise
+CUDA["depthwise_conv2d"] = "depthwise"
 for _schema in SCHEMAS:
     define(_schema)
 
@@ -42,8 +44,9 @@ def _(
     gradient: Tensor, x: Tensor, weight: Tensor, channels: Any, sizes: Any, identity: bool, of_input: bool,
     of_parameters: bool,
 ) -> Any:  # fmt: skip
-    bias = x.new_empty(weight.shape[0], x.shape[1])
-    return if_wanted(of_input, x, channels_last=True), if_wanted(of_parameters, weight), if_wanted(of_parameters, bias)
+    of_weight, of_bias = weight.new_empty(weight.shape), weight.new_empty(weight.shape[0], x.shape[1])
+    parameters = if_wanted(of_parameters, of_weight), if_wanted(of_parameters, of_bias)
+    return if_wanted(of_input, x, channels_last=True), *parameters
 
 
 def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:

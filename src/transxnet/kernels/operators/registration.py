@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -69,7 +70,9 @@ def _on_cuda(name: str) -> Callable[..., Any]:
         if operator not in CUDA or given[0].numel() == 0 or given[0].dtype == torch.float64:
             return otherwise(*given)
         module = import_module(f"transxnet.kernels.cuda.{CUDA[operator]}")
-        return getattr(module, function)(*given)
+        device = given[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where Triton launches
+            return getattr(module, function)(*given)
 
     return compute
 
