@@ -7,6 +7,22 @@ that is not asked for is returned empty. Gradients cannot be differentiated agai
 
 from transxnet.kernels.operators.attention import attention
 from transxnet.kernels.operators.depthwise import depthwise_conv2d
+from transxnet.kernels.operators.depthwise_fused import (
+    filtered_conv2d,
+    mixed_kernels,
+    multi_scale_conv2d,
+    pooled_positions,
+)
 from transxnet.kernels.operators.norms import batch_norm, gelu, layer_scale
 
-__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "layer_scale"]
+__all__ = [
+    "attention",
+    "batch_norm",
+    "depthwise_conv2d",
+    "filtered_conv2d",
+    "gelu",
+    "layer_scale",
+    "mixed_kernels",
+    "multi_scale_conv2d",
+    "pooled_positions",
+]
