@@ -39,8 +39,11 @@ def fuse(
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each. By default, this and the two choices below are those that were
-            fastest for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
-            ``dynamic_size``, they are the plainest (``split``, ``conv``, the model's memory format).
+            fastest for float32 on a CPU (``single``, ``linear``, channels last); those with the fewest
+            operations on a CUDA device or in 16 bits (``split``, ``linear``, channels last); and elsewhere, and
+            for ``dynamic_size``, the plainest (``split``, ``conv``, the model's memory format). On CUDA devices
+            the package's kernels compute both forms: a network that was fused on the CPU can be moved there,
+            though ``single`` takes more arithmetic.
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
@@ -86,8 +89,9 @@ def _chosen(
     channels_last: bool | None,
 ) -> Folding:
     """The choices with their defaults; raises as :func:`fuse`."""
-    plain = dynamic_size or not _is_float32_on_cpu(model)
-    depthwise = depthwise or ("split" if plain else "single")
+    on_cpu = _is_float32_on_cpu(model)
+    plain = dynamic_size or not (on_cpu or _is_for_cuda(model))
+    depthwise = depthwise or ("single" if on_cpu and not plain else "split")
     pointwise = pointwise or ("conv" if plain else "linear")
     channels_last = not plain if channels_last is None else channels_last
     return Folding(_checked(model, depthwise, pointwise, idconv), pointwise, idconv, dynamic_size, channels_last)
@@ -96,6 +100,13 @@ def _chosen(
 def _is_float32_on_cpu(model: Any) -> bool:
     return isinstance(model, nn.Module) and all(
         one.device.type == "cpu" and one.dtype == torch.float32 for one in model.parameters()
+    )
+
+
+def _is_for_cuda(model: Any) -> bool:
+    """Whether a model is on a CUDA device, or in 16 bits, as it is used there."""
+    return isinstance(model, nn.Module) and all(
+        one.device.type == "cuda" or one.dtype in (torch.bfloat16, torch.float16) for one in model.parameters()
     )
 
 

@@ -18,8 +18,9 @@ from transxnet.layers import DMixer, PatchEmbed, PositionBias, Stage
 from transxnet.layers.affine import Affine
 from transxnet.layers.block import FusedBlock
 from transxnet.layers.folding import Pointwise
+from transxnet.layers.fused_depthwise import SplitScales
 from transxnet.layers.idconv import FusedIDConv
-from transxnet.layers.ms_ffn import FusedMSFFN, SplitScales
+from transxnet.layers.ms_ffn import FusedMSFFN
 from transxnet.layers.norm import GroupNorm
 from transxnet.layers.osra import FusedOSRA
 from transxnet.layers.ste import FusedSTE

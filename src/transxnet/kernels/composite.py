@@ -231,3 +231,42 @@ def synchronised_batch_norm_backward(
     back = scale * factor * (given - (bias_sum + normalised * weight_sum) / count)
     back = torch.ops.aten.gelu_backward(back, map_) if gelu == "before" else back
     return _last(back.to(x.dtype)), of_weight, of_bias
+
+
+# Depthwise convolutions of fused networks
+
+
+def multi_scale_conv2d(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, channels: Sequence[int],
+    sizes: Sequence[int],
+) -> Tensor:  # fmt: skip
+    scale, shift, weight, bias = (one.to(x.dtype) for one in (scale, shift, weight, bias))
+    parts = weight.split([size * size for size in sizes])
+    given = zip(parts, channels, sizes, strict=True)
+    weights = [part[:, :count].T.reshape(count, 1, size, size) for part, count, size in given]
+    x = torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+    return _last(F.gelu(reference.depthwise_conv2d(x, weights, bias.split(list(channels)), False)))
+
+
+def filtered_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, stride: int
+) -> Tensor:
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    y = F.gelu(F.conv2d(x, weight, bias, stride, padding=weight.shape[-1] // 2, groups=len(weight)))
+    if scale is None or shift is None:
+        return _last(y)
+    return _last(torch.addcmul(shift[:, None, None].to(x.dtype), y, scale[:, None, None].to(x.dtype)))
+
+
+def pooled_positions(x: Tensor, size: int) -> Tensor:
+    bins = F.adaptive_avg_pool2d(x, size).flatten(2)
+    return torch.cat((bins, x.mean((2, 3)).unsqueeze(2)), dim=2).transpose(1, 2).contiguous()
+
+
+def mixed_kernels(scores: Tensor, bank: Tensor) -> Tensor:
+    groups, channels, _ = bank.shape
+    bank, scores = bank.float().transpose(1, 2), scores.float()  # (G, P, C)
+    if groups == 2:
+        return torch.addcmul(bank[1], scores.sigmoid(), bank[0] - bank[1])
+    shares = scores.unflatten(2, (groups, channels)).softmax(dim=2)  # (B, P, G, C)
+    return (shares * bank.transpose(0, 1)).sum(2)

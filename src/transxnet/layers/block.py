@@ -14,6 +14,7 @@ from transxnet import kernels
 from transxnet.kernels import Bias
 from transxnet.layers.depthwise import residual
 from transxnet.layers.folding import Folding
+from transxnet.layers.fused_depthwise import convolved
 from transxnet.layers.layer_scale import LayerScale
 from transxnet.layers.norm import group_norm
 from transxnet.layers.sequential import is_plain
@@ -153,6 +154,6 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        x = self.dpe(x)
+        x = convolved(self.dpe, x)
         x = x + self.token_mixer(self.norm1(x), position_bias)
         return x + self.ffn(self.norm2(x))  # type: ignore[no-any-return]

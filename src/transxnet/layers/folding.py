@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from transxnet.kernels.policy import is_triton
 from transxnet.layers.affine import Kernel, affine_of, exact
 from transxnet.layers.depthwise import DepthwiseConv2d
 from transxnet.layers.layer_scale import LayerScale
@@ -203,6 +204,10 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to (B, C', H, W)."""
+        if is_triton(x) and x.ndim == 4:  # a product of two matrices, of a slice of channels too, adds the bias itself
+            rows = x.permute(0, 2, 3, 1)
+            flat = F.linear(rows.flatten(0, 2), self.weight, self.bias)
+            return flat.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.errors import ConfigError
-from transxnet.kernels import dynamic_depthwise_conv2d
+from transxnet.kernels import dynamic_depthwise_conv2d, operators
 from transxnet.layers.affine import Kernel, affine_of, fixed_conv
 from transxnet.layers.folding import Folding, IDConvForm, has_known_leaves, layers_of
+from transxnet.layers.fused_depthwise import SIZES, takes
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.registry import BlockSizes, register_local_operator
 from transxnet.layers.sequential import GELU, Sequential
@@ -108,10 +109,20 @@ class FusedIDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
+        if self.form == "grouped" and self.kernel_size in SIZES and takes(x):
+            return self._convolve_on_cuda(x)
         pool = pooled_by_products if self.dynamic_size else pooled_adaptively
         pooled = pool(x, self.kernel_size)  # (B, C, K * K + 1)
         mixed = self._mix(self.scores(F.gelu(self.squeeze(pooled.unsqueeze(3)))))  # (B, C, K * K + 1)
         return _CONVOLVE[self.form](x, mixed)
+
+    def _convolve_on_cuda(self, x: Tensor) -> Tensor:
+        """:meth:`forward` in six launches; the kernels have the channels last, and are read as they are."""
+        pooled = operators.pooled_positions(x, self.kernel_size)  # (B, K * K + 1, C)
+        hidden = F.gelu(F.linear(pooled, self.squeeze.weight.flatten(1), self.squeeze.bias))
+        scores = F.linear(hidden, self.scores.weight.flatten(1), self.scores.bias)
+        mixed = operators.mixed_kernels(scores, self.bank).transpose(1, 2)  # (B, C, K * K + 1)
+        return convolve_grouped(x, mixed)
 
     def _mix(self, scores: Tensor) -> Tensor:
         """Shapes: (B, G * C, K * K + 1, 1), or (B, C, K * K + 1, 1) with two groups, to (B, C, K * K + 1)."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transxnet.layers.affine import Affine, Kernel, affine_of, fixed_conv
 from transxnet.layers.depthwise import MultiScaleConv, residual
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
+from transxnet.layers.fused_depthwise import MultiScale, SplitScales
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.registry import BlockSizes, register_ffn
 from transxnet.layers.sequential import GELU, Sequential, in_order
@@ -59,7 +60,7 @@ class MSFFN(nn.Module):
             affine, multi_scale = _split(kernels, shares, *affine_of(before))
         else:
             affine, multi_scale = affine_of(before), _single(kernels)
-        multi_scale = nn.Sequential(Affine(*affine, project.weight, folding.channels_last), multi_scale)
+        multi_scale = MultiScale(Affine(*affine, project.weight, folding.channels_last), multi_scale)
         return FusedMSFFN(folding.to_pointwise(Kernel(expand), gelu=True), multi_scale, folding.to_pointwise(kernel))
 
 
@@ -83,27 +84,11 @@ class FusedMSFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        x = self.multi_scale(self.expand(x))  # (B, E * C, H, W)
-        return self.project(F.gelu(x))  # type: ignore[no-any-return]
-
-
-class SplitScales(nn.Module):
-    """Each scale on its share of the channels.
-
-    Args:
-        channels: Of each share.
-        scales: Map (B, channels, H, W) to the same.
-    """
-
-    def __init__(self, channels: Sequence[int], scales: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.channels = list(channels)
-        self.scales = nn.ModuleList(scales)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) to the same."""
-        parts = torch.split(x, self.channels, dim=1)
-        return torch.cat([scale(parts[index]) for index, scale in enumerate(self.scales)], dim=1)
+        x = self.expand(x)  # (B, E * C, H, W)
+        scales = self.multi_scale
+        if isinstance(scales, MultiScale) and scales.takes(x):
+            return self.project(scales.with_gelu(x))  # type: ignore[no-any-return]
+        return self.project(F.gelu(scales(x)))  # type: ignore[no-any-return]
 
 
 def _split(

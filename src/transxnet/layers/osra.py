@@ -12,6 +12,7 @@ from transxnet.kernels import Bias, attention
 from transxnet.layers.affine import Affine, Kernel, affine_of
 from transxnet.layers.depthwise import DepthwiseConv2d, residual
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
+from transxnet.layers.fused_depthwise import convolved, reduced
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.patch_embed import PatchConv
 from transxnet.layers.sequential import GELU, Sequential
@@ -118,5 +119,5 @@ class FusedOSRA(nn.Module):
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        kv = self.kv(self.lr(self.osr(x)))
+        kv = self.kv(convolved(self.lr, reduced(self.osr, x)))
         return attention(self.q(x), kv, position_bias, self.heads, scale=1.0)

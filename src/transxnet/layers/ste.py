@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from transxnet.layers.affine import Kernel, affine_of, constant
 from transxnet.layers.depthwise import DepthwiseConv2d
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
+from transxnet.layers.fused_depthwise import activated
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.sequential import GELU, Sequential
 
@@ -75,5 +75,5 @@ class FusedSTE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        y = self.squeeze(F.gelu(self.local(x)))
+        y = self.squeeze(activated(self.local, x))
         return torch.addcmul(self.expand(y), x, self.identity)
