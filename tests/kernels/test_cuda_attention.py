@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from helpers.networks import assert_same
-from transxnet.kernels import use
+from transxnet.kernels import FactoredBias, flash_attention, use
+from transxnet.layers import PositionBias
 
 pytest.importorskip("triton")
 
@@ -49,7 +48,7 @@ def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: in
 
 def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> None:
     assert found.shape == wanted.shape
-    error = (found.double() - wanted).abs().max() / max(float(wanted.abs().max()), 1e-3)
+    error = (found.double() - wanted).abs().max() / max(float(wanted.detach().abs().max()), 1e-3)
     assert error <= TOLERANCES[dtype or found.dtype]
 
 
@@ -69,3 +68,32 @@ def test_few_keys(
 ) -> None:
     q, kv = maps(dtype, batch, heads * width, *size), maps(dtype, batch, 2 * heads * width, *keys)
     check(q, kv, torch.randn(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_many_keys(dtype: torch.dtype) -> None:
+    """The form for flash attention, forward and backward; in float64 it is exact."""
+    q, kv = maps(dtype, 2, 2 * 19, 5, 7), maps(dtype, 2, 4 * 19, 3, 100)
+    rows, columns = maps(torch.float64, 1, 2, 35, 9).contiguous(), maps(torch.float64, 1, 1, 300, 9)[0, 0]
+    doubles = [x.double().requires_grad_() for x in (q, kv, rows)]
+    leaves = [x.detach().clone().requires_grad_() for x in (q, kv, rows)]
+    wanted = expected(doubles[0], doubles[1], doubles[2] @ columns.T, 2, 19**-0.5)
+    found = flash_attention.attention(leaves[0], leaves[1], FactoredBias(leaves[2], columns), 2, 19**-0.5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-2
+    gradient = maps(torch.float64, *q.shape)
+    gradients = zip(
+        torch.autograd.grad(found, leaves, gradient.to(dtype)),
+        torch.autograd.grad(wanted, doubles, gradient),
+        strict=True,
+    )
+    for one, other in ((found, wanted), *gradients):
+        assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
+
+
+def test_many_keys_of_a_resized_bias_are_never_a_whole_map() -> None:
+    """On the path of CUDA devices attention gets the factors, and never a mask."""
+    stage = PositionBias(2, (4, 4), 1)
+    with use("triton"), torch.no_grad():
+        assert isinstance(stage(torch.empty(1, 8, 20, 20)), FactoredBias)
+        assert isinstance(stage(torch.empty(1, 8, 8, 8)), Tensor)

@@ -17,6 +17,7 @@ from transxnet.kernels.functional import (
     gelu,
     group_norm,
     layer_scale,
+    prefers_factors,
     residual,
 )
 from transxnet.kernels.policy import Policy, current_policy, is_for_cuda, is_native, native_available, use
@@ -39,6 +40,7 @@ __all__ = [
     "is_native",
     "layer_scale",
     "native_available",
+    "prefers_factors",
     "residual",
     "use",
 ]

@@ -85,7 +85,9 @@ def attention_backward(
     of_weights = g @ v.transpose(2, 3)
     of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
     of_q = (of_scores @ k * scale).transpose(2, 3).reshape(q.shape)
-    of_kv = torch.stack((of_scores.transpose(2, 3) @ q_tokens * scale, weights.transpose(2, 3) @ g))  # (2, B, heads, M, d)
+    of_kv = torch.stack(
+        (of_scores.transpose(2, 3) @ q_tokens * scale, weights.transpose(2, 3) @ g)
+    )  # (2, B, heads, M, d)
     of_whole = of_scores.sum(0, keepdim=True)
     of_given = of_whole if columns is None else of_whole @ columns
     return (

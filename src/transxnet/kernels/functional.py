@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transxnet.kernels import operators, reference
+from transxnet.kernels import flash_attention, operators, reference
 from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.kernels.cpu.gelu import is_dense
 from transxnet.kernels.policy import TYPES, is_for_cuda, is_native, is_triton
@@ -17,6 +17,10 @@ from transxnet.kernels.reference import Bias, FactoredBias
 
 GELUOrder = Literal["none", "before", "after"]
 """GELU beside a batch normalisation: none, before it or after it."""
+
+
+FEW_KEYS = 256
+"""Keys up to which the kernels for CUDA devices hold all of a query's scores in registers."""
 
 
 def depthwise_conv2d(
@@ -84,12 +88,21 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
         (B, C, H, W).
     """
     bias, columns = position_bias if isinstance(position_bias, FactoredBias) else (position_bias, None)
-    if not (is_native(q) and is_native(kv) and bias.dtype == torch.float32):
+    if not (is_native(q) and is_native(kv) and bias.dtype in (TYPES if is_triton(q) else (torch.float32,))):
         return reference.attention(q, kv, position_bias, heads, scale)
     scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
+    if is_triton(q) and kv.shape[2] * kv.shape[3] > FEW_KEYS:
+        if isinstance(position_bias, FactoredBias):
+            return flash_attention.attention(q, kv, position_bias, heads, scale)
+        return reference.attention(q, kv, position_bias, heads, scale)
     if q.device.type == "cpu" and scale != 1.0:  # once; the kernels would do it in the backward pass again
         q, scale = q * scale, 1.0
     return operators.attention(q, kv, bias, columns, heads, scale)
+
+
+def prefers_factors(x: Tensor, keys: int) -> bool:
+    """Whether attention of a map to so many keys is faster with a factored position bias, of whatever size."""
+    return is_triton(x) and keys > FEW_KEYS
 
 
 def batch_norm(

@@ -9,7 +9,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transxnet.kernels import Bias, FactoredBias
+from transxnet.kernels import Bias, FactoredBias, prefers_factors
 from transxnet.layers.folding import Folding
 
 PositionBiasResize = Literal["flattened", "geometric"]
@@ -63,6 +63,8 @@ class PositionBias(nn.Module):
         grid = (x.shape[-2], x.shape[-1])
         training = torch.is_grad_enabled()
         size = self._bytes(grid) * (x.shape[0] if training else 1)
+        if not self.dynamic_size and not self._is_stored(grid) and prefers_factors(x, self._size(grid)[1]):
+            return self.factored(grid)
         if self.dynamic_size or self._is_stored(grid) or size <= (LARGEST_SCORES if training else LARGEST_MAP):
             return self.resized(grid)
         return self.factored(grid)

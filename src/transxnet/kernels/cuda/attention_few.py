@@ -23,7 +23,7 @@ def product(a, b, precision: tl.constexpr):
 
 @triton.jit
 def load_head(x, first, count, pixel, width: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr):
-    """A head's channels (rows, depth) of the pixels from ``first``, with zeros beyond ``count`` pixels and its width."""
+    """A head's channels (rows, depth) of the pixels from ``first``; zeros beyond ``count`` pixels and its width."""
     at, channel = first + tl.arange(0, rows), tl.arange(0, depth)
     inside = (at < count)[:, None] & (channel < width)[None, :]
     return tl.load(x + at[:, None].to(tl.int64) * pixel + channel[None, :], mask=inside, other=0.0)

@@ -10,7 +10,18 @@ import triton.language as tl
 from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise_gradients import of_parameters as gradients_of_parameters
-from transxnet.kernels.cuda.depthwise_tiles import ROWS, before, blocks, channel_blocks, laid_out, share_of, steps, tile, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import (
+    ROWS,
+    before,
+    blocks,
+    channel_blocks,
+    laid_out,
+    share_of,
+    steps,
+    tile,
+    vector,
+    whole,
+)
 
 
 @triton.jit
@@ -157,9 +168,10 @@ def launch(
     scale, shift = (x, x) if affine is None else affine
     given = x if bias is None else bias
     steps_of_weight = _steps_of(weight, packed)
+    positions = before([size * size for size in sizes], with_first=packed)
     convolve[grid](
         x, weight, given, scale, shift, out, height, width, first, share, *steps(x), *steps(out), *steps_of_weight,
-        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=before([size * size for size in sizes], with_first=packed),
+        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=positions,
         PACKED=packed, FLIPPED=flipped, BIAS=bias is not None, IDENTITY=identity, AFFINE=affine is not None, GELU=gelu,
         ROWS=ROWS, VECTOR=vector(x, out, channels=channels), WEIGHT_VECTOR=_weight_vector(steps_of_weight), **block,
     )  # fmt: skip
@@ -181,4 +193,3 @@ def _weight_vector(weight_steps: tuple[int, int, int, int]) -> int:
     if of_channel != 1:
         return 1
     return next(size for size in (8, 4, 2, 1) if not any(step % size for step in (of_image, of_row, of_column)))
-

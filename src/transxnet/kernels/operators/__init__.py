@@ -7,13 +7,13 @@ that is not asked for is returned empty. Gradients cannot be differentiated agai
 
 from transxnet.kernels.operators.attention import attention
 from transxnet.kernels.operators.depthwise import depthwise_conv2d
-from transxnet.kernels.operators.group_norm import group_norm
 from transxnet.kernels.operators.depthwise_fused import (
     filtered_conv2d,
     mixed_kernels,
     multi_scale_conv2d,
     pooled_positions,
 )
+from transxnet.kernels.operators.group_norm import group_norm
 from transxnet.kernels.operators.norms import batch_norm, gelu, layer_scale
 from transxnet.kernels.operators.residual import residual
 from transxnet.kernels.operators.synchronised import synchronised_batch_norm
