@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from helpers.networks import assert_same
 from transxnet.kernels import use
@@ -49,8 +48,10 @@ def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: in
 
 def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> None:
     assert found.shape == wanted.shape
-    error = (found.double() - wanted).abs().max() / max(float(wanted.abs().max()), 1e-3)
-    assert error <= TOLERANCES[dtype or found.dtype]
+    error = float((found.detach().double() - wanted.detach()).abs().max()) / max(
+        float(wanted.detach().abs().max()), 1e-3
+    )
+    assert error <= TOLERANCES[dtype or found.dtype]  # and no NaN
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,44 @@ def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None
     ],
 )
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_few_keys(
+def test_attention_and_its_gradients(
     dtype: torch.dtype, batch: int, heads: int, width: int, size: tuple[int, int], keys: tuple[int, int]
 ) -> None:
     q, kv = maps(dtype, batch, heads * width, *size), maps(dtype, batch, 2 * heads * width, *keys)
     check(q, kv, torch.randn(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_a_factored_bias(dtype: torch.dtype, keys: tuple[int, int]) -> None:
+    """Of few keys, and of many in two blocks and a part of one."""
+    q, kv = maps(dtype, 2, 38, 6, 7), maps(dtype, 2, 76, *keys)
+    columns = torch.randn(keys[0] * keys[1], 9, generator=torch.Generator().manual_seed(1))
+    check(q, kv, torch.randn(1, 2, 42, 9, generator=torch.Generator().manual_seed(2)), columns, 2, 19**-0.5)
+
+
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_slices_and_other_layouts(keys: tuple[int, int]) -> None:
+    """Maps that are channels of larger ones, and those with the channels first."""
+    q, kv = maps(torch.float32, 2, 60, 5, 7), maps(torch.float32, 2, 70, *keys)
+    bias = torch.randn(1, 2, 35, keys[0] * keys[1])
+    check(q[:, 13:37], kv[:, 3:51], bias, None, 2, 1.0)
+    check(q[:, :24].contiguous(), kv[:, :48].contiguous(), bias, None, 2, 1.0)
+
+
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_scores_beyond_float16(keys: tuple[int, int]) -> None:
+    """Sums of products larger than 65,504."""
+    q, kv = maps(torch.float16, 1, 12, 4, 4, scale=300.0), maps(torch.float16, 1, 24, *keys)
+    kv[:, :12] *= 300
+    bias = torch.randn(1, 1, 16, keys[0] * keys[1])
+    with use("triton"):
+        found = torch.ops.transxnet.attention(q, kv, bias, None, 1, 1.0)
+    assert_close(found, expected(q.double(), kv.double(), bias.double(), 1, 1.0))
+
+
+def test_the_operator_is_what_pytorch_expects() -> None:
+    q, kv = maps(torch.float32, 2, 12, 3, 3).requires_grad_(), maps(torch.float32, 2, 24, 2, 2).requires_grad_()
+    bias = torch.randn(1, 2, 9, 4, requires_grad=True)
+    with use("triton"):
+        torch.library.opcheck(torch.ops.transxnet.attention.default, (q, kv, bias, None, 2, 0.5))
