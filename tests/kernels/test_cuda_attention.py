@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from transxnet.kernels import FactoredBias, flash_attention, use
+from transxnet.kernels import FactoredBias, attention, flash_attention, use
 from transxnet.layers import PositionBias
 
 pytest.importorskip("triton")
@@ -48,8 +48,10 @@ def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: in
 
 def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> None:
     assert found.shape == wanted.shape
-    error = (found.double() - wanted).abs().max() / max(float(wanted.detach().abs().max()), 1e-3)
-    assert error <= TOLERANCES[dtype or found.dtype]
+    error = float((found.detach().double() - wanted.detach()).abs().max()) / max(
+        float(wanted.detach().abs().max()), 1e-3
+    )
+    assert error <= TOLERANCES[dtype or found.dtype]  # and no NaN
 
 
 @pytest.mark.parametrize(
@@ -63,16 +65,52 @@ def assert_close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None
     ],
 )
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_few_keys(
+def test_attention_and_its_gradients(
     dtype: torch.dtype, batch: int, heads: int, width: int, size: tuple[int, int], keys: tuple[int, int]
 ) -> None:
     q, kv = maps(dtype, batch, heads * width, *size), maps(dtype, batch, 2 * heads * width, *keys)
     check(q, kv, torch.randn(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_a_factored_bias(dtype: torch.dtype, keys: tuple[int, int]) -> None:
+    """Of few keys, and of many in two blocks and a part of one."""
+    q, kv = maps(dtype, 2, 38, 6, 7), maps(dtype, 2, 76, *keys)
+    columns = torch.randn(keys[0] * keys[1], 9, generator=torch.Generator().manual_seed(1))
+    check(q, kv, torch.randn(1, 2, 42, 9, generator=torch.Generator().manual_seed(2)), columns, 2, 19**-0.5)
+
+
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_slices_and_other_layouts(keys: tuple[int, int]) -> None:
+    """Maps that are channels of larger ones, and those with the channels first."""
+    q, kv = maps(torch.float32, 2, 60, 5, 7), maps(torch.float32, 2, 70, *keys)
+    bias = torch.randn(1, 2, 35, keys[0] * keys[1])
+    check(q[:, 13:37], kv[:, 3:51], bias, None, 2, 1.0)
+    check(q[:, :24].contiguous(), kv[:, :48].contiguous(), bias, None, 2, 1.0)
+
+
+@pytest.mark.parametrize("keys", [(3, 5), (9, 11)])
+def test_scores_beyond_float16(keys: tuple[int, int]) -> None:
+    """Sums of products larger than 65,504."""
+    q, kv = maps(torch.float16, 1, 12, 4, 4, scale=300.0), maps(torch.float16, 1, 24, *keys)
+    kv[:, :12] *= 300
+    bias = torch.randn(1, 1, 16, keys[0] * keys[1])
+    with use("triton"):
+        found = torch.ops.transxnet.attention(q, kv, bias, None, 1, 1.0)
+    assert_close(found, expected(q.double(), kv.double(), bias.double(), 1, 1.0))
+
+
+def test_the_operator_is_what_pytorch_expects() -> None:
+    q, kv = maps(torch.float32, 2, 12, 3, 3).requires_grad_(), maps(torch.float32, 2, 24, 2, 2).requires_grad_()
+    bias = torch.randn(1, 2, 9, 4, requires_grad=True)
+    with use("triton"):
+        torch.library.opcheck(torch.ops.transxnet.attention.default, (q, kv, bias, None, 2, 0.5))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_many_keys(dtype: torch.dtype) -> None:
-    """The form for flash attention, forward and backward; in float64 it is exact."""
+def test_the_form_for_flash_attention(dtype: torch.dtype) -> None:
+    """Forward and backward; in float64 it is exact."""
     q, kv = maps(dtype, 2, 2 * 19, 5, 7), maps(dtype, 2, 4 * 19, 3, 100)
     rows, columns = maps(torch.float64, 1, 2, 35, 9).contiguous(), maps(torch.float64, 1, 1, 300, 9)[0, 0]
     doubles = [x.double().requires_grad_() for x in (q, kv, rows)]
@@ -82,18 +120,20 @@ def test_many_keys(dtype: torch.dtype) -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
     tolerance = 1e-12 if dtype == torch.float64 else 2e-2
     gradient = maps(torch.float64, *q.shape)
-    gradients = zip(
-        torch.autograd.grad(found, leaves, gradient.to(dtype)),
-        torch.autograd.grad(wanted, doubles, gradient),
-        strict=True,
-    )
-    for one, other in ((found, wanted), *gradients):
+    gradients = torch.autograd.grad(found, leaves, gradient.to(dtype))
+    exact = torch.autograd.grad(wanted, doubles, gradient)
+    for one, other in ((found, wanted), *zip(gradients, exact, strict=True)):
         assert (one.double() - other).abs().max() <= tolerance * other.abs().max()
 
 
-def test_many_keys_of_a_resized_bias_are_never_a_whole_map() -> None:
-    """On the path of CUDA devices attention gets the factors, and never a mask."""
-    stage = PositionBias(2, (4, 4), 1)
+def test_a_resized_bias_of_many_keys_stays_in_factors() -> None:
+    """Also a small one; and those of large tables reach flash attention, which takes no mask."""
     with use("triton"), torch.no_grad():
+        stage = PositionBias(2, (4, 4), 1)
         assert isinstance(stage(torch.empty(1, 8, 20, 20)), FactoredBias)
-        assert isinstance(stage(torch.empty(1, 8, 8, 8)), Tensor)
+        assert isinstance(stage(torch.empty(1, 8, 7, 8)), Tensor)
+        stage = PositionBias(2, (10, 10), 1)
+        torch.nn.init.normal_(stage.table)
+        q, kv = maps(torch.float32, 1, 24, 11, 11), maps(torch.float32, 1, 48, 11, 11)
+        bias = stage(q)
+        assert_close(attention(q, kv, bias, 2), expected(q.double(), kv.double(), bias.multiplied(), 2, 12**-0.5))

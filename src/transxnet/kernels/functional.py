@@ -19,8 +19,11 @@ GELUOrder = Literal["none", "before", "after"]
 """GELU beside a batch normalisation: none, before it or after it."""
 
 
-FEW_KEYS = 256
+FEW_KEYS = 64
 """Keys up to which the kernels for CUDA devices hold all of a query's scores in registers."""
+
+MOST_STORED = 64
+"""Columns of a factored position bias up to which these kernels take it, in factors."""
 
 
 def depthwise_conv2d(
@@ -91,10 +94,8 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
     if not (is_native(q) and is_native(kv) and bias.dtype in (TYPES if is_triton(q) else (torch.float32,))):
         return reference.attention(q, kv, position_bias, heads, scale)
     scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
-    if is_triton(q) and kv.shape[2] * kv.shape[3] > FEW_KEYS:
-        if isinstance(position_bias, FactoredBias):
-            return flash_attention.attention(q, kv, position_bias, heads, scale)
-        return reference.attention(q, kv, position_bias, heads, scale)
+    if isinstance(position_bias, FactoredBias) and is_triton(q) and position_bias.columns.shape[1] > MOST_STORED:
+        return flash_attention.attention(q, kv, position_bias, heads, scale)
     if q.device.type == "cpu" and scale != 1.0:  # once; the kernels would do it in the backward pass again
         q, scale = q * scale, 1.0
     return operators.attention(q, kv, bias, columns, heads, scale)

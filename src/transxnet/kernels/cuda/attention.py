@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from transxnet.kernels.cpu.attention import check
 from transxnet.kernels.cuda import attention_few as few
+from transxnet.kernels.cuda import attention_many as many
+from transxnet.kernels.functional import FEW_KEYS, MOST_STORED
 
 PROGRAMS = 1024
 """Programs that fill a device; images share a program only beyond that."""
@@ -48,14 +51,20 @@ def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: 
         (B, C, H, W), channels last in memory.
     """
     check(q, kv, bias, columns, heads)
+    kv = kv.to(q.dtype)
     out = torch.empty_like(q, memory_format=torch.channels_last)
-    whole = _whole(bias, columns)
-    plan = Plan.of(q, kv, heads, rows=64)
-    given, pairs = tokens(q), tokens(kv)
-    few.attend[plan.grid](
-        given.x, pairs.x, whole, out, *plan.sizes, scale, *given.strides, *pairs.strides, plan.group, heads,
-        **plan.constants(given, pairs),
-    )  # fmt: skip
+    bias, columns = _taken(bias, columns, q.dtype, kv)
+    plan, maps = Plan.of(q, kv, heads, bias, columns), (tokens(q), tokens(kv))
+    _launch(
+        few.attend if plan.is_few else many.attend,
+        plan,
+        plan.grid,
+        maps,
+        bias=bias,
+        columns=columns,
+        out=out,
+        scale=scale,
+    )
     return out
 
 
@@ -64,45 +73,64 @@ def backward(
     scale: float, of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the queries, of the keys and values, and of the bias, which is empty unless requested."""
-    q_gradient = torch.empty_like(q, memory_format=torch.channels_last)
-    whole = _whole(bias, columns)
-    plan = Plan.of(q, kv, heads, rows=64)
-    maps = (tokens(gradient.to(q.dtype)), tokens(q), tokens(kv))
-    inputs, strides = [one.x for one in maps], [step for one in maps for step in one.strides]
-    groups = plan.grid[2]
-    parts = whole.new_empty((groups, *whole.shape[1:]) if of_bias else 0, dtype=torch.float32)
-    few.of_queries[plan.grid](
-        *inputs, whole, q_gradient, parts, *plan.sizes, scale, *strides, plan.group, heads, OF_BIAS=of_bias,
-        **plan.constants(*maps),
-    )  # fmt: skip
-    kv_gradient = _of_keys(plan, maps, whole, kv, heads, scale)
+    given, given_columns, kv_type = bias, columns, kv.dtype
+    kv = kv.to(q.dtype)
+    bias, columns = _taken(bias, columns, q.dtype, kv)
+    plan, maps = Plan.of(q, kv, heads, bias, columns), (tokens(gradient.to(q.dtype)), tokens(q), tokens(kv))
+    images, queries, keys, _ = plan.sizes
+    parts = bias.new_empty((plan.grid[2], *bias.shape[1:]) if of_bias else 0, dtype=torch.float32)
+    arguments: dict[str, Any] = {
+        "bias": bias, "columns": columns, "scale": scale, "bias_gradient": parts, "rows_gradient": parts,
+        "out": out.contiguous(memory_format=torch.channels_last),
+        "q_gradient": torch.empty_like(q, memory_format=torch.channels_last),
+        "statistics": None if plan.is_few else parts.new_empty(2, images, heads, queries),
+        "OF_BIAS": of_bias, "OF_ROWS": of_bias and columns is not None,
+    }  # fmt: skip
+    module: Any = few if plan.is_few else many
+    queries_plan = plan if columns is None else plan._replace(rows=32, grid=(triton.cdiv(queries, 32), *plan.grid[1:]))
+    _launch(module.of_queries, queries_plan, queries_plan.grid, maps, **arguments)
+    if of_bias and not plan.is_few and columns is None:
+        grid = (plan.grid[0], heads * triton.cdiv(keys, plan.block), plan.grid[2])
+        _launch(many.of_bias, plan, grid, maps, **arguments)
+    kv_gradient = _of_keys(module.of_keys, plan, maps, kv, **arguments).to(kv_type)
     if not of_bias:
-        return q_gradient, kv_gradient, bias.new_empty(0)
-    of_whole = parts if groups == 1 else parts.sum(0, keepdim=True)
-    return q_gradient, kv_gradient, (of_whole if columns is None else of_whole @ columns.float()).to(bias.dtype)
+        return arguments["q_gradient"], kv_gradient, given.new_empty(0)
+    summed = parts if len(parts) == 1 else parts.sum(0, keepdim=True)
+    if given_columns is not None and columns is None:
+        summed = summed @ given_columns.float()
+    return arguments["q_gradient"], kv_gradient, summed.to(given.dtype)
 
 
-def _of_keys(
-    plan: Plan, maps: tuple[Tokens, Tokens, Tokens], whole: Tensor, kv: Tensor, heads: int, scale: float
-) -> Tensor:
-    """Gradients of keys and values, a sum of some parts of the queries."""
+def _of_keys(kernel: Any, plan: Plan, maps: tuple[Tokens, ...], kv: Tensor, **arguments: Any) -> Tensor:
+    """Gradients of keys and values, a sum of those from some parts of the queries."""
     images, queries, keys, channels = plan.sizes
-    tiles = triton.cdiv(queries, plan.rows)
-    parts = max(1, min(tiles, PROGRAMS // (images * heads)))
-    each = triton.cdiv(tiles, parts)
+    blocks, tiles = triton.cdiv(keys, plan.block), triton.cdiv(queries, plan.rows)
+    each = triton.cdiv(tiles, max(1, min(tiles, PROGRAMS // (images * plan.heads * blocks))))
     parts = triton.cdiv(tiles, each)
     summed = torch.empty(parts, images, keys, 2 * channels, dtype=torch.float32, device=kv.device)
-    few.of_keys[images, heads, parts](
-        *(one.x for one in maps), whole, summed, *plan.sizes, scale, *(step for one in maps for step in one.strides),
-        each, **plan.constants(*maps),
-    )  # fmt: skip
-    last = summed.sum(0).to(kv.dtype).reshape(images, *kv.shape[2:], 2 * channels)
-    return last.permute(0, 3, 1, 2)
+    _launch(kernel, plan, (images * blocks, plan.heads, parts), maps, kv_gradient=summed, TILES=each, **arguments)
+    return summed.sum(0).to(kv.dtype).reshape(images, *kv.shape[2:], 2 * channels).permute(0, 3, 1, 2)
 
 
-def _whole(bias: Tensor, columns: Tensor | None) -> Tensor:
-    """The bias (1, heads, N, M)."""
-    return bias.contiguous() if columns is None else bias.float() @ columns.float().T
+def _launch(kernel: Any, plan: Plan, grid: tuple[int, int, int], maps: Sequence[Tokens], **arguments: Any) -> None:
+    """Launch a kernel with those of the arguments that it has."""
+    names = ("gradient", "q", "kv")[-len(maps) :]
+    for name, one in zip(names, maps, strict=True):
+        arguments |= {name: one.x, f"{name[0] if name != 'kv' else name}_image": one.strides[0]}
+        arguments |= {f"{name[0] if name != 'kv' else name}_pixel": one.strides[1]}
+    arguments |= dict(zip(("images", "queries", "keys", "channels"), plan.sizes, strict=True))
+    arguments |= {"stored": plan.stored, "GROUP": plan.group, "HEADS": plan.heads, **plan.constants(*maps)}
+    known = {*kernel.arg_names, "num_warps", "num_stages"}
+    kernel[grid](**{name: value for name, value in arguments.items() if name in known})
+
+
+def _taken(bias: Tensor, columns: Tensor | None, dtype: torch.dtype, kv: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The bias as kernels take it: its factors, of the maps' type, for many keys; else the whole of it."""
+    if columns is None:
+        return bias.contiguous(), None
+    if kv.shape[2] * kv.shape[3] <= FEW_KEYS or columns.shape[1] > MOST_STORED:
+        return bias.float() @ columns.float().T, None
+    return bias.to(dtype).contiguous(), columns.to(dtype).contiguous()
 
 
 class Plan(NamedTuple):
@@ -110,40 +138,60 @@ class Plan(NamedTuple):
 
     Attributes:
         sizes: Images, queries, keys and channels.
-        width: Channels of a head.
+        heads: Heads.
+        stored: Columns of the factors of a bias, or 0.
         rows: Queries of a tile.
+        block: Keys of a block.
+        warps: Warps of a program.
         group: Images that share a program.
         grid: Tiles of queries, heads, groups of images.
     """
 
     sizes: tuple[int, int, int, int]
-    width: int
+    heads: int
+    stored: int
     rows: int
+    block: int
+    warps: int
     group: int
     grid: tuple[int, int, int]
 
+    @property
+    def is_few(self) -> bool:
+        """Whether one block has all keys."""
+        return self.sizes[2] <= FEW_KEYS
+
     @classmethod
-    def of(cls, q: Tensor, kv: Tensor, heads: int, rows: int) -> Plan:
-        """The plan for maps of these sizes, with tiles of ``rows`` queries."""
+    def of(cls, q: Tensor, kv: Tensor, heads: int, bias: Tensor, columns: Tensor | None) -> Plan:
+        """The plan for maps and a bias of these sizes.
+
+        Tiles are as large as registers allow: products of float32 are not computed by tensor cores.
+        """
         images, channels, height, width = q.shape
         queries, keys = height * width, kv.shape[2] * kv.shape[3]
+        exact = q.dtype == torch.float32
+        rows, warps = (32, 8) if exact else (64, 4 if keys > FEW_KEYS else 8)
+        block = max(16, triton.next_power_of_2(keys)) if keys <= FEW_KEYS else 32
         tiles = triton.cdiv(queries, rows)
         group = max(1, min(LARGEST_GROUP, images * tiles * heads // PROGRAMS))
         grid = (tiles, heads, triton.cdiv(images, group))
-        return cls((images, queries, keys, channels), channels // heads, rows, group, grid)
+        stored = 0 if columns is None else columns.shape[1]
+        return cls((images, queries, keys, channels), heads, stored, rows, block, warps, group, grid)
 
     def constants(self, *maps: Tokens) -> dict[str, int | str]:
         """Constants that a kernel is compiled for, and its number of warps."""
-        numbers = [self.width, self.sizes[3], *(step for one in maps for step in one.strides)]
-        numbers += [one.x.storage_offset() for one in maps]
+        width = self.sizes[3] // self.heads
+        numbers = [width, *(number for one in maps for number in (*one.strides, one.x.storage_offset()))]
         return {
-            "WIDTH": self.width,
-            "DEPTH": max(16, triton.next_power_of_2(self.width)),
+            "WIDTH": width,
+            "DEPTH": max(16, triton.next_power_of_2(width)),
             "ROWS": self.rows,
-            "KEYS": max(16, triton.next_power_of_2(self.sizes[2])),
+            "KEYS": self.block,
+            "STORED": max(16, triton.next_power_of_2(self.stored)) if self.stored else 0,
             "VECTOR": next(size for size in (8, 4, 2, 1) if all(number % size == 0 for number in numbers)),
             "PRECISION": precision(maps[0].x),
-            "num_warps": 4,
+            "num_warps": self.warps,
+            "num_stages": 1,  # more keep registers that would spill
         }
 
 

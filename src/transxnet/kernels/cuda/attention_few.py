@@ -22,11 +22,16 @@ def product(a, b, precision: tl.constexpr):
 
 
 @triton.jit
+<<<<<<< HEAD
 def load_head(x, first, count, pixel, width: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr):
     """A head's channels (rows, depth) of the pixels from ``first``; zeros beyond ``count`` pixels and its width."""
+=======
+def load_head(x, first, count, pixel, width, rows: tl.constexpr, depth: tl.constexpr):
+    """A head's channels (rows, depth) of the pixels from ``first``, with zeros beyond ``count`` pixels and its width."""
+>>>>>>> h-attention
     at, channel = first + tl.arange(0, rows), tl.arange(0, depth)
     inside = (at < count)[:, None] & (channel < width)[None, :]
-    return tl.load(x + at[:, None].to(tl.int64) * pixel + channel[None, :], mask=inside, other=0.0)
+    return tl.load(x + at[:, None] * pixel + channel[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -34,15 +39,15 @@ def store_head(x, value, first, count, pixel, width: tl.constexpr, rows: tl.cons
     """Store what :func:`load_head` loads."""
     at, channel = first + tl.arange(0, rows), tl.arange(0, depth)
     inside = (at < count)[:, None] & (channel < width)[None, :]
-    tl.store(x + at[:, None].to(tl.int64) * pixel + channel[None, :], value.to(x.dtype.element_ty), mask=inside)
+    tl.store(x + at[:, None] * pixel + channel[None, :], value.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def load_bias(bias, first, queries, keys, rows: tl.constexpr, columns: tl.constexpr):
-    """The bias of a tile (rows, columns) in units of log 2, -inf beyond the keys."""
-    row, column = first + tl.arange(0, rows), tl.arange(0, columns)
+def load_bias(bias, first, start, queries, keys, rows: tl.constexpr, columns: tl.constexpr):
+    """The bias of a tile (rows, columns) from query ``first`` and key ``start``, in units of log 2; -inf beyond the keys."""
+    row, column = first + tl.arange(0, rows), start + tl.arange(0, columns)
     inside = (row < queries)[:, None] & (column < keys)[None, :]
-    value = tl.load(bias + row[:, None].to(tl.int64) * keys + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(bias + row[:, None] * keys + column[None, :], mask=inside, other=0.0).to(tl.float32)
     return tl.where((column < keys)[None, :], value * LOG2E, float("-inf"))
 
 
@@ -56,7 +61,7 @@ def attend(
     first, head, group = tl.program_id(0) * ROWS, tl.program_id(1), tl.program_id(2).to(tl.int64)
     q_pixel, kv_pixel, channels = (q_pixel // VECTOR * VECTOR, kv_pixel // VECTOR * VECTOR, channels // VECTOR * VECTOR)
     q_image, kv_image = q_image // VECTOR * VECTOR, kv_image // VECTOR * VECTOR
-    biases = load_bias(bias + head.to(tl.int64) * queries * keys, first, queries, keys, ROWS, KEYS)
+    biases = load_bias(bias + head.to(tl.int64) * queries * keys, first, 0, queries, keys, ROWS, KEYS)
     for image in range(group * GROUP, min(images, (group + 1) * GROUP)):
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         keyed = load_head(kv + image * kv_image + head * WIDTH, 0, keys, kv_pixel, WIDTH, KEYS, DEPTH)
@@ -81,7 +86,7 @@ def of_queries(
     g_pixel, g_image = g_pixel // VECTOR * VECTOR, g_image // VECTOR * VECTOR
     q_pixel, kv_pixel, channels = (q_pixel // VECTOR * VECTOR, kv_pixel // VECTOR * VECTOR, channels // VECTOR * VECTOR)
     q_image, kv_image = q_image // VECTOR * VECTOR, kv_image // VECTOR * VECTOR
-    biases = load_bias(bias + head.to(tl.int64) * queries * keys, first, queries, keys, ROWS, KEYS)
+    biases = load_bias(bias + head.to(tl.int64) * queries * keys, first, 0, queries, keys, ROWS, KEYS)
     total = tl.zeros((ROWS, KEYS), tl.float32)
     for image in range(group * GROUP, min(images, (group + 1) * GROUP)):
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
@@ -102,7 +107,7 @@ def of_queries(
         row, column = first + tl.arange(0, ROWS), tl.arange(0, KEYS)
         inside = (row < queries)[:, None] & (column < keys)[None, :]
         part = bias_gradient + (group * HEADS + head) * queries * keys
-        tl.store(part + row[:, None].to(tl.int64) * keys + column[None, :], total, mask=inside)
+        tl.store(part + row[:, None] * keys + column[None, :], total, mask=inside)
 
 
 @triton.jit
@@ -127,7 +132,7 @@ def of_keys(
         first = tile * ROWS
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
-        biases = tl.trans(load_bias(of_head, first, queries, keys, ROWS, KEYS))
+        biases = tl.trans(load_bias(of_head, first, 0, queries, keys, ROWS, KEYS))
         scores = product(keyed, tl.trans(queried), PRECISION) * (scale * LOG2E) + biases
         powers = tl.exp2(scores - tl.max(scores, 0)[None, :])
         weights = powers / tl.sum(powers, 0)[None, :]
