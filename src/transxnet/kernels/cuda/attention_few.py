@@ -22,13 +22,8 @@ def product(a, b, precision: tl.constexpr):
 
 
 @triton.jit
-<<<<<<< HEAD
-def load_head(x, first, count, pixel, width: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr):
-    """A head's channels (rows, depth) of the pixels from ``first``; zeros beyond ``count`` pixels and its width."""
-=======
 def load_head(x, first, count, pixel, width, rows: tl.constexpr, depth: tl.constexpr):
-    """A head's channels (rows, depth) of the pixels from ``first``, with zeros beyond ``count`` pixels and its width."""
->>>>>>> h-attention
+    """A head's channels (rows, depth) of the pixels from ``first``; zeros beyond ``count`` pixels and its width."""
     at, channel = first + tl.arange(0, rows), tl.arange(0, depth)
     inside = (at < count)[:, None] & (channel < width)[None, :]
     return tl.load(x + at[:, None] * pixel + channel[None, :], mask=inside, other=0.0)
@@ -44,7 +39,7 @@ def store_head(x, value, first, count, pixel, width: tl.constexpr, rows: tl.cons
 
 @triton.jit
 def load_bias(bias, first, start, queries, keys, rows: tl.constexpr, columns: tl.constexpr):
-    """The bias of a tile (rows, columns) from query ``first`` and key ``start``, in units of log 2; -inf beyond the keys."""
+    """The bias (rows, columns) from query ``first`` and key ``start``, in units of log 2; -inf beyond the keys."""
     row, column = first + tl.arange(0, rows), start + tl.arange(0, columns)
     inside = (row < queries)[:, None] & (column < keys)[None, :]
     value = tl.load(bias + row[:, None] * keys + column[None, :], mask=inside, other=0.0).to(tl.float32)
