@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.networks import assert_same
+import transxnet
+from helpers.networks import assert_same, first_stages, images, nano
 from transxnet import kernels
 
 pytest.importorskip("triton")
@@ -94,3 +95,15 @@ def test_the_operator_is_what_pytorch_expects() -> None:
         with kernels.use("triton"):
             torch.library.opcheck(torch.ops.transxnet.depthwise_conv2d.default, given)
         torch.library.opcheck(torch.ops.transxnet.depthwise_conv2d.default, given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_fused_network_computes_the_same(dtype: torch.dtype) -> None:
+    """Fused on a CPU with its defaults, or in the form for GPUs."""
+    model = nano(**first_stages(1))
+    x = images(1, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    expected = model.forward_features(x)
+    fused = transxnet.fuse(model, depthwise="split").to(DEVICE, dtype)
+    with torch.inference_mode(), kernels.use("triton"):
+        found = fused.forward_features(x.to(DEVICE, dtype))
+    assert_same(found, expected, 2e-5 if dtype == torch.float32 else 3e-2)

@@ -39,8 +39,11 @@ def fuse(
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each. By default, this and the two choices below are those that were
-            fastest for float32 on a CPU (``single``, ``linear``, channels last); elsewhere, and for
-            ``dynamic_size``, they are the plainest (``split``, ``conv``, the model's memory format).
+            fastest for float32 on a CPU (``single``, ``linear``, channels last); on CUDA devices and in 16 bits
+            ``split``, ``linear`` and channels last; elsewhere, and for ``dynamic_size``, the plainest
+            (``split``, ``conv``, the model's memory format). On CUDA devices with Triton, either form of the
+            scales is computed by the package's own kernels, so a network that was fused on a CPU with the
+            defaults and moved is as fast as one that was fused there.
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
@@ -86,8 +89,8 @@ def _chosen(
     channels_last: bool | None,
 ) -> Folding:
     """The choices with their defaults; raises as :func:`fuse`."""
-    plain = dynamic_size or not _is_float32_on_cpu(model)
-    depthwise = depthwise or ("split" if plain else "single")
+    plain = dynamic_size or not (_is_float32_on_cpu(model) or _is_for_gpus(model))
+    depthwise = depthwise or ("split" if plain or _is_for_gpus(model) else "single")
     pointwise = pointwise or ("conv" if plain else "linear")
     channels_last = not plain if channels_last is None else channels_last
     return Folding(_checked(model, depthwise, pointwise, idconv), pointwise, idconv, dynamic_size, channels_last)
@@ -97,6 +100,13 @@ def _is_float32_on_cpu(model: Any) -> bool:
     return isinstance(model, nn.Module) and all(
         one.device.type == "cpu" and one.dtype == torch.float32 for one in model.parameters()
     )
+
+
+def _is_for_gpus(model: Any) -> bool:
+    """Whether a network is on a CUDA device, or in 16 bits."""
+    types = (torch.bfloat16, torch.float16)
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    return any(one.device.type == "cuda" or one.dtype in types for one in parameters)
 
 
 def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequence[DepthwiseForm]:

@@ -17,6 +17,7 @@ from transxnet.kernels.cpu.patch_embed import NativeConv2d
 from transxnet.layers import DMixer, PatchEmbed, PositionBias, Stage
 from transxnet.layers.affine import Affine
 from transxnet.layers.block import FusedBlock
+from transxnet.layers.depthwise import FusedDepthwise
 from transxnet.layers.folding import Pointwise
 from transxnet.layers.idconv import FusedIDConv
 from transxnet.layers.ms_ffn import FusedMSFFN, SplitScales
@@ -120,7 +121,7 @@ def _is_known(block: nn.Module) -> bool:
 def _is_depthwise(conv: Any) -> bool:
     """Whether the kernels can compute it: a depthwise convolution with stride 1 that keeps the map's size."""
     return (
-        type(conv) is nn.Conv2d
+        type(conv) in (nn.Conv2d, FusedDepthwise)
         and conv.groups == conv.in_channels == conv.out_channels
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.kernel_size[0] in KERNEL_SIZES

@@ -16,8 +16,9 @@ from transxnet.kernels.functional import (
     dynamic_depthwise_conv2d,
     gelu,
     layer_scale,
+    multi_scale_conv2d,
 )
-from transxnet.kernels.policy import Policy, current_policy, is_native, native_available, use
+from transxnet.kernels.policy import Policy, current_policy, is_native, is_triton, native_available, use
 from transxnet.kernels.reference import Bias, FactoredBias, attend
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "dynamic_depthwise_conv2d",
     "gelu",
     "is_native",
+    "is_triton",
     "layer_scale",
+    "multi_scale_conv2d",
     "native_available",
     "use",
 ]

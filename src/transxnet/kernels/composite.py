@@ -141,3 +141,20 @@ def layer_scale_backward(gradient: Tensor, x: Tensor, weight: Tensor, of_input: 
     sums = ((gradient * x).sum((0, 2, 3)), gradient.sum((0, 2, 3)))
     of_weight, of_bias = (one.reshape(weight.shape) for one in sums)
     return _last(gradient * weight) if of_input else x.new_empty(0), of_weight, of_bias
+
+
+# depthwise
+
+
+def multi_scale_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, channels: Sequence[int],
+    sizes: Sequence[int], gelu: bool,
+) -> Tensor:  # fmt: skip
+    if scale is not None and shift is not None:
+        x = (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+    rows = weight.to(x.dtype).split([size * size for size in sizes])
+    kernels = [
+        part[:, :count].T.reshape(count, 1, size, size) for part, count, size in zip(rows, channels, sizes, strict=True)
+    ]
+    y = reference.depthwise_conv2d(x, kernels, bias.to(x.dtype).split(list(channels)))
+    return _last(F.gelu(y) if gelu else y)

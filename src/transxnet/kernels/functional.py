@@ -59,6 +59,28 @@ def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return operators.depthwise_conv2d(_autocast(x), kernel, bias, [x.shape[1]], sizes, False)
 
 
+def multi_scale_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, affine: tuple[Tensor, Tensor] | None, channels: Sequence[int],
+    sizes: Sequence[int], *, gelu: bool = False,
+) -> Tensor:  # fmt: skip
+    """Depthwise convolutions with fixed weights, each on its share of the channels; they have no gradient.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (sum of K * K, C' or more): the positions of one kernel after another, float32.
+        bias: (C), float32.
+        affine: Scale and shift (C) of the map before it is padded and convolved, float32.
+        channels: The C' of the shares; all but the first are the same.
+        sizes: K of each share.
+        gelu: Apply GELU to the result.
+
+    Returns:
+        (B, C, H, W).
+    """
+    scale, shift = (None, None) if affine is None else affine
+    return operators.multi_scale_conv2d(_autocast(x), weight, bias, scale, shift, channels, sizes, gelu)
+
+
 def _has_kernel(x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int]) -> bool:
     types = TYPES if is_triton(x) else (torch.float32,)
     return all(size in KERNEL_SIZES for size in sizes) and all(weight.dtype in types for weight in weights)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from transxnet.kernels import depthwise_conv2d
+from transxnet.kernels import depthwise_conv2d, is_triton, multi_scale_conv2d
+from transxnet.layers.affine import Kernel, constant
 from transxnet.layers.sequential import is_plain
 
 
@@ -59,6 +61,74 @@ class MultiScaleConv(nn.Module):
             return _convolve(x, scales)
         parts = torch.split(x, self.channels, dim=1)
         return torch.cat([scale(parts[i]) for i, scale in enumerate(self.scales)], dim=1)
+
+
+class FixedScales:
+    """Constants of depthwise convolutions in inference, as the kernels for CUDA devices take them.
+
+    They are no parameters: they stay float32 in a network that is converted, are not exported, and follow the maps
+    to their device.
+
+    Args:
+        weights: (C', 1, K, K) of each share of the channels; all but the first have as many channels.
+        biases: (C') of each share.
+        affine: Scale and shift (C) of the map before it is padded and convolved.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], affine: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.channels, self.sizes = [len(one) for one in weights], [one.shape[-1] for one in weights]
+        wide = max(self.channels)
+        rows = [F.pad(one.flatten(1).T, (0, wide - len(one))) for one in weights]
+        self._tensors = [one.float().contiguous() for one in (torch.cat(rows), torch.cat(list(biases)), *(affine or ()))]
+
+    @staticmethod
+    def take(x: Tensor) -> bool:
+        """Whether a map is for the kernels, now and here; they have no gradient."""
+        return is_triton(x) and not (torch.is_grad_enabled() and x.requires_grad)
+
+    def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """Shapes: (B, C, H, W) to the same."""
+        if self._tensors[0].device != x.device:
+            self._tensors = [one.to(x.device) for one in self._tensors]
+        weight, bias, *affine = self._tensors
+        pair = (affine[0], affine[1]) if affine else None
+        return multi_scale_conv2d(x, weight, bias, pair, self.channels, self.sizes, gelu=gelu)
+
+
+class FusedDepthwise(nn.Conv2d):
+    """A depthwise convolution with fixed weights, with GELU after it, or an affine map before it.
+
+    Args:
+        kernel: Of a convolution that keeps the map's size.
+    """
+
+    def __init__(self, kernel: Kernel, affine: tuple[Tensor, Tensor] | None = None) -> None:
+        old = kernel.conv
+        super().__init__(
+            old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,  # type: ignore[arg-type]
+            padding_mode=old.padding_mode, device="meta",
+        )  # fmt: skip
+        self.weight, self.bias = constant(kernel.weight, old.weight), constant(kernel.bias, old.weight)
+        size = self.kernel_size[0]
+        same = self.stride == self.dilation == (1, 1) and self.padding == (size // 2,) * 2
+        plain = same and self.padding_mode == "zeros" and self.kernel_size == (size, size) and size in (1, 3, 5, 7)
+        depthwise = self.groups == self.in_channels == self.out_channels
+        self.fixed = FixedScales([kernel.weight], [kernel.bias], affine) if plain and depthwise else None
+        self.eval()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
+        """Shapes: (B, C, H, W) to the same."""
+        if self.fixed is not None and self.fixed.take(input):
+            return self.fixed(input)
+        return super().forward(input)
+
+    def then_gelu(self, x: Tensor) -> Tensor:
+        """The convolution and GELU. Shapes: (B, C, H, W) to the same."""
+        if self.fixed is not None and self.fixed.take(x):
+            return self.fixed(x, gelu=True)
+        return F.gelu(self(x))
 
 
 def residual(x: Tensor, branch: nn.Module) -> Tensor:

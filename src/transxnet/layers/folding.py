@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transxnet.layers.affine import Kernel, affine_of, exact
-from transxnet.layers.depthwise import DepthwiseConv2d
+from transxnet.layers.depthwise import DepthwiseConv2d, FusedDepthwise
 from transxnet.layers.layer_scale import LayerScale
 from transxnet.layers.sequential import GELU
 
@@ -96,7 +96,7 @@ class Folding:
         if has_known_leaves(module, DepthwiseConv2d, nn.Conv2d):
             conv: Any = module
             if conv.groups == conv.in_channels == conv.out_channels:
-                return Kernel(conv).beside_identity().to_conv()
+                return FusedDepthwise(Kernel(conv).beside_identity())
         return BesideIdentity(self.part(module, name))
 
     def take_scale(self) -> LayerScale | None:

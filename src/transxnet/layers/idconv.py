@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.errors import ConfigError
-from transxnet.kernels import dynamic_depthwise_conv2d
+from transxnet.kernels import dynamic_depthwise_conv2d, is_triton
 from transxnet.layers.affine import Kernel, affine_of, fixed_conv
 from transxnet.layers.folding import Folding, IDConvForm, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
@@ -108,6 +108,8 @@ class FusedIDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
+        if self.form == "grouped" and len(self.bank) == 2 and is_triton(x):
+            return convolve_grouped(x, self._mixed_with_channels_last(x))
         pool = pooled_by_products if self.dynamic_size else pooled_adaptively
         pooled = pool(x, self.kernel_size)  # (B, C, K * K + 1)
         mixed = self._mix(self.scores(F.gelu(self.squeeze(pooled.unsqueeze(3)))))  # (B, C, K * K + 1)
@@ -120,6 +122,15 @@ class FusedIDConv(nn.Module):
             return torch.addcmul(self.bank[1], scores.squeeze(3).sigmoid(), self.bank[0] - self.bank[1])
         scores = scores.reshape(-1, groups, channels, positions)
         return (scores.softmax(dim=1) * self.bank).sum(dim=1)
+
+    def _mixed_with_channels_last(self, x: Tensor) -> Tensor:
+        """Kernels and biases (B, C, K * K + 1) with adjacent channels, as maps have them: without copies."""
+        bins = F.adaptive_avg_pool2d(x, self.kernel_size).flatten(2).transpose(1, 2)
+        pooled = torch.cat((bins, x.mean((2, 3)).unsqueeze(1)), dim=1)  # (B, K * K + 1, C)
+        squeezed = F.gelu(F.linear(pooled, self.squeeze.weight.flatten(1), self.squeeze.bias))
+        scores = F.linear(squeezed, self.scores.weight.flatten(1), self.scores.bias)
+        bank = self.bank.transpose(1, 2)
+        return torch.addcmul(bank[1], scores.sigmoid(), bank[0] - bank[1]).transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, form={self.form!r}, dynamic_size={self.dynamic_size}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.layers.affine import Affine, Kernel, affine_of, fixed_conv
-from transxnet.layers.depthwise import MultiScaleConv, residual
+from transxnet.layers.depthwise import FixedScales, MultiScaleConv, residual
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.registry import BlockSizes, register_ffn
@@ -60,7 +60,10 @@ class MSFFN(nn.Module):
         else:
             affine, multi_scale = affine_of(before), _single(kernels)
         multi_scale = nn.Sequential(Affine(*affine, project.weight, folding.channels_last), multi_scale)
-        return FusedMSFFN(folding.to_pointwise(Kernel(expand), gelu=True), multi_scale, folding.to_pointwise(kernel))
+        fixed = FixedScales([one.weight for one in kernels], [one.bias for one in kernels], affine_of(before))
+        return FusedMSFFN(
+            folding.to_pointwise(Kernel(expand), gelu=True), multi_scale, folding.to_pointwise(kernel), fixed
+        )
 
 
 class FusedMSFFN(nn.Module):
@@ -73,17 +76,22 @@ class FusedMSFFN(nn.Module):
         expand: 1x1 convolution to E * C, and GELU.
         multi_scale: The affine map, the depthwise convolutions and the identity beside them.
         project: 1x1 convolution back, with the batch normalisations beside it and the branch's scale.
+        fixed: ``multi_scale`` as the kernels for CUDA devices take it.
     """
 
-    def __init__(self, expand: nn.Module, multi_scale: nn.Module, project: nn.Module) -> None:
+    def __init__(self, expand: nn.Module, multi_scale: nn.Module, project: nn.Module, fixed: FixedScales) -> None:
         super().__init__()
         self.expand = expand
         self.multi_scale = multi_scale
         self.project = project
+        self.fixed = fixed
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        x = self.multi_scale(self.expand(x))  # (B, E * C, H, W)
+        x = self.expand(x)  # (B, E * C, H, W)
+        if self.fixed.take(x):
+            return self.project(self.fixed(x, gelu=True))  # type: ignore[no-any-return]
+        x = self.multi_scale(x)
         return self.project(F.gelu(x))  # type: ignore[no-any-return]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transxnet.kernels import Bias, attention
 from transxnet.layers.affine import Affine, Kernel, affine_of
-from transxnet.layers.depthwise import DepthwiseConv2d, residual
+from transxnet.layers.depthwise import DepthwiseConv2d, FixedScales, FusedDepthwise, residual
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.patch_embed import PatchConv
@@ -81,19 +81,21 @@ class OSRA(nn.Module):
             return None
         q = Kernel(self.q)
         q.then(torch.full_like(q.bias, (self.q.out_channels // self.heads) ** -0.5))
-        osr = self.osr
+        osr, before, refinement = self.osr, None, Kernel(self.lr).beside_identity()
         if isinstance(osr, nn.Sequential):
             spread, first, act, pointwise, second = layers_of(osr)
             # A padded convolution comes next: the affine map stays (see FusedMSFFN).
             kernel = Kernel(pointwise).then(*affine_of(second))
             affine = Affine(kernel.weight.flatten(), kernel.bias, pointwise.weight, folding.channels_last)
+            before = kernel.weight.flatten(), kernel.bias
             osr = nn.Sequential(Kernel(spread).then(*affine_of(first)).to_conv(), act, affine)
         return FusedOSRA(
             self.heads,
             folding.to_pointwise(q),
             osr,
-            Kernel(self.lr).beside_identity().to_conv(),
+            FusedDepthwise(refinement),
             folding.to_pointwise(Kernel(self.kv)),
+            FixedScales([refinement.weight], [refinement.bias], before),
         )
 
 
@@ -106,17 +108,26 @@ class FusedOSRA(nn.Module):
         osr: Maps (B, C, H, W) to (B, C, H / S, W / S).
         lr: Depthwise convolution.
         kv: 1x1 convolution to 2C.
+        refine: ``lr`` with the affine map at the end of ``osr``, as the kernels for CUDA devices take it.
     """
 
-    def __init__(self, heads: int, q: nn.Module, osr: nn.Module, lr: nn.Conv2d, kv: nn.Module) -> None:
+    def __init__(
+        self, heads: int, q: nn.Module, osr: nn.Module, lr: nn.Conv2d, kv: nn.Module, refine: FixedScales
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.q = q
         self.osr = osr
         self.lr = lr
         self.kv = kv
+        self.refine = refine
 
     def forward(self, x: Tensor, position_bias: Bias) -> Tensor:
         """Shapes: x (B, C, H, W), position_bias (1, heads, N, M); returns (B, C, H, W)."""
-        kv = self.kv(self.lr(self.osr(x)))
+        if self.refine.take(x):
+            reduced = x if isinstance(self.osr, nn.Identity) else self.osr[:-1](x)  # type: ignore[index]
+            refined = self.refine(reduced)
+        else:
+            refined = self.lr(self.osr(x))
+        kv = self.kv(refined)
         return attention(self.q(x), kv, position_bias, self.heads, scale=1.0)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from transxnet.layers.affine import Kernel, affine_of, constant
-from transxnet.layers.depthwise import DepthwiseConv2d
+from transxnet.layers.depthwise import DepthwiseConv2d, FusedDepthwise
 from transxnet.layers.folding import Folding, has_known_leaves, layers_of
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.sequential import GELU, Sequential
@@ -46,7 +45,7 @@ class STE(nn.Module):
         weight, bias = folding.take_affine(expand.weight)
         kernel = Kernel(expand).after(*affine_of(second)).then(*affine_of(third)).then(weight, bias)
         return FusedSTE(
-            Kernel(local).to_conv(),
+            FusedDepthwise(Kernel(local)),
             folding.to_pointwise(Kernel(squeeze).after(*affine_of(first)), gelu=True),
             folding.to_pointwise(kernel),
             constant(weight[:, None, None], expand.weight),
@@ -66,7 +65,7 @@ class FusedSTE(nn.Module):
         identity: Weight of the identity, (C, 1, 1).
     """
 
-    def __init__(self, local: nn.Module, squeeze: nn.Module, expand: nn.Module, identity: nn.Parameter) -> None:
+    def __init__(self, local: FusedDepthwise, squeeze: nn.Module, expand: nn.Module, identity: nn.Parameter) -> None:
         super().__init__()
         self.local = local
         self.squeeze = squeeze
@@ -75,5 +74,5 @@ class FusedSTE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        y = self.squeeze(F.gelu(self.local(x)))
+        y = self.squeeze(self.local.then_gelu(x))
         return torch.addcmul(self.expand(y), x, self.identity)

@@ -6,7 +6,7 @@ that is not asked for is returned empty. Gradients cannot be differentiated agai
 """
 
 from transxnet.kernels.operators.attention import attention
-from transxnet.kernels.operators.depthwise import depthwise_conv2d
+from transxnet.kernels.operators.depthwise import depthwise_conv2d, multi_scale_conv2d
 from transxnet.kernels.operators.norms import batch_norm, gelu, layer_scale
 
-__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "layer_scale"]
+__all__ = ["attention", "batch_norm", "depthwise_conv2d", "gelu", "layer_scale", "multi_scale_conv2d"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from transxnet.kernels.cpu import depthwise as cpu_depthwise
@@ -26,10 +27,14 @@ SCHEMAS = (
     "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, int[] channels, int[] sizes, bool identity) -> Tensor",
     "depthwise_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, int[] channels, int[] sizes, bool identity, "
     "bool of_input, bool of_parameters) -> (Tensor, Tensor, Tensor)",
+    # For inference: the map is scaled and shifted (C), then padded with zeros. weight (sum of K * K, C' or more) has the
+    # positions of one kernel after another; bias (C). All shares but the first are of one width.
+    "multi_scale_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int[] channels, "
+    "int[] sizes, bool gelu) -> Tensor",
 )
 
 CPU["depthwise_conv2d"] = cpu_depthwise
-CUDA["depthwise_conv2d"] = "depthwise"
+CUDA |= {"depthwise_conv2d": "depthwise", "multi_scale_conv2d": "multi_scale"}
 for _schema in SCHEMAS:
     define(_schema)
 
@@ -47,6 +52,13 @@ def _(
     of_weight, of_bias = weight.new_empty(weight.shape), weight.new_empty(weight.shape[0], x.shape[1])
     parameters = if_wanted(of_parameters, of_weight), if_wanted(of_parameters, of_bias)
     return if_wanted(of_input, x, channels_last=True), *parameters
+
+
+@shapes("multi_scale_conv2d")
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Any, shift: Any, channels: Any, sizes: Any, gelu: bool
+) -> Tensor:
+    return last(x)
 
 
 def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -68,3 +80,4 @@ gradients("depthwise_conv2d", _keep_depthwise, _depthwise_gradients)
 
 
 depthwise_conv2d: Callable[..., Tensor] = caller("depthwise_conv2d")
+multi_scale_conv2d: Callable[..., Tensor] = torch.ops.transxnet.multi_scale_conv2d.default
