@@ -81,7 +81,9 @@ class FixedScales:
         self.channels, self.sizes = [len(one) for one in weights], [one.shape[-1] for one in weights]
         wide = max(self.channels)
         rows = [F.pad(one.flatten(1).T, (0, wide - len(one))) for one in weights]
-        self._tensors = [one.float().contiguous() for one in (torch.cat(rows), torch.cat(list(biases)), *(affine or ()))]
+        self._tensors = [
+            one.float().contiguous() for one in (torch.cat(rows), torch.cat(list(biases)), *(affine or ()))
+        ]
 
     @staticmethod
     def take(x: Tensor) -> bool:

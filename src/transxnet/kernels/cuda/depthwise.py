@@ -10,7 +10,18 @@ import triton.language as tl
 from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise_gradients import of_parameters as gradients_of_parameters
-from transxnet.kernels.cuda.depthwise_tiles import ROWS, before, blocks, channel_blocks, laid_out, share_of, steps, tile, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import (
+    ROWS,
+    before,
+    blocks,
+    channel_blocks,
+    laid_out,
+    share_of,
+    steps,
+    tile,
+    vector,
+    whole,
+)
 
 
 @triton.jit
@@ -181,4 +192,3 @@ def _weight_vector(weight_steps: tuple[int, int, int, int]) -> int:
     if of_channel != 1:
         return 1
     return next(size for size in (8, 4, 2, 1) if not any(step % size for step in (of_image, of_row, of_column)))
-

@@ -27,8 +27,8 @@ SCHEMAS = (
     "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, int[] channels, int[] sizes, bool identity) -> Tensor",
     "depthwise_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, int[] channels, int[] sizes, bool identity, "
     "bool of_input, bool of_parameters) -> (Tensor, Tensor, Tensor)",
-    # For inference: the map is scaled and shifted (C), then padded with zeros. weight (sum of K * K, C' or more) has the
-    # positions of one kernel after another; bias (C). All shares but the first are of one width.
+    # For inference: the map is scaled and shifted (C), then padded with zeros. weight (sum of K * K, C' or more) has
+    # the positions of one kernel after another; bias (C). All shares but the first are of one width.
     "multi_scale_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int[] channels, "
     "int[] sizes, bool gelu) -> Tensor",
 )
@@ -55,9 +55,7 @@ def _(
 
 
 @shapes("multi_scale_conv2d")
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Any, shift: Any, channels: Any, sizes: Any, gelu: bool
-) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor, scale: Any, shift: Any, channels: Any, sizes: Any, gelu: bool) -> Tensor:
     return last(x)
 
 
