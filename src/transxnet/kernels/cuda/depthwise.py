@@ -168,9 +168,10 @@ def launch(
     scale, shift = (x, x) if affine is None else affine
     given = x if bias is None else bias
     steps_of_weight = _steps_of(weight, packed)
+    positions_before = before([size * size for size in sizes], with_first=packed)
     convolve[grid](
         x, weight, given, scale, shift, out, height, width, first, share, *steps(x), *steps(out), *steps_of_weight,
-        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=before([size * size for size in sizes], with_first=packed),
+        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=positions_before,
         PACKED=packed, FLIPPED=flipped, BIAS=bias is not None, IDENTITY=identity, AFFINE=affine is not None, GELU=gelu,
         ROWS=ROWS, VECTOR=vector(x, out, channels=channels), WEIGHT_VECTOR=_weight_vector(steps_of_weight), **block,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def share_of(program, first, share, CHANNELS: tl.constexpr):
 
 @triton.jit
 def row_of(x, row, column, x_h, x_w, inside, height, width, scale, shift, AFFINE: tl.constexpr):
-    """A row of a map, after an affine map, as float32, and zero outside the map; ``x`` points to channels of pixel 0."""
+    """A row of a map, after an affine map, as float32, zero outside the map; ``x`` points to channels of pixel 0."""
     known = (row >= 0) & (row < height) & (column >= 0) & (column < width) & inside
     value = tl.load(x + row * x_h + column * x_w, mask=known, other=0.0).to(tl.float32)
     if AFFINE:
