@@ -10,7 +10,18 @@ import triton.language as tl
 from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise_gradients import of_parameters as gradients_of_parameters
-from transxnet.kernels.cuda.depthwise_tiles import ROWS, before, blocks, channel_blocks, laid_out, share_of, steps, tile, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import (
+    ROWS,
+    before,
+    blocks,
+    channel_blocks,
+    laid_out,
+    share_of,
+    steps,
+    tile,
+    vector,
+    whole,
+)
 
 
 @triton.jit

@@ -9,7 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from transxnet.kernels.cuda.depthwise_tiles import before, blocks, channel_blocks, replaced, row_of, share_of, steps, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import (
+    before,
+    blocks,
+    channel_blocks,
+    replaced,
+    row_of,
+    share_of,
+    steps,
+    vector,
+    whole,
+)
 
 ROWS = 64
 """Maximum of the rows of a program."""
