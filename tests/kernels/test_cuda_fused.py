@@ -37,8 +37,8 @@ OPERATORS: dict[str, tuple[str, Any]] = {
         (last(2, 7, 3, 5), random(7), random(7), random(10, 4), random(7), [4, 3], [1, 3]),
     ),
     "one scale": ("multi_scale_conv2d", (last(1, 5, 3, 2), *[random(5)] * 2, random(9, 5), random(5), [5], [3])),
-    "reduction by 8": ("filtered_conv2d", (last(1, 4, 9, 17), random(4, 1, 11, 11), *[random(4)] * 3, 8)),
-    "reduction by 2": ("filtered_conv2d", (last(2, 5, 5, 4), random(5, 1, 5, 5), *[random(5)] * 3, 2)),
+    "reduction by 8": ("filtered_conv2d", (last(1, 4, 3, 9), random(4, 1, 11, 11), *[random(4)] * 3, 8)),
+    "reduction by 2": ("filtered_conv2d", (last(1, 5, 3, 4), random(5, 1, 5, 5), *[random(5)] * 3, 2)),
     "GELU alone": ("filtered_conv2d", (last(2, 5, 3, 4), random(5, 1, 3, 3), random(5), None, None, 1)),
     "bins": ("pooled_positions", (last(2, 4, 5, 9), 3)),
     "bins of a map smaller than they": ("pooled_positions", (last(1, 3, 1, 2), 3)),
@@ -50,22 +50,18 @@ OPERATORS: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("case", OPERATORS)
 def test_kernels_compute_what_pytorch_does_in_float64(case: str) -> None:
-    """In float32, and with the map in bfloat16 and weights in float32; as opcheck wants operators."""
+    """Their shapes are known, too."""
     name, given = OPERATORS[case]
     operator = getattr(torch.ops.transxnet, name)
     expected = operator(*(one.double() if isinstance(one, Tensor) else one for one in given))
     with kernels.use("triton"):
         assert_same(operator(*given), expected, 2e-6)
-        assert_same(operator(given[0].bfloat16(), *given[1:]), expected, 2e-2)
         torch.library.opcheck(operator.default, given, test_utils=("test_schema", "test_faketensor"))
 
 
-def folded(layer: Any, **options: Any) -> Any:
-    """A layer's form for inference, its normalisations having statistics."""
-    for name, buffer in layer.named_buffers():
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 2.0)
-    folding = Folding(["split"], "linear", "grouped", dynamic_size=False, channels_last=True, **options)
+def folded(layer: Any) -> Any:
+    """A layer's form for inference."""
+    folding = Folding(["split"], "linear", "grouped", dynamic_size=False, channels_last=True)
     folding.next_stage()
     return layer.eval().requires_grad_(False).folded(folding).to(DEVICE)
 
@@ -76,6 +72,10 @@ def folded(layer: Any, **options: Any) -> Any:
     ids=["MS-FFN", "STE", "IDConv", "three groups"],
 )
 def test_fused_layers_compute_the_same_by_the_kernels(layer: nn.Module) -> None:
+    """In float32 and bfloat16."""
+    for name, buffer in layer.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
     x = last(2, 4, 3, 5)
     expected = layer.eval()(x.cpu()).detach()
     fused = folded(layer)
