@@ -270,5 +270,5 @@ def mixed_kernels(scores: Tensor, bank: Tensor) -> Tensor:
     bank, scores = bank.float().transpose(1, 2), scores.float()  # (G, P, C)
     if groups == 2:
         return torch.addcmul(bank[1], scores.sigmoid(), bank[0] - bank[1])
-    shares = scores.unflatten(2, (groups, channels)).softmax(dim=2)  # (B, P, G, C)
+    shares: Tensor = scores.reshape(*scores.shape[:2], groups, channels).softmax(dim=2)  # (B, P, G, C)
     return (shares * bank.transpose(0, 1)).sum(2)

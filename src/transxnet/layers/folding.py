@@ -207,7 +207,7 @@ class Pointwise(nn.Module):
         if is_triton(x) and x.ndim == 4:  # a product of two matrices, of a slice of channels too, adds the bias itself
             rows = x.permute(0, 2, 3, 1)
             flat = F.linear(rows.flatten(0, 2), self.weight, self.bias)
-            return flat.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
+            return flat.reshape(*rows.shape[:3], -1).permute(0, 3, 1, 2)
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 

@@ -147,7 +147,7 @@ class MultiScale(nn.Sequential):
         weights, biases = [], []
         for count, conv in zip(channels, convs, strict=True):
             known = isinstance(conv, nn.Conv2d)
-            weight = conv.weight.detach().flatten(1).T if known else affine.scale.new_ones(1, count)
+            weight = cast(Tensor, conv.weight).detach().flatten(1).T if known else affine.scale.new_ones(1, count)
             weights.append(F.pad(weight, (0, max(channels) - count)))
             biases.append(cast(Tensor, conv.bias).detach() if known else affine.scale.new_zeros(count))
         constants = (affine.scale.detach(), affine.shift.detach(), torch.cat(weights), torch.cat(biases))
