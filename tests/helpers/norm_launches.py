@@ -27,7 +27,8 @@ def launches() -> Iterator[Launch]:
                 for kernel in (batch_norm._statistics, batch_norm._normalise, batch_norm._sum_gradients):
                     yield _launch(kernel, kind, {"ORDER": order, **sizes})
                 for alone in (True, False):
-                    yield _launch(batch_norm._input_gradient, kind, {"ORDER": order, "ALONE": alone, **sizes})
+                    half = {**sizes, "ROWS": 1024 // wide}
+                    yield _launch(batch_norm._input_gradient, kind, {"ORDER": order, "ALONE": alone, **half})
             yield _launch(group_norm._statistics, kind, sizes)
             yield _launch(group_norm._normalise, kind, {"EPS": 1e-5, "PROGRAMS": 64, **sizes})
             yield _launch(group_norm._sum_gradients, kind, sizes, doubles=("statistics",))

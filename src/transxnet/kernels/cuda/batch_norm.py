@@ -336,21 +336,10 @@ def input_gradient(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, sums: Tensor,
     steps: tuple[int, int], gelu: str, *, alone: bool,
 ) -> Tensor:  # fmt: skip
-    """The map's gradient.
-
-    Args:
-        gradient: Of the result (B, C, H, W).
-        x: The map.
-        weight: (C).
-        bias: (C).
-        statistics: Means, reciprocal deviations and, with other processes, counts: (2 or 3, C), float64.
-        sums: Of :func:`summed`, of all processes.
-        steps: Distances of positions in the gradient and in the map.
-        gelu: Its order.
-        alone: Whether the sums are those of one process.
-    """
+    """The map's gradient, from the sums of :func:`summed`, of one process if it is ``alone``, or of all."""
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, *steps)
+    sizes["ROWS"] //= 2  # fewer registers, so that more programs share a multiprocessor
     back = torch.empty_like(x, memory_format=torch.channels_last)
     grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
     _input_gradient[grid](
