@@ -144,23 +144,18 @@ def train(
     task = experiment.build_task(network)
     task.data = fingerprint.state()
 
-    with quiet_lightning(), out_of_memory_explained(recipe):
+    with quiet_lightning(), out_of_memory_explained(recipe), accelerated(network, recipe, gpu=uses_gpu(recipe)):
         set_up_process(network, recipe)
         monitors = Monitors.create(recipe, task, experiment.image_name, folder, console, profile=profile)
         trainer = make_trainer(recipe, folder, monitors, first_step=step_of(resume))
         device = str(trainer.strategy.root_device)
-        policy, gpu = kernel_policy(recipe, device), uses_gpu(recipe)
+        policy = kernel_policy(recipe, device)
         task.kernels, task.report = [policy], lambda line: console.print(line, markup=False)
         training, validation = experiment.loaders(network, Process(trainer.global_rank, trainer.world_size))
         console.print(_introduction(recipe, network, trainer.world_size))
         if trainer.is_global_zero:
             folder.begin(recipe, description.to_dict() | {"fingerprint": fingerprint.to_dict()})
-        with (
-            _computed_by(policy, gpu),
-            accelerated(network, recipe, gpu=gpu),
-            _resume_explained(resume, monitors),
-            interruptible(),
-        ):
+        with _computed_by(policy, device), _resume_explained(resume, monitors), interruptible():
             trainer.fit(task, training, validation, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero and resume and trainer.global_step and not monitors.times.counts["step"]:
             # Only the end was missing: the averaged weights are in the checkpoint.
@@ -168,7 +163,7 @@ def train(
     if not trainer.is_global_zero:
         return None
     save_model(network, folder.weights)
-    with _computed_by(policy, gpu):
+    with _computed_by(policy, device):
         evaluation = _evaluate(experiment, evaluated(network, device), device, monitors, folder)
     result = _result(experiment, evaluation, trainer, task, monitors, folder, description)
     folder.write_summary(result.to_dict())
@@ -205,9 +200,9 @@ def set_up_process(network: nn.Module, recipe: Recipe) -> None:
         keep_freed_memory()
 
 
-def _computed_by(policy: kernels.Policy, gpu: bool) -> AbstractContextManager[None]:
-    """Compute a run's operators by its policy; on a GPU, what is left to the CPU is PyTorch's."""
-    return kernels.use("auto" if gpu and policy == "triton" else policy)
+def _computed_by(policy: kernels.Policy, device: str) -> AbstractContextManager[None]:
+    """Compute a run's operators by its policy; in a run on a GPU, what is left to the CPU is PyTorch's."""
+    return kernels.use("auto" if policy == "triton" and device.startswith("cuda") else policy)
 
 
 def _result(

@@ -180,7 +180,7 @@ def launch(
 def _steps_of(weight: Tensor, packed: bool) -> tuple[int, int, int, int]:
     """Elements between images, channels, rows and columns of kernels; those of several shares have one step."""
     if packed:
-        return 0, 1, 0, weight.stride(0)
+        return 0, 1, round(len(weight) ** 0.5) * weight.stride(0), weight.stride(0)  # rows are those of a single share
     of_image = weight.stride(0) if len(weight) > 1 else 0
     if weight.ndim == 2:
         return of_image, 0, 0, weight.stride(1)
