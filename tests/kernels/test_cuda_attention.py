@@ -26,7 +26,8 @@ def expected(q: Tensor, kv: Tensor, whole: Tensor, heads: int, scale: float) -> 
     """Attention by PyTorch."""
     tokens: list[Any] = [x.reshape(len(x), heads, q.shape[1] // heads, -1).mT for x in (q, *kv.chunk(2, dim=1))]
     weights = (tokens[0] * scale @ tokens[1].mT + whole).softmax(dim=-1)
-    return (weights @ tokens[2]).mT.reshape(q.shape)
+    mixed: Tensor = weights @ tokens[2]
+    return mixed.mT.reshape(q.shape)
 
 
 def check(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> None:

@@ -16,6 +16,7 @@ from transxnet.checkpoints.reading import METADATA_KEY
 from transxnet.checkpoints.writing import description
 from transxnet.data.loader import BadImages
 from transxnet.errors import CheckpointError, ConfigError
+from transxnet.layers.norm import synchronise_statistics
 from transxnet.training.checkpointing import DATA_KEY, PROGRESS_KEY, agreed
 from transxnet.training.nonfinite import marked
 from transxnet.training.processes import gathered
@@ -62,8 +63,6 @@ class Task(LightningModule):
     def setup(self, stage: str) -> None:
         """Synchronise batch normalisation if the recipe asks for it: the processes know each other from here on."""
         if self.trainer.world_size > 1 and synchronises(self.recipe):
-            from transxnet.layers.norm import synchronise_statistics  # type: ignore[attr-defined]  # MERGE: to the top
-
             synchronise_statistics(self.model)
 
     def on_train_epoch_start(self) -> None:

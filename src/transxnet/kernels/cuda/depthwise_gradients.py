@@ -153,5 +153,6 @@ def of_parameters(
 
 
 def _steps_of(weight: Tensor) -> tuple[int, int, int, int]:
-    steps = weight.stride()
-    return (steps[0], 0, 0, steps[1]) if weight.ndim == 2 else steps
+    if weight.ndim == 2:
+        return weight.stride(0), 0, 0, weight.stride(1)
+    return weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)
