@@ -116,7 +116,7 @@ class Job:
         """Train; arguments, result and errors are those of :func:`train`."""
         checked("data_changed", data_changed, Literal["refuse", "accept"])
         console = console or progress_console(quiet=not is_rank_zero())
-        recipe = self.recipe(settings)
+        recipe = self.recipe(settings).resolved()
         if recipe.task != "classification":
             require(f"training for {recipe.task}", "dense")
         folder = self.folder or self._new_folder(recipe, force)

@@ -110,7 +110,8 @@ def compare(
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in seeds:  # seeds first, so that an interrupted comparison covers all networks
         for name in names:
-            summary = _run(dataclasses.replace(recipe, model=name, seed=seed), folder / name / f"seed{seed}", console)
+            own = dataclasses.replace(recipe, model=name, seed=seed).resolved()
+            summary = _run(own, folder / name / f"seed{seed}", console)
             _check_same_data(folder, summaries[names[0]] or [summary], summary)
             summaries[name].append(summary)
             done(name, seed, summary["top1"])

@@ -137,7 +137,6 @@ def train(
         TransXNetError: If the data, the checkpoint or a setting cannot be used.
         Stopped: If a signal stopped the run.
     """
-    recipe = recipe.resolved()
     seed_everything(recipe.seed, verbose=False)
     experiment, description, fingerprint = _opened(experiment_class, recipe, resume, data_changed, console)
     network = experiment.build_network()
