@@ -22,6 +22,7 @@ from transxnet.data.loader import BadImages, Batch
 from transxnet.data.sources import open_data
 from transxnet.kernels import attend
 from transxnet.training.nonfinite import FiniteSteps
+from transxnet.training.task import WeightedMean
 
 QUICK = ("--image-size", "32", "--batch-size", "4", "--warmup-epochs", "0", "--ema-decay", "0")
 
@@ -235,3 +236,12 @@ def test_fine_tuning_beats_training_from_scratch(tmp_path: Path) -> None:
 def save(picture: Image.Image, folder: Path, index: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     picture.save(folder / f"{index}.png")
+
+
+def test_the_mean_loss_is_that_of_the_images() -> None:
+    """A batch that is not full counts less, and one that was skipped not at all."""
+    mean = WeightedMean()
+    mean.update(torch.tensor(1.0), 4)
+    mean.update(torch.tensor(3.0), 1)
+    mean.update(torch.tensor(0.0), torch.tensor(False) * 4)
+    assert mean.compute() == pytest.approx(1.4)

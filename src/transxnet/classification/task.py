@@ -12,14 +12,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.loader import BadImages, Batch
 from transxnet.data.transforms import Normalisation
 from transxnet.model import TransXNet
-from transxnet.training.task import Task
+from transxnet.training.task import Task, WeightedMean
 
 
 def _mixup(recipe: ClassificationRecipe, num_classes: int) -> Mixup | None:
@@ -51,7 +50,7 @@ class ClassificationTask(Task):
         self.erase = RandomErasing(recipe.augmentation.erase, mode="pixel", device="cpu")
         self.normalise = Normalisation(vars(model)["pretrained_cfg"])
         self.top1 = MulticlassAccuracy(model.num_classes, average="micro")
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = WeightedMean()
 
     def on_fit_start(self) -> None:
         self.erase.device = self.device  # the noise is drawn there

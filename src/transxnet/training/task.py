@@ -23,6 +23,18 @@ from transxnet.training.processes import gathered
 from transxnet.training.recipe import Recipe, synchronises
 
 
+class WeightedMean(MeanMetric):
+    """A mean of values with weights, which the device computes without waiting.
+
+    torchmetrics replaces values that are not finite, which waits for the device, or ignores the weights.
+    """
+
+    def update(self, value: Tensor, weight: Tensor | int) -> None:  # type: ignore[override]
+        """Add a value with its weight, both finite."""
+        self.mean_value += value.detach() * weight
+        self.weight += weight
+
+
 class Task(LightningModule):
     """Mean loss, bad images and exact progress; a task adds loss, metrics and optimizer.
 
@@ -54,7 +66,7 @@ class Task(LightningModule):
         self.report: Callable[[str], None] = lambda line: None
         self.data: dict[str, Any] = {}
         self._unsynced_bad_images = False  # whether other processes do not know the latest ones of this process
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = WeightedMean()
 
     def loss(self, batch: Any) -> Tensor:
         """Mean over the batch's images."""
