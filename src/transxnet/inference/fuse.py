@@ -39,11 +39,9 @@ def fuse(
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each. By default, this and the two choices below are those that were
-            fastest for float32 on a CPU (``single``, ``linear``, channels last); those with the fewest
-            operations on a CUDA device or in 16 bits (``split``, ``linear``, channels last); and elsewhere, and
-            for ``dynamic_size``, the plainest (``split``, ``conv``, the model's memory format). On CUDA devices
-            the package's kernels compute both forms: a network that was fused on the CPU can be moved there,
-            though ``single`` takes more arithmetic.
+            fastest for float32 on a CPU (``single``, ``linear``, channels last); on a CUDA device or in 16
+            bits ``split``, ``linear``, channels last; elsewhere, and for ``dynamic_size``, the plainest
+            (``split``, ``conv``, the model's memory format). Kernels for CUDA devices compute all forms.
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
         idconv: IDConv as one convolution with a group for each channel of each image
