@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -135,7 +136,7 @@ class Job:
         experiment = experiment_class(recipe.task)
         return train(
             experiment, recipe, folder, console, resume=checkpoint, profile=profile, data_changed=data_changed,
-            evaluated=for_device,
+            evaluated=partial(for_device, precision="32" if recipe.precision == "32" else "auto"),
         )  # fmt: skip
 
     def recipe(self, settings: Mapping[str, Any]) -> Recipe:

@@ -118,7 +118,8 @@ def run_network(
         if len(batch.targets):
             with torch.inference_mode(), taken.running():
                 images = to_network(batch.images, model, device).to(memory_format=torch.channels_last)
-                probabilities.add(model(images).float().softmax(dim=1))
+                scores = model(images)
+                probabilities.add(scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=1))
             targets.append(batch.targets)
             indices.append(batch.indices)
         advance(len(batch.targets) + len(batch.bad))

@@ -39,8 +39,8 @@ def fuse(
         depthwise: MS-FFN's scales as convolutions of their own sizes, each on its channels
             (``split``), or as one of the largest size on all channels (``single``); one for all
             stages or one for each. By default, this and the two choices below are those that were
-            fastest for float32 on a CPU (``single``, ``linear``, channels last); on a CUDA device or in 16
-            bits ``split``, ``linear``, channels last; elsewhere, and for ``dynamic_size``, the plainest
+            fastest for float32 on a CPU (``single``, ``linear``, channels last); on a CUDA device
+            ``split``, ``linear``, channels last; elsewhere, and for ``dynamic_size``, the plainest
             (``split``, ``conv``, the model's memory format). Kernels for CUDA devices compute all forms.
         pointwise: 1x1 convolutions as such (``conv``), or as products of matrices (``linear``),
             which PyTorch computes without copies where the channels are last.
@@ -88,7 +88,7 @@ def _chosen(
 ) -> Folding:
     """The choices with their defaults; raises as :func:`fuse`."""
     on_cpu = _is_float32_on_cpu(model)
-    plain = dynamic_size or not (on_cpu or _is_for_cuda(model))
+    plain = dynamic_size or not (on_cpu or _is_on_cuda(model))
     depthwise = depthwise or ("single" if on_cpu and not plain else "split")
     pointwise = pointwise or ("conv" if plain else "linear")
     channels_last = not plain if channels_last is None else channels_last
@@ -101,11 +101,8 @@ def _is_float32_on_cpu(model: Any) -> bool:
     )
 
 
-def _is_for_cuda(model: Any) -> bool:
-    """Whether a model is on a CUDA device, or in 16 bits, as it is used there."""
-    return isinstance(model, nn.Module) and all(
-        one.device.type == "cuda" or one.dtype in (torch.bfloat16, torch.float16) for one in model.parameters()
-    )
+def _is_on_cuda(model: Any) -> bool:
+    return isinstance(model, nn.Module) and all(one.device.type == "cuda" for one in model.parameters())
 
 
 def _checked(model: Any, depthwise: Any, pointwise: str, idconv: str) -> Sequence[DepthwiseForm]:

@@ -21,7 +21,7 @@ def for_device(network: Network, device: str, *, fuse: bool | None = None, preci
     """The network on a device, for evaluation and prediction.
 
     Args:
-        network: A network of this package, which may be moved to the device.
+        network: A network of this package, which is moved and converted if it is not fused.
         device: PyTorch's name of a device.
         fuse: Fold what can be folded and, on a CPU, use native kernels; by default on a GPU only.
         precision: Type of weights and maps.

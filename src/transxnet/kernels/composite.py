@@ -53,7 +53,7 @@ def depthwise_conv2d_backward(
     if of_input:
         back = _last(back + gradient if identity else back)
     if not of_parameters:
-        return back, x.new_empty(0), x.new_empty(0)
+        return back, weight.new_empty(0), weight.new_empty(0)
     weights, biases = torch.cat(kernels, dim=1), gradient.sum((2, 3))
     if len(weight) == 1:
         weights, biases = weights.sum(0, keepdim=True), biases.sum(0, keepdim=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shutil
+import sysconfig
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -119,7 +123,7 @@ def is_triton(x: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _policy() != "reference"
-        and has_triton()
+        and has_triton(x.device.index if x.device.type == "cuda" else None)
     )
 
 
@@ -139,12 +143,30 @@ def _policy() -> Policy:
 
 @_constant
 @functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed, and the CUDA devices, if there are any, are recent enough for its kernels."""
-    if importlib.util.find_spec("triton") is None:
+def has_triton(device: int | None = None) -> bool:
+    """Whether the kernels for CUDA devices can be used.
+
+    Triton has to be installed, for NVIDIA's devices, with the C compiler and Python's headers by which it makes its
+    launchers.
+
+    Args:
+        device: Index of a device, which has to be recent enough.
+    """
+    if importlib.util.find_spec("triton") is None or torch.version.hip is not None:
         return False
-    devices = range(torch.cuda.device_count())
-    return all(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY for device in devices)
+    if os.environ.get("TRITON_INTERPRET") == "1" or device is None or device >= torch.cuda.device_count():
+        return True
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return False
+    compiles = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+    if not (compiles and Path(sysconfig.get_path("include"), "Python.h").is_file()):
+        warnings.warn(
+            "Triton needs a C compiler and Python's headers (Debian: gcc, python3-dev) for the kernels for CUDA devices; "
+            "PyTorch's operations are used without them",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, Self, cast
 
 import timm.layers
 import torch
@@ -45,6 +45,11 @@ class DropPath(timm.layers.DropPath):
         self._rate = rate
         if "kept" in self._buffers:
             self.kept.fill_(1.0 - rate)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.kept = torch.full_like(self.kept, 1.0 - self._rate, dtype=torch.float32)  # exact, also from no values
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, ...) to the same."""

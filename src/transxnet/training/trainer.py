@@ -123,7 +123,7 @@ def kernel_policy(recipe: Recipe, device: str) -> kernels.Policy:
         return "reference"
     kind = torch.device(device).type
     if kind == "cuda":
-        return "triton" if has_triton() else "reference"
+        return "triton" if has_triton(torch.device(device).index or 0) else "reference"
     if recipe.compile or kind != "cpu":
         return "reference"
     if policy != "auto":

@@ -41,7 +41,7 @@ class AlignedPooler(MultiScaleRoIAlign):
         maps = [x[name] for name in self.featmap_names]
         regions = torch.cat([F.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
         side = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).clamp(min=0).sqrt()
-        level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1)
+        level = torch.log2(side / 56 + 1e-6).floor().clamp(0, len(maps) - 1).nan_to_num(0.0)
         # In the regions' precision: half precision cannot distinguish the pixels of a large image.
         pooled = regions.new_zeros(len(regions), maps[0].shape[1], *self.output_size)
         # All counts at once: a GPU is waited for.

@@ -101,7 +101,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the input, (B, C, H, W), of the weight and of the bias; empty unless requested."""
     gradient, x = laid_out(gradient), laid_out(x)
-    of_x = of_weight = of_bias = x.new_empty(0)
+    of_x, of_weight, of_bias = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if of_input:
         of_x = torch.empty_like(x, memory_format=torch.channels_last)
         for some, kernels, taken, given in groups(weight, channels, sizes):

@@ -95,8 +95,8 @@ def add_up(
     inside = within < count
     image = tl.program_id(2).to(tl.int64)
     for which in tl.static_range(len(SIZES)):
-        size: tl.constexpr = SIZES[which]
-        if part == which and position <= size * size:
+        if part == which and position <= SIZES[which] * SIZES[which]:
+            size: tl.constexpr = SIZES[which]  # not before: a constant of another share is another constant
             skipped = tl.minimum(which, 1) * first * (SIZES[0] * SIZES[0] + 1) + share * BEFORE[which]
             source = partial + image * pieces * out_step + skipped + position * count + within
             sums = tl.zeros((STEP, CHANNELS), tl.float32)

@@ -57,7 +57,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift
     batch, channels, height, width = x.shape
     size = weight.shape[-1]
     lengths = [(length - 1 + size // 2 * 2 - size + 1) // stride + 1 for length in (height, width)]
-    out = x.new_empty(batch, channels, *lengths).to(memory_format=torch.channels_last)
+    shape = (batch, channels, *lengths)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if stride == 1 and scale is None and size <= 7:
         launch(x, weight[None, :, 0], bias.unsqueeze(0), out, [channels], [size], gelu=True)
         return out

@@ -68,11 +68,13 @@ def _on_cuda(name: str) -> Callable[..., Any]:
 
     def compute(*given: Any) -> Any:
         x = given[0]
-        if operator not in CUDA or x.numel() == 0 or x.dtype == torch.float64 or not has_triton():
+        device = x.device
+        index = device.index if device.type == "cuda" else None
+        if operator not in CUDA or x.numel() == 0 or x.dtype == torch.float64 or not has_triton(index):
             return otherwise(*given)
         module = import_module(f"transxnet.kernels.cuda.{CUDA[operator]}")
-        device = given[0].device
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where Triton launches
+        current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # where Triton launches
+        with current, torch.autocast(device.type, enabled=False):
             return getattr(module, function)(*given)
 
     return compute
