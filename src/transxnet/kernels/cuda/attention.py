@@ -83,7 +83,7 @@ def backward(
         "bias": bias, "columns": columns, "scale": scale, "bias_gradient": parts, "rows_gradient": parts,
         "out": out.contiguous(memory_format=torch.channels_last),
         "q_gradient": torch.empty_like(q, memory_format=torch.channels_last),
-        "statistics": None if plan.is_few else parts.new_empty(2, images, heads, queries),
+        "statistics": None if plan.is_few else parts.new_empty(images, heads, 2, queries),
         "OF_BIAS": of_bias, "OF_ROWS": of_bias and columns is not None,
     }  # fmt: skip
     module: Any = few if plan.is_few else many
@@ -97,7 +97,7 @@ def backward(
         return arguments["q_gradient"], kv_gradient, given.new_empty(0)
     summed = parts if len(parts) == 1 else parts.sum(0, keepdim=True)
     if given_columns is not None and columns is None:
-        summed = summed @ given_columns.float()
+        summed = _multiplied(summed, given_columns)
     return arguments["q_gradient"], kv_gradient, summed.to(given.dtype)
 
 
@@ -129,8 +129,14 @@ def _taken(bias: Tensor, columns: Tensor | None, dtype: torch.dtype, kv: Tensor)
     if columns is None:
         return bias.contiguous(), None
     if kv.shape[2] * kv.shape[3] <= FEW_KEYS or columns.shape[1] > MOST_STORED:
-        return bias.float() @ columns.float().T, None
+        return _multiplied(bias, columns.T), None
     return bias.to(dtype).contiguous(), columns.to(dtype).contiguous()
+
+
+def _multiplied(rows: Tensor, columns: Tensor) -> Tensor:
+    """A product in float32, also where autocast is on."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ columns.float()
 
 
 class Plan(NamedTuple):
