@@ -16,11 +16,7 @@ from transxnet.kernels.cuda.attention_few import LOG2E, load_bias, load_head, pr
 @triton.jit
 def load_factor(factor, first, count, stored, rows: tl.constexpr, STORED: tl.constexpr):
     """Some of a factor's rows (rows, STORED) from ``first``; with a whole bias a number that is not used."""
-    if STORED == 0:
-        loaded = 0
-    else:  # code after a return would be compiled, too
-        loaded = load_head(factor, first, count, stored, stored, rows, STORED)
-    return loaded
+    return 0 if STORED == 0 else load_head(factor, first, count, stored, stored, rows, STORED)
 
 
 @triton.jit
