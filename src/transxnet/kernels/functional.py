@@ -25,6 +25,9 @@ FEW_KEYS = 64
 MOST_STORED = 64
 """Columns of a factored position bias up to which these kernels take it, in factors."""
 
+WIDEST_HEAD = 128
+"""Channels of a head up to which these kernels take it."""
+
 
 def depthwise_conv2d(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, identity: bool = False
@@ -91,8 +94,10 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
         (B, C, H, W).
     """
     bias, columns = position_bias if isinstance(position_bias, FactoredBias) else (position_bias, None)
-    if not (is_native(q) and is_native(kv) and bias.dtype in (TYPES if is_triton(q) else (torch.float32,))):
+    types, widest = (TYPES, WIDEST_HEAD) if is_triton(q) else ((torch.float32,), q.shape[1])
+    if not (is_native(q) and is_native(kv) and bias.dtype in types and q.shape[1] <= heads * widest):
         return reference.attention(q, kv, position_bias, heads, scale)
+    q, kv = _autocast(q), _autocast(kv)
     scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
     if isinstance(position_bias, FactoredBias) and is_triton(q) and position_bias.columns.shape[1] > MOST_STORED:
         return flash_attention.attention(q, kv, position_bias, heads, scale)

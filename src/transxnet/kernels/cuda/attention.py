@@ -21,6 +21,19 @@ LARGEST_GROUP = 16
 """Maximum of images that share a program, and with it a tile of the bias."""
 
 
+FITTED = {
+    ("few", "of_queries", False): (1, 16, 4),
+    ("few", "of_queries", True): (4, 16, 8),
+    ("factored", "attend", True): (1, 16, 8),
+    ("factored", "of_queries", False): (8, 16, 4),
+    ("factored", "of_keys", True): (1, 64, 8),
+}
+"""Rows and warps where a plan's own would spill registers, with the most channels read at once for which they would.
+
+By the form of attention, the kernel, and whether maps are of float32.
+"""
+
+
 class Tokens(NamedTuple):
     """A map as its pixels, with the channels of each side by side.
 
@@ -55,16 +68,8 @@ def forward(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: 
     out = torch.empty_like(q, memory_format=torch.channels_last)
     bias, columns = _taken(bias, columns, q.dtype, kv)
     plan, maps = Plan.of(q, kv, heads, bias, columns), (tokens(q), tokens(kv))
-    _launch(
-        few.attend if plan.is_few else many.attend,
-        plan,
-        plan.grid,
-        maps,
-        bias=bias,
-        columns=columns,
-        out=out,
-        scale=scale,
-    )
+    plan, kernel = plan.fitted("attend", *maps), few.attend if plan.is_few else many.attend
+    _launch(kernel, plan, plan.grid, maps, bias=bias, columns=columns, out=out, scale=scale)
     return out
 
 
@@ -83,21 +88,21 @@ def backward(
         "bias": bias, "columns": columns, "scale": scale, "bias_gradient": parts, "rows_gradient": parts,
         "out": out.contiguous(memory_format=torch.channels_last),
         "q_gradient": torch.empty_like(q, memory_format=torch.channels_last),
-        "statistics": None if plan.is_few else parts.new_empty(2, images, heads, queries),
+        "statistics": None if plan.is_few else parts.new_empty(images, heads, 2, queries),
         "OF_BIAS": of_bias, "OF_ROWS": of_bias and columns is not None,
     }  # fmt: skip
     module: Any = few if plan.is_few else many
-    queries_plan = plan if columns is None else plan._replace(rows=32, grid=(triton.cdiv(queries, 32), *plan.grid[1:]))
-    _launch(module.of_queries, queries_plan, queries_plan.grid, maps, **arguments)
+    of_queries = plan.fitted("of_queries", *maps)
+    _launch(module.of_queries, of_queries, of_queries.grid, maps, **arguments)
     if of_bias and not plan.is_few and columns is None:
         grid = (plan.grid[0], heads * triton.cdiv(keys, plan.block), plan.grid[2])
         _launch(many.of_bias, plan, grid, maps, **arguments)
-    kv_gradient = _of_keys(module.of_keys, plan, maps, kv, **arguments).to(kv_type)
+    kv_gradient = _of_keys(module.of_keys, plan.fitted("of_keys", *maps), maps, kv, **arguments).to(kv_type)
     if not of_bias:
         return arguments["q_gradient"], kv_gradient, given.new_empty(0)
     summed = parts if len(parts) == 1 else parts.sum(0, keepdim=True)
     if given_columns is not None and columns is None:
-        summed = summed @ given_columns.float()
+        summed = _multiplied(summed, given_columns)
     return arguments["q_gradient"], kv_gradient, summed.to(given.dtype)
 
 
@@ -129,8 +134,14 @@ def _taken(bias: Tensor, columns: Tensor | None, dtype: torch.dtype, kv: Tensor)
     if columns is None:
         return bias.contiguous(), None
     if kv.shape[2] * kv.shape[3] <= FEW_KEYS or columns.shape[1] > MOST_STORED:
-        return bias.float() @ columns.float().T, None
+        return _multiplied(bias, columns.T), None
     return bias.to(dtype).contiguous(), columns.to(dtype).contiguous()
+
+
+def _multiplied(rows: Tensor, columns: Tensor) -> Tensor:
+    """A product in float32, also where autocast is on."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ columns.float()
 
 
 class Plan(NamedTuple):
@@ -178,17 +189,31 @@ class Plan(NamedTuple):
         stored = 0 if columns is None else columns.shape[1]
         return cls((images, queries, keys, channels), heads, stored, rows, block, warps, group, grid)
 
+    def fitted(self, kernel: str, *maps: Tokens) -> Plan:
+        """The plan with the tiles of one kernel, which are smaller where registers would spill."""
+        form = "few" if self.is_few else "factored" if self.stored else "whole"
+        given = (8, self.rows, self.warps)
+        vector, rows, warps = FITTED.get((form, kernel, maps[0].x.dtype == torch.float32), given)
+        if self.vector(*maps) > vector:
+            return self
+        return self._replace(rows=rows, warps=warps, grid=(triton.cdiv(self.sizes[1], rows), *self.grid[1:]))
+
+    def vector(self, *maps: Tokens) -> int:
+        """Channels, up to 8, that are read at once: all heads, pixels and images begin at multiples of it."""
+        numbers = [self.sizes[3] // self.heads]
+        numbers += [number for one in maps for number in (*one.strides, one.x.storage_offset())]
+        return next(size for size in (8, 4, 2, 1) if all(number % size == 0 for number in numbers))
+
     def constants(self, *maps: Tokens) -> dict[str, int | str]:
         """Constants that a kernel is compiled for, and its number of warps."""
         width = self.sizes[3] // self.heads
-        numbers = [width, *(number for one in maps for number in (*one.strides, one.x.storage_offset()))]
         return {
             "WIDTH": width,
             "DEPTH": max(16, triton.next_power_of_2(width)),
             "ROWS": self.rows,
             "KEYS": self.block,
             "STORED": max(16, triton.next_power_of_2(self.stored)) if self.stored else 0,
-            "VECTOR": next(size for size in (8, 4, 2, 1) if all(number % size == 0 for number in numbers)),
+            "VECTOR": self.vector(*maps),
             "PRECISION": precision(maps[0].x),
             "num_warps": self.warps,
             "num_stages": 1,  # more keep registers that would spill

@@ -16,9 +16,7 @@ from transxnet.kernels.cuda.attention_few import LOG2E, load_bias, load_head, pr
 @triton.jit
 def load_factor(factor, first, count, stored, rows: tl.constexpr, STORED: tl.constexpr):
     """Some of a factor's rows (rows, STORED) from ``first``; with a whole bias a number that is not used."""
-    if STORED == 0:
-        return 0
-    return load_head(factor, first, count, stored, stored, rows, STORED)
+    return 0 if STORED == 0 else load_head(factor, first, count, stored, stored, rows, STORED)
 
 
 @triton.jit
@@ -79,7 +77,7 @@ def of_queries(
     """Gradients of the queries, and of the bias's rows summed over a group's images: (groups, heads, queries, stored).
 
     Grid: as of :func:`attend`. ``out`` and ``q_gradient`` are contiguous (images, queries, channels). ``statistics``
-    (2, images, heads, queries) receives each query's logarithm of the sum of its powers, and what its weights'
+    (images, heads, 2, queries) receives each query's logarithm of the sum of its powers, and what its weights'
     gradients lose by the softmax.
     """
     first, head, group = tl.program_id(0) * ROWS, tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -109,9 +107,9 @@ def of_queries(
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
         mixed = load_head(out + at, first, queries, channels, WIDTH, ROWS, DEPTH)
         lost = tl.sum(wanted.to(tl.float32) * mixed.to(tl.float32), 1)
-        kept = statistics + (image * HEADS + head) * queries + row
+        kept = statistics + (image * HEADS + head) * 2 * queries + row
         tl.store(kept, logarithm, mask=row < queries)
-        tl.store(kept + images.to(tl.int64) * HEADS * queries, lost, mask=row < queries)
+        tl.store(kept + queries, lost, mask=row < queries)
         back = tl.zeros((ROWS, DEPTH), tl.float32)
         for start in range(0, keys, KEYS):
             keyed = load_head(of_image, start, keys, kv_pixel, WIDTH, KEYS, DEPTH)
@@ -155,14 +153,14 @@ def of_keys(
     values = load_head(of_image + channels, start, keys, kv_pixel, WIDTH, KEYS, DEPTH)
     block = load_factor(columns, start, keys, stored, KEYS, STORED)
     key_total, value_total = tl.zeros((KEYS, DEPTH), tl.float32), tl.zeros((KEYS, DEPTH), tl.float32)
-    kept = statistics + (image * HEADS + head) * queries
+    kept = statistics + (image * HEADS + head) * 2 * queries
     for tile in range(part * TILES, min(tl.cdiv(queries, ROWS), (part + 1) * TILES)):
         first = tile * ROWS
         row = first + tl.arange(0, ROWS)
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
         logarithm = tl.load(kept + row, mask=row < queries, other=0.0)
-        lost = tl.load(kept + images.to(tl.int64) * HEADS * queries + row, mask=row < queries, other=0.0)
+        lost = tl.load(kept + queries + row, mask=row < queries, other=0.0)
         rows = load_factor(bias + head.to(tl.int64) * queries * stored, first, queries, stored, ROWS, STORED)
         scores = scores_of(
             queried, keyed, rows, block, bias, head, first, start, queries, keys, scale, ROWS, KEYS, STORED, PRECISION
@@ -203,9 +201,9 @@ def of_bias(
         scores = scores_of(
             queried, keyed, 0, 0, bias, head, first, start, queries, keys, scale, ROWS, KEYS, STORED, PRECISION
         )
-        kept = statistics + (image * HEADS + head) * queries + row
+        kept = statistics + (image * HEADS + head) * 2 * queries + row
         logarithm = tl.load(kept, mask=row < queries, other=0.0)
-        lost = tl.load(kept + images.to(tl.int64) * HEADS * queries, mask=row < queries, other=0.0)
+        lost = tl.load(kept + queries, mask=row < queries, other=0.0)
         of_weights = product(wanted, tl.trans(values), PRECISION)
         total += tl.exp2(scores - logarithm[:, None]) * (of_weights - lost[:, None])
     inside = (row < queries)[:, None] & (column < keys)[None, :]
