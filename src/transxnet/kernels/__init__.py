@@ -1,8 +1,9 @@
 """The network's expensive operators, and the policy that chooses their implementation.
 
 Each operator is registered once with PyTorch, in :mod:`~transxnet.kernels.operators`: schema, shapes, gradients. Its
-implementations are a reference in PyTorch (:mod:`~transxnet.kernels.reference`), kernels in C++ for
-CPUs (:mod:`~transxnet.kernels.cpu`) and in Triton for CUDA devices (:mod:`~transxnet.kernels.cuda`). Layers call the functions below; a policy chooses the implementation:
+implementations are a reference in PyTorch (:mod:`~transxnet.kernels.reference`), kernels in C++ for CPUs
+(:mod:`~transxnet.kernels.cpu`) and in Triton for CUDA devices (:mod:`~transxnet.kernels.cuda`). Layers call the
+functions below; a policy chooses the implementation:
 
     with transxnet.kernels.use("native"):   # or TRANSXNET_KERNELS=native in the environment
         model(images)

@@ -161,8 +161,8 @@ def has_triton(device: int | None = None) -> bool:
     compiles = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
     if not (compiles and Path(sysconfig.get_path("include"), "Python.h").is_file()):
         warnings.warn(
-            "Triton needs a C compiler and Python's headers (Debian: gcc, python3-dev) for the kernels for CUDA devices; "
-            "PyTorch's operations are used without them",
+            "PyTorch computes the operators: the kernels for CUDA devices need a C compiler and Python's headers for "
+            "Triton (on Debian gcc and python3-dev)",
             stacklevel=2,
         )
         return False

@@ -114,7 +114,8 @@ def _of_keys(kernel: Any, plan: Plan, maps: tuple[Tokens, ...], kv: Tensor, **ar
     parts = triton.cdiv(tiles, each)
     summed = torch.empty(parts, images, keys, 2 * channels, dtype=torch.float32, device=kv.device)
     _launch(kernel, plan, (images * blocks, plan.heads, parts), maps, kv_gradient=summed, TILES=each, **arguments)
-    return summed.sum(0).to(kv.dtype).reshape(images, *kv.shape[2:], 2 * channels).permute(0, 3, 1, 2)
+    summed = summed.sum(0).to(kv.dtype).reshape(images, *kv.shape[2:], 2 * channels).permute(0, 3, 1, 2)
+    return summed.contiguous()  # as the operator's shapes have it
 
 
 def _launch(kernel: Any, plan: Plan, grid: tuple[int, int, int], maps: Sequence[Tokens], **arguments: Any) -> None:
@@ -200,7 +201,7 @@ class Plan(NamedTuple):
 
     def vector(self, *maps: Tokens) -> int:
         """Channels, up to 8, that are read at once: all heads, pixels and images begin at multiples of it."""
-        numbers = [self.sizes[3] // self.heads]
+        numbers: list[Any] = [self.sizes[3] // self.heads]
         numbers += [number for one in maps for number in (*one.strides, one.x.storage_offset())]
         return next(size for size in (8, 4, 2, 1) if all(number % size == 0 for number in numbers))
 

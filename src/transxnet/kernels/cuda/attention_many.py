@@ -68,6 +68,25 @@ def attend(
 
 
 @triton.jit
+def logarithm_of(
+    queried, of_image, rows, bias, columns, head, first, queries, keys, stored, scale, kv_pixel, WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, STORED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The logarithm, to base 2, of the sum of each query's powers."""
+    largest, total = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
+    for start in range(0, keys, KEYS):
+        keyed = load_head(of_image, start, keys, kv_pixel, WIDTH, KEYS, DEPTH)
+        block = load_factor(columns, start, keys, stored, KEYS, STORED)
+        scores = scores_of(
+            queried, keyed, rows, block, bias, head, first, start, queries, keys, scale, ROWS, KEYS, STORED, PRECISION
+        )
+        larger = tl.maximum(largest, tl.max(scores, 1))
+        total = total * tl.exp2(largest - larger) + tl.sum(tl.exp2(scores - larger[:, None]), 1)
+        largest = larger
+    return largest + tl.log2(total)
+
+
+@triton.jit
 def of_queries(
     gradient, q, kv, bias, columns, out, q_gradient, rows_gradient, statistics, images, queries, keys, channels, stored,
     scale, g_image, g_pixel, q_image, q_pixel, kv_image, kv_pixel, GROUP, HEADS, OF_ROWS: tl.constexpr,
@@ -90,19 +109,11 @@ def of_queries(
     for image in range(group * GROUP, min(images, (group + 1) * GROUP)):
         queried = load_head(q + image * q_image + head * WIDTH, first, queries, q_pixel, WIDTH, ROWS, DEPTH)
         rows = load_factor(bias + head.to(tl.int64) * queries * stored, first, queries, stored, ROWS, STORED)
-        largest, total = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
         of_image = kv + image * kv_image + head * WIDTH
-        for start in range(0, keys, KEYS):
-            keyed = load_head(of_image, start, keys, kv_pixel, WIDTH, KEYS, DEPTH)
-            block = load_factor(columns, start, keys, stored, KEYS, STORED)
-            scores = scores_of(
-                queried, keyed, rows, block, bias, head, first, start, queries, keys, scale, ROWS, KEYS, STORED,
-                PRECISION,
-            )  # fmt: skip
-            larger = tl.maximum(largest, tl.max(scores, 1))
-            total = total * tl.exp2(largest - larger) + tl.sum(tl.exp2(scores - larger[:, None]), 1)
-            largest = larger
-        logarithm = largest + tl.log2(total)
+        logarithm = logarithm_of(
+            queried, of_image, rows, bias, columns, head, first, queries, keys, stored, scale, kv_pixel, WIDTH, DEPTH,
+            ROWS, KEYS, STORED, PRECISION,
+        )  # fmt: skip
         at = image * queries * channels + head * WIDTH
         wanted = load_head(gradient + image * g_image + head * WIDTH, first, queries, g_pixel, WIDTH, ROWS, DEPTH)
         mixed = load_head(out + at, first, queries, channels, WIDTH, ROWS, DEPTH)
