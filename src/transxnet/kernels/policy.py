@@ -119,7 +119,7 @@ def is_triton(x: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _policy() != "reference"
-        and has_triton()
+        and _has_triton()
     )
 
 
@@ -133,11 +133,15 @@ def _constant(function: Callable[[], Any]) -> Any:
 
 
 @_constant
+def _has_triton() -> bool:
+    return has_triton()
+
+
+@_constant
 def _policy() -> Policy:
     return _chosen.get() or _environment()
 
 
-@_constant
 @functools.cache
 def has_triton() -> bool:
     """Whether Triton is installed, and the CUDA devices, if there are any, are recent enough for its kernels."""
