@@ -151,7 +151,12 @@ def training(run: Run) -> None:
         memory = {} if run.dry else {"GiB": torch.cuda.max_memory_allocated() / 2**30}
         return {"ms": ms, "images/s": 1000 * run.batch / ms} | memory
 
-    forms: list[tuple[Any, bool, int]] = [("auto", False, 40), ("reference", False, 40), ("auto", True, 160), ("reference", True, 160)]
+    forms: list[tuple[Any, bool, int]] = [
+        ("auto", False, 40),
+        ("reference", False, 40),
+        ("auto", True, 160),
+        ("reference", True, 160),
+    ]
     for policy, compiled, limit in forms[:2] if run.dry else forms:
         name = f"{'PyTorch' if policy == 'reference' else 'our'} operators, {'compiled' if compiled else 'eager'}"
         run.rows.measure("training", name, lambda p=policy, c=compiled: speed(p, c), limit)

@@ -105,9 +105,7 @@ def check(dtype: torch.dtype, *given: Any) -> None:
     assert_same(gradients, torch.autograd.grad(expected, others, gradient.to(dtype).double()), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(
-    "utilities", [QUICK, pytest.param(QUICK + SLOW, marks=pytest.mark.slow)], ids=["quick", "all"]
-)
+@pytest.mark.parametrize("utilities", [QUICK, pytest.param(QUICK + SLOW, marks=pytest.mark.slow)], ids=["quick", "all"])
 def test_the_operator_is_what_pytorch_expects(utilities: tuple[str, ...]) -> None:
     """With kernels as IDConv gives them, too."""
     x = random(2, 3, 1, 2).contiguous(memory_format=torch.channels_last).requires_grad_()

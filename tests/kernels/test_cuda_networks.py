@@ -62,7 +62,10 @@ def test_a_fused_network_computes_the_same_by_the_kernels() -> None:
     assert relative(half, expected) <= 1.2 * relative(of_pytorch, expected)
 
 
-@pytest.mark.parametrize("form", ["evaluation", "training", "fused"])
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param("evaluation", marks=pytest.mark.slow), "training", pytest.param("fused", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", ["transxnet_nano", pytest.param("transxnet_tiny", marks=pytest.mark.slow)])
 def test_a_network_is_one_graph(name: str, form: str) -> None:
     """With the package's operators in it."""
