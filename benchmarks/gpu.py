@@ -1,7 +1,7 @@
 """Correctness and speed on a CUDA device, in under eight minutes.
 
     PYTHONPATH=src python benchmarks/gpu.py --out DIR
-    PYTHONPATH=src python benchmarks/gpu.py --out DIR --dry    # the same lines on a CPU, operators by Triton's interpreter
+    PYTHONPATH=src python benchmarks/gpu.py --out DIR --dry    # on a CPU, operators by Triton's interpreter
 
 First the device's ceilings, then the package's operators against float64, then Tiny's forms beside timm's networks of
 similar size, training, a backbone at 800 x 1280, operators by stage beside PyTorch's, and host synchronisations. A row
