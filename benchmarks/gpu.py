@@ -1,7 +1,7 @@
 """Correctness and speed on a CUDA device, in under eight minutes.
 
     PYTHONPATH=src python benchmarks/gpu.py --out DIR
-    PYTHONPATH=src python benchmarks/gpu.py --out DIR --dry    # the same lines on a CPU, by Triton's interpreter
+    PYTHONPATH=src python benchmarks/gpu.py --out DIR --dry    # on a CPU, operators by Triton's interpreter
 
 First the device's ceilings, then the package's operators against float64, then Tiny's forms beside timm's networks of
 similar size, training, a backbone at 800 x 1280, operators by stage beside PyTorch's, and host synchronisations. A row
@@ -67,7 +67,7 @@ def inference(run: Run, *, dense: bool) -> None:
     half = x.to(torch.bfloat16)
 
     def speed(
-        make: Callable[[], Callable[[Tensor], Any]], images: Tensor, compare: bool = True, policy: Any = run.policy
+        make: Callable[[], Callable[[Tensor], Any]], images: Tensor, compare: bool = True, policy: Any = "auto"
     ) -> Values:
         if not run.dry:
             torch.cuda.reset_peak_memory_stats()
@@ -151,8 +151,13 @@ def training(run: Run) -> None:
         memory = {} if run.dry else {"GiB": torch.cuda.max_memory_allocated() / 2**30}
         return {"ms": ms, "images/s": 1000 * run.batch / ms} | memory
 
-    forms = [(run.policy, False, 40), ("reference", False, 40), (run.policy, True, 160), ("reference", True, 160)]
-    for policy, compiled, limit in forms[:1] if run.dry else forms:
+    forms: list[tuple[Any, bool, int]] = [
+        ("auto", False, 40),
+        ("reference", False, 40),
+        ("auto", True, 160),
+        ("reference", True, 160),
+    ]
+    for policy, compiled, limit in forms[:2] if run.dry else forms:
         name = f"{'PyTorch' if policy == 'reference' else 'our'} operators, {'compiled' if compiled else 'eager'}"
         run.rows.measure("training", name, lambda p=policy, c=compiled: speed(p, c), limit)
 
@@ -178,11 +183,11 @@ def waits(run: Run) -> None:
     x = torch.randn(2, 3, *run.size, device=run.device).contiguous(memory_format=LAST)
 
     def infer() -> None:
-        with torch.inference_mode(), kernels.use(run.policy):
+        with torch.inference_mode(), kernels.use("auto"):
             model(x)
 
     run.rows.measure("waits", "inference, fuse", lambda: counted(infer))
-    run.rows.measure("waits", "training step", lambda: counted(step_of(run, run.policy, compiled=False)), 40)
+    run.rows.measure("waits", "training step", lambda: counted(step_of(run, "auto", compiled=False)), 40)
 
 
 def main() -> None:

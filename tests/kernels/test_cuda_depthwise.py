@@ -14,6 +14,8 @@ from transxnet import kernels
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
+SLOW = ("test_aot_dispatch_dynamic",)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
@@ -45,11 +47,30 @@ CASES = {
 }
 
 
+SMALL: dict[str, tuple[Any, torch.dtype]] = {
+    "per image": (((2, 9, 3, 5), [9], [3], True, False, True), torch.bfloat16),
+    "shared": (((1, 5, 1, 2), [5], [7], False, True, True), torch.float32),
+    "scales": (((1, 6, 1, 2), [2] * 3, [1, 3, 5], True, True, False), torch.float32),
+    "unequal scales": (((1, 3, 2, 9), [2, 1], [1, 3], False, False, False), torch.float16),
+}
+"""As ``CASES``, each with the map's type; the interpreter is slow."""
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_the_kernels_compute_what_pytorch_does_in_float64(case: str) -> None:
+    """Forward and backward, of a slice of channels and in half precision too; weights stay float32."""
+    compare(*SMALL[case])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernels_compute_what_pytorch_does_in_float64(case: str, dtype: torch.dtype) -> None:
-    """Forward and backward, of a slice of channels and in half precision too; weights stay float32."""
-    shape, channels, sizes, own, identity, has_bias = CASES[case]
+def test_the_kernels_of_larger_maps(case: str, dtype: torch.dtype) -> None:
+    compare(CASES[case], dtype)
+
+
+def compare(case: Any, dtype: torch.dtype) -> None:
+    shape, channels, sizes, own, identity, has_bias = case
     images = shape[0] if own else 1
     x = sliced(*shape, dtype=dtype).requires_grad_()
     numbers = sum(count * size * size for count, size in zip(channels, sizes, strict=True))
@@ -61,10 +82,11 @@ def test_the_kernels_compute_what_pytorch_does_in_float64(case: str, dtype: torc
 @pytest.mark.parametrize("layout", ["positions last", "channels last"])
 def test_kernels_of_any_layout_are_read_as_they_are(layout: str) -> None:
     """As IDConv mixes them: with the bias after the kernel's positions."""
-    mixed = random(2, 24, 26).transpose(1, 2).contiguous().transpose(1, 2) if layout == "channels last" else None
-    mixed = random(2, 24, 26) if mixed is None else mixed
-    weight, bias = mixed[:, :, :-1].unflatten(2, (5, 5)).requires_grad_(), mixed[:, :, -1].requires_grad_()
-    check(torch.float32, sliced(2, 24, 6, 5, dtype=torch.float32).requires_grad_(), weight, bias, [24], [5], False)
+    mixed = random(2, 4, 10)
+    if layout == "channels last":
+        mixed = mixed.transpose(1, 2).contiguous().transpose(1, 2)
+    weight, bias = mixed[:, :, :-1].unflatten(2, (3, 3)).requires_grad_(), mixed[:, :, -1].requires_grad_()
+    check(torch.float32, sliced(2, 4, 2, 3, dtype=torch.float32).requires_grad_(), weight, bias, [4], [3], False)
 
 
 def check(dtype: torch.dtype, *given: Any) -> None:
@@ -83,14 +105,15 @@ def check(dtype: torch.dtype, *given: Any) -> None:
     assert_same(gradients, torch.autograd.grad(expected, others, gradient.to(dtype).double()), TOLERANCE[dtype])
 
 
-def test_the_operator_is_what_pytorch_expects() -> None:
+@pytest.mark.parametrize("utilities", [QUICK, pytest.param(QUICK + SLOW, marks=pytest.mark.slow)], ids=["quick", "all"])
+def test_the_operator_is_what_pytorch_expects(utilities: tuple[str, ...]) -> None:
     """With kernels as IDConv gives them, too."""
-    x = random(2, 6, 5, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
-    own = random(2, 9, 6).transpose(1, 2).unflatten(2, (3, 3)).requires_grad_()
+    x = random(2, 3, 1, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    own = random(2, 9, 3).transpose(1, 2).unflatten(2, (3, 3)).requires_grad_()
     for given in (
-        (x, random(1, 4 * 9 + 2).requires_grad_(), random(1, 6).requires_grad_(), [4, 2], [3, 1], True),
-        (x, own, random(2, 6).requires_grad_(), [6], [3], False),
+        (x, random(1, 2 * 9 + 1).requires_grad_(), random(1, 3).requires_grad_(), [2, 1], [3, 1], True),
+        (x, own, random(2, 3).requires_grad_(), [3], [3], False),
     ):
-        with kernels.use("triton"):
-            torch.library.opcheck(torch.ops.transxnet.depthwise_conv2d.default, given)
-        torch.library.opcheck(torch.ops.transxnet.depthwise_conv2d.default, given)
+        for policy in ("triton", "auto"):
+            with kernels.use(policy):
+                torch.library.opcheck(torch.ops.transxnet.depthwise_conv2d.default, given, test_utils=utilities)

@@ -14,6 +14,7 @@ from transxnet import kernels
 from transxnet.layers import BatchNorm2d, Block
 from transxnet.layers.block import DropPath
 
+QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -135,12 +136,15 @@ def operators(dtype: torch.dtype = torch.float32) -> Any:
     yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), None, None, None)
 
 
+@pytest.mark.parametrize(
+    "utilities", [QUICK, pytest.param(("test_aot_dispatch_dynamic",), marks=pytest.mark.slow)], ids=["quick", "traced"]
+)
 @pytest.mark.parametrize("policy", ["triton", "reference"])
-def test_operators_are_what_pytorch_expects(policy: Any) -> None:
+def test_operators_are_what_pytorch_expects(policy: Any, utilities: tuple[str, ...]) -> None:
     """By the kernels, and without them."""
     with kernels.use(policy):
         for name, given in operators():
-            torch.library.opcheck(getattr(torch.ops.transxnet, name).default, given)
+            torch.library.opcheck(getattr(torch.ops.transxnet, name).default, given, test_utils=utilities)
 
 
 def test_operators_without_kernels_compute_the_same() -> None:

@@ -123,7 +123,7 @@ def is_triton(x: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _policy() != "reference"
-        and has_triton(x.device.index if x.device.type == "cuda" else None)
+        and _has_triton(x.device.index if x.device.type == "cuda" else None)
     )
 
 
@@ -137,11 +137,15 @@ def _constant(function: Callable[[], Any]) -> Any:
 
 
 @_constant
+def _has_triton(device: int | None) -> bool:
+    return has_triton(device)
+
+
+@_constant
 def _policy() -> Policy:
     return _chosen.get() or _environment()
 
 
-@_constant
 @functools.cache
 def has_triton(device: int | None = None) -> bool:
     """Whether the kernels for CUDA devices can be used.
