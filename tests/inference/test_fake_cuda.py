@@ -88,7 +88,12 @@ def has_gradients(network: Any, outputs: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(
-    ("autocast", "shape"), [(None, (2, 3, 64, 64)), (torch.bfloat16, (1, 3, 96, 80)), (torch.float16, (2, 3, 64, 64))]
+    ("autocast", "shape"),
+    [
+        pytest.param(None, (2, 3, 64, 64), marks=pytest.mark.slow),
+        (torch.bfloat16, (1, 3, 96, 80)),
+        pytest.param(torch.float16, (2, 3, 64, 64), marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_step(policy: Policy, autocast: torch.dtype | None, shape: Any, fake: FakeTensorMode) -> None:
     network = classifier(drop_path_rate=0.1).train()

@@ -174,6 +174,7 @@ def test_blocks_with_different_rates_share_a_compiled_graph() -> None:
     assert len(blocks) == 3 and len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_a_block_computes_the_same_by_the_kernels() -> None:
     """In evaluation, and with gradients in training."""
     x = images(2, 3, 32, 32)

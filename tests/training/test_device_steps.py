@@ -294,7 +294,7 @@ def test_a_gpu_s_kernels_are_tritons_and_no_compiler_is_called(monkeypatch: pyte
 
     monkeypatch.setattr(kernels, "native_available", fail)
     for installed, expected in ((True, "triton"), (False, "reference")):
-        monkeypatch.setattr(trainer, "has_triton", lambda installed=installed: installed)
+        monkeypatch.setattr(trainer, "has_triton", lambda device, installed=installed: installed)
         assert kernel_policy(ClassificationRecipe(), "cuda:0") == expected
         assert kernel_policy(ClassificationRecipe(compile="network"), "cuda:0") == expected
         assert kernel_policy(ClassificationRecipe(native_kernels=False), "cuda:0") == "reference"

@@ -39,7 +39,7 @@ _EXAMPLES = """\
   transxnet bench transxnet_tiny swin_tiny_patch4_window7_224 pvt_v2_b1
   transxnet bench transxnet_tiny --mode eager channels_last compiled --batch-size 1 32 --plot speed
   transxnet bench transxnet_small --precision fp32 bf16 --image-size 224 384 --csv speed.csv
-  transxnet bench transxnet_tiny --mode eager fused_cuda_graph --precision bf16_weights --device cuda
+  transxnet bench --mode eager fused_cuda_graph --precision bf16_weights --device cuda
 """
 
 

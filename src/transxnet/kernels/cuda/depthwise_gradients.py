@@ -24,7 +24,7 @@ from transxnet.kernels.cuda.depthwise_tiles import (
 ROWS = 64
 """Maximum of the rows of a program."""
 
-STEP = 16
+STEP = 8
 """Partial sums that are added at a time."""
 
 
