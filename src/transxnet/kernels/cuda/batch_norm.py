@@ -339,7 +339,7 @@ def input_gradient(
     """The map's gradient, from the sums of :func:`summed`, of one process if it is ``alone``, or of all."""
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, *steps)
-    sizes["ROWS"] //= 2  # fewer registers, so that more programs share a multiprocessor
+    sizes["ROWS"] //= 2 if sizes["VECTOR"] == 8 else 4  # fewer registers: more programs share a multiprocessor
     back = torch.empty_like(x, memory_format=torch.channels_last)
     grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
     _input_gradient[grid](
