@@ -118,7 +118,13 @@ def attention_by(kernel: Callable[..., Tensor]) -> Iterator[None]:
     """PyTorch's attention as on a CUDA device, of tensors on any: ``kernel`` where it has one, else the plain form."""
 
     def attention(
-        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: Any, scale: float | None = None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: Any,
+        scale: float | None = None,
+        **others: Any,
     ) -> Tensor:
         return (kernel if is_fused(q) else attend_plainly)(q, k, v, attn_mask, scale)
 
