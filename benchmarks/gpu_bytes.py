@@ -104,7 +104,7 @@ def count_eager(model: nn.Module, x: Tensor) -> dict[str, list[int]]:
     training = model.training
     traffic = Traffic(x.device.type, training=training)
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float | None) -> Tensor:
+    def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Tensor:
         return Attention.apply(q, k, v, bias, scale, traffic)  # type: ignore[no-untyped-call, no-any-return]
 
     with torch.set_grad_enabled(training), traffic, attention_by(attention):

@@ -169,15 +169,18 @@ def _is_last(x: Tensor) -> bool:
 
 
 class Attention(torch.autograd.Function):
-    """PyTorch's attention kernel with a bias: it pads biases, and writes a bias's gradient for every image."""
+    """PyTorch's attention kernel: it pads biases, and writes a bias's gradient for every image.
+
+    Without a bias, as timm's networks call it, it is counted forward only.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: Any, traffic: Traffic) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: Any, traffic: Traffic) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.traffic = traffic
-        if bias.shape[-1] % 16:
+        if bias is not None and bias.shape[-1] % 16:
             traffic.add("attention: padded bias", 2 * size(bias))
-        traffic.add("attention", size(q, k, v, bias, q))
+        traffic.add("attention", size(q, k, v, q) + (0 if bias is None else size(bias)))
         return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
 
     @staticmethod
