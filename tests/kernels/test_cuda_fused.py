@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from helpers.networks import assert_same
 from transxnet import kernels
+from transxnet.layers.affine import Affine
 from transxnet.layers.folding import Folding
+from transxnet.layers.fused_depthwise import MultiScale
 from transxnet.layers.idconv import IDConv
 from transxnet.layers.ms_ffn import MSFFN
 from transxnet.layers.ste import STE
@@ -91,3 +93,15 @@ def test_scales_that_run_for_a_gradient_are_pytorchs() -> None:
     with kernels.use("triton"):
         of_kernels = torch.autograd.grad(fused(x).sum(), x)
     assert_same(of_kernels, torch.autograd.grad(fused(x).sum(), x), 1e-5)
+
+
+def test_the_kernels_constants_follow_weights_that_are_loaded() -> None:
+    """A CUDA device has them packed, in float32 whatever the network is converted to."""
+    scales = MultiScale(Affine(random(4), random(4), random(1)), nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    scales._keep(scales._pack(), torch.device(DEVICE))
+    weights = {name: value * 2 for name, value in scales.state_dict().items()}
+    before: Any = {name: getattr(scales, name).clone() for name in ("packed_scale", "packed_weight", "packed_bias")}
+    scales.load_state_dict(weights)
+    for name, value in before.items():
+        assert_same(getattr(scales, name), 2 * value)
+    assert not any("packed" in name for name in weights)

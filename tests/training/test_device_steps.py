@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from helpers.networks import images, nano
+from helpers.poisoned import Poisoned
 from transxnet import kernels
 from transxnet.classification import task as classification
 from transxnet.classification.recipe import ClassificationRecipe
-from transxnet.classification.task import ClassificationTask
 from transxnet.data.loader import BadImages, Batch
 from transxnet.data.randomness import addressed_randomness
 from transxnet.data.transforms import Augmentation, Normalisation, evaluation_transform, training_transform
@@ -55,17 +55,6 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[function.overloadpacket.__name__] += 1
         return function(*args, **(kwargs or {}))
-
-
-class Poisoned(ClassificationTask):
-    """A task some of whose batches hold NaN."""
-
-    poisoned: Sequence[int] = ()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if batch_idx in self.poisoned:
-            batch = batch._replace(images=batch.images * float("nan"))
-        return super().training_step(batch, batch_idx)
 
 
 @pytest.fixture(autouse=True)

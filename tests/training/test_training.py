@@ -16,6 +16,7 @@ from torch import Tensor
 from helpers.commands import paint, run
 from helpers.image_files import bad_images
 from helpers.networks import images, nano
+from helpers.poisoned import Poisoned
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.classification.task import ClassificationTask
 from transxnet.data.loader import BadImages, Batch
@@ -32,17 +33,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "photos"
     paint(folder, 10)
     return folder
-
-
-class Poisoned(ClassificationTask):
-    """A task some of whose batches hold NaN."""
-
-    poisoned: Sequence[int] = ()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if batch_idx in self.poisoned:
-            batch = batch._replace(images=batch.images * float("nan"))
-        return super().training_step(batch, batch_idx)
 
 
 def fit(poisoned: Sequence[int], finite: FiniteSteps, accumulate: int = 1) -> ClassificationTask:

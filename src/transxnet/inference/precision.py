@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from transxnet.bounds import checked
+from transxnet.data.transfers import compute_type
 from transxnet.inference.fuse import fuse as fused
 from transxnet.layers import Block, is_fused
 
@@ -55,8 +56,7 @@ def precision_of(network: Any) -> str:
     exported = getattr(network, "precision", None)
     if isinstance(exported, str):
         return exported
-    kinds = (one.dtype for one in network.parameters() if one.is_floating_point())
-    return str(next(kinds, torch.float32)).removeprefix("torch.")
+    return str(compute_type(network)).removeprefix("torch.")
 
 
 def _fuses(network: nn.Module) -> bool:

@@ -46,7 +46,7 @@ def depthwise_conv2d(
     sizes = [weight.shape[-1] for weight in weights]
     if not (is_native(x) and _has_kernel(x, weights, sizes)):
         return reference.depthwise_conv2d(x, weights, biases, identity)
-    x = _autocast(x)
+    x = in_autocast_type(x)
     channels = [len(weight) for weight in weights]
     if len(weights) == 1:
         weight, bias = weights[0].reshape(1, -1), None if biases[0] is None else biases[0].unsqueeze(0)
@@ -66,7 +66,7 @@ def dynamic_depthwise_conv2d(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     if not (is_native(x) and _has_kernel(x, [kernel], sizes)):
         return reference.dynamic_depthwise_conv2d(x, kernel, bias)
     kernel = kernel if is_triton(x) else kernel.flatten(1)
-    return operators.depthwise_conv2d(_autocast(x), kernel, bias, [x.shape[1]], sizes, False)
+    return operators.depthwise_conv2d(in_autocast_type(x), kernel, bias, [x.shape[1]], sizes, False)
 
 
 def _has_kernel(x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int]) -> bool:
@@ -74,7 +74,7 @@ def _has_kernel(x: Tensor, weights: Sequence[Tensor], sizes: Sequence[int]) -> b
     return all(size in KERNEL_SIZES for size in sizes) and all(weight.dtype in types for weight in weights)
 
 
-def _autocast(x: Tensor) -> Tensor:
+def in_autocast_type(x: Tensor) -> Tensor:
     """A map for the kernels of CUDA devices in autocast's type, if that is on, as PyTorch casts it for convolutions."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if is_triton(x) and torch.is_autocast_enabled(device) else x
@@ -97,7 +97,7 @@ def attention(q: Tensor, kv: Tensor, position_bias: Bias, heads: int, scale: flo
     types, widest = (TYPES, WIDEST_HEAD) if is_triton(q) else ((torch.float32,), q.shape[1])
     if not (is_native(q) and is_native(kv) and bias.dtype in types and q.shape[1] <= heads * widest):
         return reference.attention(q, kv, position_bias, heads, scale)
-    q, kv = _autocast(q), _autocast(kv)
+    q, kv = in_autocast_type(q), in_autocast_type(kv)
     scale = (q.shape[1] // heads) ** -0.5 if scale is None else scale
     if isinstance(position_bias, FactoredBias) and is_triton(q) and position_bias.columns.shape[1] > MOST_STORED:
         return flash_attention.attention(q, kv, position_bias, heads, scale)

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transxnet.kernels import depthwise_conv2d, operators
-from transxnet.kernels.functional import _autocast
+from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
+from transxnet.kernels.functional import in_autocast_type
 from transxnet.kernels.policy import is_triton
 from transxnet.layers.affine import Affine
 from transxnet.layers.sequential import is_plain
-
-SIZES = (1, 3, 5, 7)
-"""Kernel sizes that the kernels for stride 1 take."""
 
 
 def takes(x: Tensor) -> bool:
@@ -25,7 +23,7 @@ def takes(x: Tensor) -> bool:
 
 
 def convolved(conv: nn.Module, x: Tensor) -> Tensor:
-    """A part of a block, which is a depthwise convolution most often.
+    """A part of a block, usually a depthwise convolution.
 
     Shapes: (B, C, H, W) to the same.
     """
@@ -41,7 +39,7 @@ def activated(conv: nn.Module, x: Tensor) -> Tensor:
     """
     if not (takes(x) and is_depthwise(conv)):
         return F.gelu(conv(x))
-    return operators.filtered_conv2d(_autocast(x), conv.weight, conv.bias, None, None, 1)
+    return operators.filtered_conv2d(in_autocast_type(x), conv.weight, conv.bias, None, None, 1)
 
 
 def reduced(osr: nn.Module, x: Tensor) -> Tensor:
@@ -55,7 +53,9 @@ def reduced(osr: nn.Module, x: Tensor) -> Tensor:
     if not (is_depthwise(conv, stride=None) and type(affine) is Affine):
         return osr(x)  # type: ignore[no-any-return]
     conv = cast(Any, conv)
-    return operators.filtered_conv2d(_autocast(x), conv.weight, conv.bias, affine.scale, affine.shift, conv.stride[0])
+    return operators.filtered_conv2d(
+        in_autocast_type(x), conv.weight, conv.bias, affine.scale, affine.shift, conv.stride[0]
+    )
 
 
 def is_depthwise(conv: Any, stride: int | None = 1) -> bool:
@@ -76,7 +76,7 @@ def is_depthwise(conv: Any, stride: int | None = 1) -> bool:
         and conv.padding_mode == "zeros"
         and conv.dilation == (1, 1)
         and conv.stride[0] == conv.stride[1]
-        and (stride is None or (conv.stride[0] == stride and conv.kernel_size[0] in SIZES))
+        and (stride is None or (conv.stride[0] == stride and conv.kernel_size[0] in KERNEL_SIZES))
     )
 
 
@@ -103,7 +103,7 @@ class MultiScale(nn.Sequential):
     """An affine map and the depthwise convolutions after it.
 
     On a CUDA device it has the constants of the kernel that computes both, in float32 even where the network is
-    converted to 16 bits. Later changes to the weights have no effect there.
+    converted to 16 bits. They follow ``load_state_dict``, but no other change of the weights.
 
     Args:
         affine: An affine map.
@@ -114,6 +114,7 @@ class MultiScale(nn.Sequential):
         super().__init__(affine, scales)
         for name in _CONSTANTS:
             self.register_buffer(name, None, persistent=False)
+        self.register_load_state_dict_post_hook(_repack)  # type: ignore[no-untyped-call]
         if affine.scale.device.type == "cuda":
             self._keep(self._pack(), affine.scale.device)
 
@@ -131,7 +132,7 @@ class MultiScale(nn.Sequential):
             constants = self._pack()
         channels, convs = self._convs()
         sizes = [conv.kernel_size[0] if isinstance(conv, nn.Conv2d) else 1 for conv in convs]
-        return operators.multi_scale_conv2d(_autocast(x), *constants, channels, sizes)
+        return operators.multi_scale_conv2d(in_autocast_type(x), *constants, channels, sizes)
 
     def _convs(self) -> tuple[list[int], list[nn.Module]]:
         """Channels and convolution of each share."""
@@ -174,6 +175,13 @@ class MultiScale(nn.Sequential):
         affine = cast(Affine, self[0])
         known = all(isinstance(one, (nn.Conv2d, nn.Identity)) for one in self._convs()[1])
         return known and affine.scale.device.type != "meta"
+
+
+def _repack(module: MultiScale, incompatible: Any) -> None:
+    """Make the constants anew from weights that were loaded."""
+    constants = getattr(module, _CONSTANTS[0])
+    if constants is not None:
+        module._keep(module._pack(), constants.device)
 
 
 _CONSTANTS = ("packed_scale", "packed_shift", "packed_weight", "packed_bias")

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from transxnet.errors import ConfigError
 from transxnet.kernels import dynamic_depthwise_conv2d, operators
+from transxnet.kernels.cpu.depthwise import KERNEL_SIZES
 from transxnet.layers.affine import Kernel, affine_of, fixed_conv
 from transxnet.layers.folding import Folding, IDConvForm, has_known_leaves, layers_of
-from transxnet.layers.fused_depthwise import SIZES, takes
+from transxnet.layers.fused_depthwise import takes
 from transxnet.layers.norm import BatchNorm2d
 from transxnet.layers.registry import BlockSizes, register_local_operator
 from transxnet.layers.sequential import GELU, Sequential
@@ -109,7 +110,7 @@ class FusedIDConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) to the same."""
-        if self.form == "grouped" and self.kernel_size in SIZES and takes(x):
+        if self.form == "grouped" and self.kernel_size in KERNEL_SIZES and takes(x):
             return self._convolve_on_cuda(x)
         pool = pooled_by_products if self.dynamic_size else pooled_adaptively
         pooled = pool(x, self.kernel_size)  # (B, C, K * K + 1)

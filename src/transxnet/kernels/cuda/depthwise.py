@@ -20,8 +20,8 @@ from transxnet.kernels.cuda.depthwise_tiles import (
     steps,
     tile,
     vector,
-    whole,
 )
+from transxnet.kernels.cuda.rows import whole
 
 
 @triton.jit

@@ -18,8 +18,8 @@ from transxnet.kernels.cuda.depthwise_tiles import (
     share_of,
     steps,
     vector,
-    whole,
 )
+from transxnet.kernels.cuda.rows import whole
 
 ROWS = 64
 """Maximum of the rows of a program."""

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from transxnet.kernels.cuda.rows import gelu
+
 ROWS = 7
 """Rows of a tile; divides the sides of maps of images of 224 pixels: 56, 28, 14 and 7."""
 
@@ -29,17 +31,6 @@ MAX_CHANNELS = 64
 def replaced(values, index: tl.constexpr, value):
     """A tuple with another value at an index."""
     return values[:index] + (value,) + values[index + 1 :]
-
-
-@triton.jit
-def whole(value, VECTOR: tl.constexpr):
-    """The value, a multiple of ``VECTOR``, in a form in which the compiler knows it; it ignores tl.multiple_of here."""
-    return value // VECTOR * VECTOR
-
-
-@triton.jit
-def gelu(x):
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit

@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise import launch
-from transxnet.kernels.cuda.depthwise_tiles import gelu, laid_out, steps, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector
+from transxnet.kernels.cuda.rows import gelu, whole
 
 THREADS_VALUES = 512
 """Values of a tile: four for each of a program's 128 threads."""

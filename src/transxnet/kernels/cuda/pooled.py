@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector, whole
+from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector
+from transxnet.kernels.cuda.rows import whole
 
 PIXELS = 32
 """Pixels that a program reads at once."""

@@ -8,16 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from transxnet.kernels.cpu import attention as cpu_attention
-from transxnet.kernels.operators.registration import (
-    CPU,
-    CUDA,
-    caller,
-    define,
-    gradients,
-    gradients_of,
-    last,
-    shapes,
-)
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # q (B, C, H, W); kv (B, 2 C, h, w); bias (1, heads, N, M), or its factors: (1, heads, N, m) and columns (M, m);
@@ -27,22 +18,21 @@ SCHEMAS = (
     "float scale, bool of_bias) -> (Tensor, Tensor, Tensor)",
 )
 
-CPU["attention"], CUDA["attention"] = cpu_attention, "attention"
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CPU["attention"], registration.CUDA["attention"] = cpu_attention, "attention"
+registration.define(*SCHEMAS)
 
 
-@shapes("attention")
+@registration.shapes("attention")
 def _(q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, heads: int, scale: float) -> Tensor:
-    return last(q)
+    return registration.last(q)
 
 
-@shapes("attention_backward")
+@registration.shapes("attention_backward")
 def _(
     gradient: Tensor, q: Tensor, kv: Tensor, bias: Tensor, columns: Tensor | None, out: Tensor, heads: int,
     scale: float, of_bias: bool,
 ) -> Any:  # fmt: skip
-    return last(q), kv.new_empty(kv.shape), bias.new_empty(bias.shape if of_bias else 0)
+    return registration.last(q), kv.new_empty(kv.shape), bias.new_empty(bias.shape if of_bias else 0)
 
 
 def _keep_attention(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -52,11 +42,11 @@ def _keep_attention(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _attention_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_bias = ctx.needs_input_grad[2]
-    q, kv, bias = gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, ctx.scale, of_bias)
+    q, kv, bias = registration.gradients_of("attention", gradient, *ctx.saved_tensors, ctx.heads, ctx.scale, of_bias)
     return q, kv, bias if of_bias else None, None, None, None
 
 
-gradients("attention", _keep_attention, _attention_gradients)
+registration.gradients("attention", _keep_attention, _attention_gradients)
 
 
-attention: Callable[..., Tensor] = caller("attention")
+attention: Callable[..., Tensor] = registration.caller("attention")

@@ -8,17 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from transxnet.kernels.cpu import depthwise as cpu_depthwise
-from transxnet.kernels.operators.registration import (
-    CPU,
-    CUDA,
-    caller,
-    define,
-    gradients,
-    gradients_of,
-    if_wanted,
-    last,
-    shapes,
-)
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # Kernels are shared (n = 1) or every image's own (n = B); weight (n, numbers of all kernels) has those of the first
@@ -28,25 +18,24 @@ SCHEMAS = (
     "bool of_input, bool of_parameters) -> (Tensor, Tensor, Tensor)",
 )
 
-CPU["depthwise_conv2d"] = cpu_depthwise
-CUDA["depthwise_conv2d"] = "depthwise"
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CPU["depthwise_conv2d"] = cpu_depthwise
+registration.CUDA["depthwise_conv2d"] = "depthwise"
+registration.define(*SCHEMAS)
 
 
-@shapes("depthwise_conv2d")
+@registration.shapes("depthwise_conv2d")
 def _(x: Tensor, weight: Tensor, bias: Any, channels: Any, sizes: Any, identity: bool) -> Tensor:
-    return last(x)
+    return registration.last(x)
 
 
-@shapes("depthwise_conv2d_backward")
+@registration.shapes("depthwise_conv2d_backward")
 def _(
     gradient: Tensor, x: Tensor, weight: Tensor, channels: Any, sizes: Any, identity: bool, of_input: bool,
     of_parameters: bool,
 ) -> Any:  # fmt: skip
     of_weight, of_bias = weight.new_empty(weight.shape), weight.new_empty(weight.shape[0], x.shape[1])
-    parameters = if_wanted(of_parameters, of_weight), if_wanted(of_parameters, of_bias)
-    return if_wanted(of_input, x, channels_last=True), *parameters
+    parameters = registration.if_wanted(of_parameters, of_weight), registration.if_wanted(of_parameters, of_bias)
+    return registration.if_wanted(of_input, x, channels_last=True), *parameters
 
 
 def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -57,14 +46,14 @@ def _keep_depthwise(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _depthwise_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_input, *of_parameters = ctx.needs_input_grad[:3]
-    back, weight, bias = gradients_of(
+    back, weight, bias = registration.gradients_of(
         "depthwise_conv2d", gradient, *ctx.saved_tensors, *ctx.settings, of_input, any(of_parameters)
     )
     parameters = (weight, bias if ctx.has_bias else None) if any(of_parameters) else (None, None)
     return back if of_input else None, *parameters, None, None, None
 
 
-gradients("depthwise_conv2d", _keep_depthwise, _depthwise_gradients)
+registration.gradients("depthwise_conv2d", _keep_depthwise, _depthwise_gradients)
 
 
-depthwise_conv2d: Callable[..., Tensor] = caller("depthwise_conv2d")
+depthwise_conv2d: Callable[..., Tensor] = registration.caller("depthwise_conv2d")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transxnet.kernels.operators.registration import CUDA, define, last, shapes
+from transxnet.kernels.operators import registration
 
 SCHEMAS = {
     # GELU of depthwise convolutions of x * scale + shift, which is zero outside the map. scale, shift, bias (C); weight
@@ -26,16 +26,16 @@ SCHEMAS = {
 """Schemas by the module with the operator's kernel."""
 
 for _module, _schema in SCHEMAS.items():
-    CUDA[_schema.partition("(")[0]] = _module
-    define(_schema)
+    registration.CUDA[_schema.partition("(")[0]] = _module
+    registration.define(_schema)
 
 
-@shapes("multi_scale_conv2d")
+@registration.shapes("multi_scale_conv2d")
 def _(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, channels: Any, sizes: Any) -> Tensor:
-    return last(x)
+    return registration.last(x)
 
 
-@shapes("filtered_conv2d")
+@registration.shapes("filtered_conv2d")
 def _(x: Tensor, weight: Tensor, bias: Tensor, scale: Any, shift: Any, stride: int) -> Tensor:
     batch, channels, *lengths = x.shape
     size = weight.shape[-1]
@@ -43,12 +43,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, scale: Any, shift: Any, stride: i
     return torch.empty(batch, channels, *lengths, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-@shapes("pooled_positions")
+@registration.shapes("pooled_positions")
 def _(x: Tensor, size: int) -> Tensor:
     return x.new_empty(x.shape[0], size * size + 1, x.shape[1])
 
 
-@shapes("mixed_kernels")
+@registration.shapes("mixed_kernels")
 def _(scores: Tensor, bank: Tensor) -> Tensor:
     return scores.new_empty(scores.shape[0], bank.shape[2], bank.shape[1], dtype=torch.float32)
 

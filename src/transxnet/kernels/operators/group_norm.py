@@ -8,16 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transxnet.kernels.operators.registration import (
-    CUDA,
-    caller,
-    define,
-    gradients,
-    gradients_of,
-    if_wanted,
-    last,
-    shapes,
-)
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # Returns the map; means and reciprocal deviations of images (B, 2), float64.
@@ -26,19 +17,18 @@ SCHEMAS = (
     "-> (Tensor, Tensor, Tensor)",
 )
 
-CUDA["group_norm"] = "group_norm"
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CUDA["group_norm"] = "group_norm"
+registration.define(*SCHEMAS)
 
 
-@shapes("group_norm")
+@registration.shapes("group_norm")
 def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
-    return last(x), x.new_empty(len(x), 2, dtype=torch.float64)
+    return registration.last(x), x.new_empty(len(x), 2, dtype=torch.float64)
 
 
-@shapes("group_norm_backward")
+@registration.shapes("group_norm_backward")
 def _(gradient: Tensor, x: Tensor, weight: Tensor, statistics: Tensor, of_input: bool) -> Any:
-    return if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(weight)
+    return registration.if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(weight)
 
 
 def _keep_group_norm(ctx: Any, inputs: Any, output: Any) -> None:
@@ -49,10 +39,10 @@ def _keep_group_norm(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _group_norm_gradients(ctx: Any, gradient: Tensor, *of_statistics: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
-    back, weight, bias = gradients_of("group_norm", gradient, *ctx.saved_tensors, of_input)
+    back, weight, bias = registration.gradients_of("group_norm", gradient, *ctx.saved_tensors, of_input)
     return back if of_input else None, weight, bias, None
 
 
-gradients("group_norm", _keep_group_norm, _group_norm_gradients)
+registration.gradients("group_norm", _keep_group_norm, _group_norm_gradients)
 
-group_norm: Callable[..., tuple[Tensor, Tensor]] = caller("group_norm")
+group_norm: Callable[..., tuple[Tensor, Tensor]] = registration.caller("group_norm")

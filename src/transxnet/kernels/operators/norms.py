@@ -11,17 +11,7 @@ from torch import Tensor
 from transxnet.kernels.cpu import batch_norm as cpu_batch_norm
 from transxnet.kernels.cpu import gelu as cpu_gelu
 from transxnet.kernels.cpu import layer_scale as cpu_layer_scale
-from transxnet.kernels.operators.registration import (
-    CPU,
-    CUDA,
-    caller,
-    define,
-    gradients,
-    gradients_of,
-    if_wanted,
-    last,
-    shapes,
-)
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # gelu: none, before or after. Returns the map; means and reciprocal deviations (2, C), float64; the new running
@@ -36,24 +26,23 @@ SCHEMAS = (
     "layer_scale_backward(Tensor gradient, Tensor x, Tensor weight, bool of_input) -> (Tensor, Tensor, Tensor)",
 )
 
-CUDA |= {"batch_norm": "batch_norm"}
-CPU |= {"batch_norm": cpu_batch_norm, "gelu": cpu_gelu, "layer_scale": cpu_layer_scale}
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CUDA |= {"batch_norm": "batch_norm"}
+registration.CPU |= {"batch_norm": cpu_batch_norm, "gelu": cpu_gelu, "layer_scale": cpu_layer_scale}
+registration.define(*SCHEMAS)
 
 
-@shapes("batch_norm")
+@registration.shapes("batch_norm")
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str,
 ) -> Any:  # fmt: skip
     statistics = x.new_empty(2, x.shape[1], dtype=torch.float64)
-    return last(x), statistics, torch.empty_like(running_mean), torch.empty_like(running_var)
+    return registration.last(x), statistics, torch.empty_like(running_mean), torch.empty_like(running_var)
 
 
-@shapes("batch_norm_backward")
+@registration.shapes("batch_norm_backward")
 def _(gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, gelu: str, of_input: bool) -> Any:
-    return if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(bias)
+    return registration.if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep_batch_norm(ctx: Any, inputs: Any, output: Any) -> None:
@@ -64,19 +53,19 @@ def _keep_batch_norm(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _batch_norm_gradients(ctx: Any, gradient: Tensor, *of_statistics: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
-    back, weight, bias = gradients_of("batch_norm", gradient, *ctx.saved_tensors, ctx.gelu, of_input)
+    back, weight, bias = registration.gradients_of("batch_norm", gradient, *ctx.saved_tensors, ctx.gelu, of_input)
     return back if of_input else None, weight, bias, None, None, None, None, None
 
 
-gradients("batch_norm", _keep_batch_norm, _batch_norm_gradients)
+registration.gradients("batch_norm", _keep_batch_norm, _batch_norm_gradients)
 
 
-@shapes("gelu")
+@registration.shapes("gelu")
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@shapes("gelu_backward")
+@registration.shapes("gelu_backward")
 def _(gradient: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
@@ -86,20 +75,20 @@ def _keep_gelu(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 
 def _gelu_gradient(ctx: Any, gradient: Tensor) -> Tensor:
-    return gradients_of("gelu", gradient, *ctx.saved_tensors)  # type: ignore[no-any-return]
+    return registration.gradients_of("gelu", gradient, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-gradients("gelu", _keep_gelu, _gelu_gradient)
+registration.gradients("gelu", _keep_gelu, _gelu_gradient)
 
 
-@shapes("layer_scale")
+@registration.shapes("layer_scale")
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return last(x)
+    return registration.last(x)
 
 
-@shapes("layer_scale_backward")
+@registration.shapes("layer_scale_backward")
 def _(gradient: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> Any:
-    return if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(weight)
+    return registration.if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(weight)
 
 
 def _keep_layer_scale(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -108,13 +97,13 @@ def _keep_layer_scale(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _layer_scale_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
-    back, weight, bias = gradients_of("layer_scale", gradient, *ctx.saved_tensors, of_input)
+    back, weight, bias = registration.gradients_of("layer_scale", gradient, *ctx.saved_tensors, of_input)
     return back if of_input else None, weight, bias
 
 
-gradients("layer_scale", _keep_layer_scale, _layer_scale_gradients)
+registration.gradients("layer_scale", _keep_layer_scale, _layer_scale_gradients)
 
 
-batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = caller("batch_norm")
-gelu: Callable[..., Tensor] = caller("gelu")
-layer_scale: Callable[..., Tensor] = caller("layer_scale")
+batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = registration.caller("batch_norm")
+gelu: Callable[..., Tensor] = registration.caller("gelu")
+layer_scale: Callable[..., Tensor] = registration.caller("layer_scale")

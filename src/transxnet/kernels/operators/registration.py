@@ -28,14 +28,15 @@ _differentiable: dict[str, Callable[..., Any]] = {}
 """The same, with a gradient."""
 
 
-def define(schema: str) -> None:
-    """Define an operator, and how it is computed on each device."""
-    _library.define(schema)
-    name = schema.partition("(")[0]
-    _compute[name] = _on_cpu(name)
-    _library.impl(name, getattr(composite, name), "CompositeExplicitAutograd")
-    _library.impl(name, _compute[name], "CPU")
-    _library.impl(name, _on_cuda(name), "CUDA")
+def define(*schemas: str) -> None:
+    """Define operators, and how they are computed on each device."""
+    for schema in schemas:
+        _library.define(schema)
+        name = schema.partition("(")[0]
+        _compute[name] = _on_cpu(name)
+        _library.impl(name, getattr(composite, name), "CompositeExplicitAutograd")
+        _library.impl(name, _compute[name], "CPU")
+        _library.impl(name, _on_cuda(name), "CUDA")
 
 
 def _parts(name: str) -> tuple[str, str]:

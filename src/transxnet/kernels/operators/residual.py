@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transxnet.kernels.operators.registration import CUDA, caller, define, gradients, gradients_of, last, shapes
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # x + keep * (branch * weight + bias), of x's type; weight and bias (C, 1, 1), keep (B), float32.
@@ -17,19 +17,18 @@ SCHEMAS = (
     "-> (Tensor, Tensor, Tensor)",
 )
 
-CUDA["residual"] = "residual"
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CUDA["residual"] = "residual"
+registration.define(*SCHEMAS)
 
 
-@shapes("residual")
+@registration.shapes("residual")
 def _(x: Tensor, branch: Tensor, weight: Tensor | None, bias: Tensor | None, keep: Tensor | None) -> Tensor:
-    return last(x)
+    return registration.last(x)
 
 
-@shapes("residual_backward")
+@registration.shapes("residual_backward")
 def _(gradient: Tensor, branch: Tensor, weight: Tensor | None, keep: Tensor | None, of_branch: bool) -> Any:
-    back = last(branch) if of_branch else branch.new_empty(0)
+    back = registration.last(branch) if of_branch else branch.new_empty(0)
     if weight is None:
         return back, *(branch.new_empty(0, dtype=torch.float32) for _ in range(2))
     return back, *(weight.new_empty(weight.shape) for _ in range(2))
@@ -45,11 +44,11 @@ def _residual_gradients(ctx: Any, gradient: Tensor) -> Any:
     of_branch = ctx.needs_input_grad[1]
     if weight is None and not of_branch:
         return gradient, None, None, None, None
-    back, of_weight, of_bias = gradients_of("residual", gradient, branch, weight, keep, of_branch)
+    back, of_weight, of_bias = registration.gradients_of("residual", gradient, branch, weight, keep, of_branch)
     parameters = (None, None) if weight is None else (of_weight, of_bias)
     return gradient, back if of_branch else None, *parameters, None
 
 
-gradients("residual", _keep_residual, _residual_gradients)
+registration.gradients("residual", _keep_residual, _residual_gradients)
 
-residual: Callable[..., Tensor] = caller("residual")
+residual: Callable[..., Tensor] = registration.caller("residual")

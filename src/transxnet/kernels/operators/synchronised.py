@@ -12,16 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transxnet.kernels.operators.registration import (
-    CUDA,
-    caller,
-    define,
-    gradients,
-    gradients_of,
-    if_wanted,
-    last,
-    shapes,
-)
+from transxnet.kernels.operators import registration
 
 SCHEMAS = (
     # As batch_norm, with the name of a process group; the statistics (3, C) have the number of values as third row.
@@ -31,26 +22,25 @@ SCHEMAS = (
     "str gelu, str group, bool of_input) -> (Tensor, Tensor, Tensor)",
 )
 
-CUDA["synchronised_batch_norm"] = "synchronised_batch_norm"
-for _schema in SCHEMAS:
-    define(_schema)
+registration.CUDA["synchronised_batch_norm"] = "synchronised_batch_norm"
+registration.define(*SCHEMAS)
 
 
-@shapes("synchronised_batch_norm")
+@registration.shapes("synchronised_batch_norm")
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     gelu: str, group: str,
 ) -> Any:  # fmt: skip
     statistics = x.new_empty(3, x.shape[1], dtype=torch.float64)
-    return last(x), statistics, torch.empty_like(running_mean), torch.empty_like(running_var)
+    return registration.last(x), statistics, torch.empty_like(running_mean), torch.empty_like(running_var)
 
 
-@shapes("synchronised_batch_norm_backward")
+@registration.shapes("synchronised_batch_norm_backward")
 def _(
     gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor, gelu: str, group: str,
     of_input: bool,
 ) -> Any:  # fmt: skip
-    return if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(bias)
+    return registration.if_wanted(of_input, x, channels_last=True), torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -62,10 +52,12 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 def _gradients(ctx: Any, gradient: Tensor, *of_statistics: Tensor) -> Any:
     of_input = ctx.needs_input_grad[0]
     settings = (ctx.gelu, ctx.group, of_input)
-    back, weight, bias = gradients_of("synchronised_batch_norm", gradient, *ctx.saved_tensors, *settings)
+    back, weight, bias = registration.gradients_of("synchronised_batch_norm", gradient, *ctx.saved_tensors, *settings)
     return back if of_input else None, weight, bias, *[None] * 6
 
 
-gradients("synchronised_batch_norm", _keep, _gradients)
+registration.gradients("synchronised_batch_norm", _keep, _gradients)
 
-synchronised_batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = caller("synchronised_batch_norm")
+synchronised_batch_norm: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = registration.caller(
+    "synchronised_batch_norm"
+)
