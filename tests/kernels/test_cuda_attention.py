@@ -22,6 +22,11 @@ UTILS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_a
 """PyTorch's checks of an operator; dynamic shapes include what static ones need."""
 
 
+def table(*shape: int, seed: int = 0) -> Tensor:
+    """A position bias, or a factor of one."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def maps(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * scale
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -75,7 +80,7 @@ def test_attention_and_its_gradients(
     dtype: torch.dtype, batch: int, heads: int, width: int, size: tuple[int, int], keys: tuple[int, int]
 ) -> None:
     q, kv = maps(dtype, batch, heads * width, *size), maps(dtype, batch, 2 * heads * width, *keys)
-    check(q, kv, torch.randn(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
+    check(q, kv, table(1, heads, size[0] * size[1], keys[0] * keys[1]), None, heads, width**-0.5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -83,15 +88,15 @@ def test_attention_and_its_gradients(
 def test_a_factored_bias(dtype: torch.dtype, keys: tuple[int, int]) -> None:
     """Of few keys, and of many in two blocks and a part of one."""
     q, kv = maps(dtype, 1, 38, 3, 7), maps(dtype, 1, 76, *keys)
-    columns = torch.randn(keys[0] * keys[1], 9, generator=torch.Generator().manual_seed(1))
-    check(q, kv, torch.randn(1, 2, 21, 9, generator=torch.Generator().manual_seed(2)), columns, 2, 19**-0.5)
+    columns = table(keys[0] * keys[1], 9, seed=1)
+    check(q, kv, table(1, 2, 21, 9, seed=2), columns, 2, 19**-0.5)
 
 
 @pytest.mark.parametrize("keys", [(3, 5), (5, 13)])
 def test_slices_and_other_layouts(keys: tuple[int, int]) -> None:
     """Maps that are channels of larger ones, and those with the channels first."""
     q, kv = maps(torch.float32, 1, 30, 2, 3), maps(torch.float32, 1, 35, *keys)
-    bias = torch.randn(1, 1, 6, keys[0] * keys[1])
+    bias = table(1, 1, 6, keys[0] * keys[1])
     check(q[:, 13:25], kv[:, 3:27], bias, None, 1, 1.0)
     check(q[:, :12].contiguous(), kv[:, :24].contiguous(), bias, None, 1, 1.0)
 
@@ -101,7 +106,7 @@ def test_scores_beyond_float16(keys: tuple[int, int]) -> None:
     """Sums of products larger than 65,504."""
     q, kv = maps(torch.float16, 1, 12, 4, 4, scale=300.0), maps(torch.float16, 1, 24, *keys)
     kv[:, :12] *= 300
-    bias = torch.randn(1, 1, 16, keys[0] * keys[1])
+    bias = table(1, 1, 16, keys[0] * keys[1])
     with use("triton"):
         found = torch.ops.transxnet.attention(q, kv, bias, None, 1, 1.0)
     assert_close(found, expected(q.double(), kv.double(), bias.double(), 1, 1.0))
@@ -109,7 +114,7 @@ def test_scores_beyond_float16(keys: tuple[int, int]) -> None:
 
 def test_the_operator_is_what_pytorch_expects() -> None:
     q, kv = maps(torch.float32, 1, 4, 1, 2).requires_grad_(), maps(torch.float32, 1, 8, 2, 1).requires_grad_()
-    bias = torch.randn(1, 1, 2, 2, requires_grad=True)
+    bias = table(1, 1, 2, 2).requires_grad_()
     with use("triton"):
         torch.library.opcheck(torch.ops.transxnet.attention.default, (q, kv, bias, None, 1, 0.5), test_utils=UTILS)
 
@@ -118,7 +123,7 @@ def test_the_operator_is_what_pytorch_expects() -> None:
 def test_autocast_chooses_the_type(keys: tuple[int, int]) -> None:
     """Of maps of float32, with a factored bias whose product is of float32 nevertheless where it is computed."""
     q, kv = maps(torch.float32, 1, 8, 2, 2), maps(torch.float32, 1, 16, *keys)
-    rows, columns = torch.randn(1, 2, 4, 3, requires_grad=True), torch.randn(keys[0] * keys[1], 3)
+    rows, columns = table(1, 2, 4, 3).requires_grad_(), table(keys[0] * keys[1], 3)
     with use("triton"), torch.autocast("cpu", dtype=torch.bfloat16):
         found = attention(q, kv, FactoredBias(rows, columns), 2)
         found.float().sum().backward()
@@ -130,7 +135,7 @@ def test_autocast_chooses_the_type(keys: tuple[int, int]) -> None:
 
 def test_wide_heads_are_computed_by_pytorch() -> None:
     q, kv = maps(torch.float32, 1, 130, 1, 2), maps(torch.float32, 1, 260, 1, 3)
-    bias = torch.randn(1, 1, 2, 3)
+    bias = table(1, 1, 2, 3)
     with use("triton"), patch.object(operators, "attention", side_effect=AssertionError):
         found = attention(q, kv, bias, 1)
     assert_close(found, expected(q.double(), kv.double(), bias.double(), 1, 130**-0.5))

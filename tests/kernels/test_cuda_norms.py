@@ -48,7 +48,11 @@ def test_batch_normalisation(shape: Any, order: Any, dtype: torch.dtype, mean: f
     """Of a whole map and of a share of a map's channels, which is not copied."""
     channels = shape[1]
     whole = random(shape[0], 2 * channels, *shape[2:], dtype=dtype, mean=mean)
-    weight, bias, running = random(channels), random(channels), [torch.randn(channels), torch.rand(channels)]
+    weight, bias, running = (
+        random(channels),
+        random(channels),
+        [one.detach() for one in (random(channels), random(channels).square())],
+    )
     for x in (random(*shape, dtype=dtype, mean=mean), whole[:, channels:].detach().requires_grad_()):
         exact, statistics = doubles(x, weight, bias), [one.double() for one in running]
         found = [one.clone() for one in running]
