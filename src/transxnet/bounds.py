@@ -105,6 +105,19 @@ Rounds = Annotated[int, Bound(1, 1_000_000)]
 Seconds = Annotated[float, Bound(0, 3600)]
 SeedCount = Annotated[int, Bound(1, 1000)]
 
+Port = Annotated[int, Bound(0, 65_535)]
+"""A TCP port; 0 for any free one."""
+Waiting = Annotated[int, Bound(1, 100_000)]
+"""Images that wait for an answer."""
+WaitingMilliseconds = Annotated[float, Bound(0, 10_000)]
+Megapixels = Annotated[float, Bound(0.001, 180)]
+"""Size of an image, up to the maximum of images that are read."""
+ImagesPerRequest = Annotated[int, Bound(1, 1000)]
+Connections = Annotated[int, Bound(1, 100_000)]
+RequestSeconds = Annotated[float, Bound(0, 86_400, above=True)]
+Replicas = Annotated[int, Bound(1, 64)]
+"""Processes with a copy of the network, or that decode images."""
+
 # The fields of a network's configuration.
 Depth = Annotated[int, Bound(1, 1000)]
 Channels = Annotated[int, Bound(1, 16_384)]

@@ -42,6 +42,13 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "onnxscript": "onnxscript",
         "openvino": "openvino",
     },
+    "serve": {
+        "fastapi": "fastapi",
+        "prometheus-client": "prometheus_client",
+        "python-multipart": "python_multipart",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+    },
     "parquet": {"datasets": "datasets", "pyarrow": "pyarrow"},
 }
 """Extra to its packages, each with the module that it installs."""

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from transxnet.api.batches import Request, detections_of, predict_batch, segmentation_of
 from transxnet.api.networks import Checkpoint, TaskName, open_network, task_of
+from transxnet.api.preparation import Preparation, Prepared
 from transxnet.api.results import Classification, Detections, Prediction, Segmentation
 from transxnet.bounds import Answers, BatchSize, Share, Workers, checked
 from transxnet.classification.labels import readable_names
@@ -25,7 +27,6 @@ from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.inference.description import Format
 from transxnet.inference.precision import Precision, precision_of
-from transxnet.text import unicode_text
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 """A file, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats from 0 to 1.
@@ -176,29 +177,33 @@ class Predictor:
             advance(1)
             yield found
 
+    @property
+    def preparation(self) -> Preparation:
+        """What makes images ready for :meth:`predict_prepared`, in this process or another."""
+        if self.head is not None:
+            return Preparation(None, 3, self.head)
+        return Preparation(vars(self.network)["pretrained_cfg"], self.channels)
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Prediction]:
+        """Predict for images of one group, in one step of the network.
+
+        Args:
+            images: Images that :attr:`preparation` made ready, of one :attr:`Prepared.group`.
+
+        Returns:
+            As calling the predictor gives for each.
+        """
+        return [prediction for prediction, _ in predict_batch(self, images, [Request()] * len(images))]
+
     def _detect(self, source: GivenImages) -> Iterator[tuple[Detections, Image.Image | None]]:
-        from transxnet.detection.predict import confident, predict
-        from transxnet.detection.results import as_results
+        from transxnet.detection.predict import predict
 
         for one in predict(self.network, source, device=self.device):
             if one.error:
                 nothing = torch.empty(0)
                 yield Detections(one.name, (), nothing, nothing, nothing, error=one.error), None
                 continue
-            found = confident(one.found, self.min_score)
-            names = tuple(self.class_names[label] for label in found["labels"].tolist())
-            yield (
-                Detections(
-                    one.name,
-                    names,
-                    found["labels"],
-                    found["scores"],
-                    found["boxes"],
-                    found.get("masks"),
-                    as_results(found, unicode_text(one.name), self.category_ids),
-                ),
-                one.image,
-            )
+            yield detections_of(self, one.name, one.found, self.min_score), one.image
 
     def _segment(self, source: GivenImages) -> Iterator[tuple[Segmentation, Image.Image | None]]:
         from transxnet.segmentation.predict import predict
@@ -207,11 +212,7 @@ class Predictor:
             if one.classes is None:
                 yield Segmentation(one.name, error=one.error), None
                 continue
-            counts = one.classes.flatten().bincount(minlength=len(self.class_names))
-            shares = (counts / counts.sum()).tolist()
-            order = sorted(range(len(shares)), key=lambda label: -shares[label])
-            named = {self.class_names[label]: shares[label] for label in order if shares[label]}
-            yield Segmentation(one.name, one.classes, named), one.image
+            yield segmentation_of(self, one.name, one.classes), one.image
 
 
 class GivenImages:

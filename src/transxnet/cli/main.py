@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train on the embedded digits or scenes, your pictures, ImageNet, COCO or ADE20K",
     "eval": "evaluate a classifier, detector or segmenter on labelled images",
     "predict": "classify, detect or segment images",
+    "serve": "serve a network over HTTP, with a page to try it on",
     "export": "write a network as a file for ONNX Runtime, OpenVINO or PyTorch",
     "erf": "draw which pixels a network's stages depend on",
     "gradcam": "draw where in an image a network's stages find a class",
@@ -45,6 +46,7 @@ _NEEDS = {
     "erf": ("analysis", "matplotlib"),
     "gradcam": ("analysis", "grad-cam", "matplotlib"),
     "compare": ("train",),
+    "serve": ("serve",),
     "plot": ("analysis", "matplotlib"),
 }
 """The extra of a command, and the packages of it that the command needs if not all."""

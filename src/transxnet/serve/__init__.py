@@ -1,0 +1,1 @@
+"""An inference server over HTTP, and its page."""
