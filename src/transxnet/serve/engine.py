@@ -79,7 +79,8 @@ class Engine:
             TransXNetError: If the network cannot be opened.
         """
         first, *others = self._networks
-        self.opened = opened = await first.start()
+        opened: Opened = await first.start()
+        self.opened = opened
         for index in range(self.settings.decoders):
             decoder = WorkerProcess(
                 f"decoder-{index}", work.DecodingState, opened.preparation, self.settings.max_pixels

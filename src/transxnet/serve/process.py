@@ -119,7 +119,7 @@ def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ..
     try:
         state = set_up(*arguments)
         answer: tuple[bool, Any] = (False, state.described)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (it is sent)
         pipe.send((True, _fault(error)))
         return
     while True:
@@ -130,7 +130,7 @@ def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ..
             os._exit(0)
         try:
             answer = (False, function(state, *given))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             answer = (True, _fault(error))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Wanted:
         label: Name or index of the class that it shows; the most probable one if empty.
     """
 
-    request: Request = Request()
+    request: Request = field(default_factory=Request)
     explain: str = ""
     stage: str = "last"
     label: str = ""
