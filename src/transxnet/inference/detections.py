@@ -18,6 +18,7 @@ class ExportedDetector(nn.Module):
     Attributes:
         head_description: Classes and the images' sizes, from the file's metadata.
         precision: Type that the file computes in.
+        architecture: Registered name of the network's backbone.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -25,6 +26,7 @@ class ExportedDetector(nn.Module):
         description = runtime.description
         self.head_description = description.head_description
         self.precision: str = description.precision
+        self.architecture = description.architecture
         self.transform: DetectionTransform = self.head_description.transform
         self.detect = description.form.decoder(self.head_description, description.strides, NamedOutputs(runtime))
         self.eval()

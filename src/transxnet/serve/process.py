@@ -7,6 +7,7 @@ process was killed while it wrote.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -17,26 +18,51 @@ from typing import Any
 
 from transxnet.data.worker_processes import set_up_worker, worker_context
 from transxnet.errors import ConfigError, TransXNetError
-from transxnet.serve.faults import FailedError, RequestFault, WorkerLostError
+from transxnet.serve.faults import FailedError, RequestFault, TooSlowError, WorkerLostError
 
 _LOG = logging.getLogger("transxnet.serve")
 _PRELOADED = "transxnet.serve.work"
+_STOP_SECONDS = 5.0  # for the end of a killed process
+
+
+class NotTakenError(WorkerLostError):
+    """A process that was lost before it took the message."""
 
 
 class WorkerProcess:
     """A process with a state of its own, which runs one function after the other.
 
+    Its methods are called in one event loop; a thread waits for the process.
+
     Args:
         name: For messages.
         set_up: Makes the state; called in the process.
         *arguments: Its arguments.
+        on_lost: Called if the process is lost while it has nothing to run.
+
+    Attributes:
+        failures: Starts that failed since the last one that did not.
+        restarts: Starts after the first.
+        first_delay: Seconds between the first failed start and the next one, which double with each.
+        longest_delay: Maximum of these.
     """
 
-    def __init__(self, name: str, set_up: Callable[..., Any], *arguments: Any) -> None:
+    first_delay = 0.5
+    longest_delay = 30.0
+
+    def __init__(
+        self, name: str, set_up: Callable[..., Any], *arguments: Any, on_lost: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
+        self.failures = 0
+        self.restarts = 0
         self._set_up = (set_up, arguments)
+        self._on_lost = on_lost
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._ready = False
+        self._ended = False
+        self._stopped = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     @property
@@ -46,8 +72,11 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is running."""
-        return self._process is not None and self._process.is_alive()
+        """Whether the process has started and is not known to be lost.
+
+        It is its pipe that shows this: the process from which it was forked may end before it.
+        """
+        return self._ready
 
     async def start(self) -> Any:
         """Start the process, a lost one anew; returns what ``set_up`` returned.
@@ -56,48 +85,123 @@ class WorkerProcess:
             TransXNetError: As ``set_up``, or if the process ended before it.
         """
         self.kill()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
+        context = worker_context(_PRELOADED)  # here, since only the main thread can shield it from Ctrl-C
+        try:
+            described = await self._in_thread(self._start, context)
+        except TransXNetError:
+            self.failures += 1
+            raise
+        self.failures = 0
+        self._await_end()
+        return described
 
-    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def keep(self) -> None:
+        """Start a lost process again, as often as it takes."""
+        while not self.alive:
+            _LOG.warning("%s was lost and is started again", self.name)
+            try:
+                await self.start()
+                self.restarts += 1
+            except TransXNetError as error:
+                delay = min(self.longest_delay, self.first_delay * 2 ** min(self.failures - 1, 20))
+                _LOG.warning("%s did not start (%s); the next try is in %g s", self.name, error, delay)
+                await asyncio.sleep(delay)
+
+    async def run(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
         """Run a function of the process's module, with its state as the first argument.
 
+        A process that was lost while it had nothing to run is started again first. What runs when this is cancelled
+        runs to its end, and what is given next waits for it.
+
+        Args:
+            function: The function.
+            *arguments: Its further arguments.
+            limit: Seconds after which the process is killed.
+
         Raises:
-            RequestFault: As the function; FailedError for any other exception in it, and WorkerLostError if
-                the process is lost.
+            RequestFault: As the function; FailedError for any other exception in it, WorkerLostError if the process
+                is lost, and TooSlowError if it was killed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, (function, arguments))
+        while True:
+            await self.keep()
+            self._ignore_end()
+            call = asyncio.ensure_future(self._in_thread(self._call, (function, arguments)))
+            call.add_done_callback(self._called)
+            done, _ = await asyncio.wait([call], timeout=limit)
+            if not done:
+                self.kill()
+                await asyncio.wait([call])
+                if isinstance(call.exception(), WorkerLostError):
+                    raise TooSlowError(f"an image was given up after {limit:g} seconds; allow more with --timeout")
+            try:
+                return call.result()
+            except NotTakenError:
+                continue
 
     def kill(self) -> None:
         """End the process at once; what it runs is lost."""
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
+        self._ignore_end()
+        self._ready = False
+        if self._process is not None and self._process.pid is not None and not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)  # multiprocessing does not if the fork server has ended
 
     def stop(self) -> None:
-        """End the process after what it runs."""
-        if self._pipe is not None:
-            self._pipe.close()
+        """End the process at once, for good, and return when nothing is left of it."""
+        self._stopped = True
         self.kill()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
+        self._close()
 
-    def _start(self) -> Any:
-        if self._process is not None:
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        context: Any = worker_context(_PRELOADED)
+    async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+
+    def _called(self, call: asyncio.Future[Any]) -> None:
+        if not call.cancelled():
+            call.exception()  # nobody may wait for it any longer
+        self._await_end()
+
+    def _await_end(self) -> None:
+        """Notice if the process ends while it has nothing to run: it sends nothing then."""
+        if self._ready and self._pipe is not None:
+            asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._noticed)
+
+    def _ignore_end(self) -> None:
+        if self._pipe is not None and not self._pipe.closed:
+            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+
+    def _noticed(self) -> None:
+        self._ignore_end()
+        self._lost()
+        self._on_lost()
+
+    def _lost(self) -> None:
+        self._ready, self._ended = False, True
+
+    def _start(self, context: Any) -> Any:
+        self._close()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, *self._set_up), name=self.name, daemon=True)
-        self._process.start()
-        theirs.close()  # otherwise its end would not be noticed
-        return self._received()
+        process = context.Process(target=_work, args=(theirs, *self._set_up), name=self.name, daemon=True)
+        self._process, self._ended = process, False
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            raise WorkerLostError(f"the process that computes cannot be started ({error})") from error
+        finally:
+            theirs.close()  # otherwise its end would not be noticed
+        if self._stopped:
+            process.kill()  # what stopped it may not have known its number
+        described = self._received()
+        self._ready = True
+        return described
 
     def _call(self, message: Any) -> Any:
-        if self._pipe is None or not self.alive:
-            raise WorkerLostError("the process that computes is being started again; try once more")
+        assert self._pipe is not None
         try:
             self._pipe.send(message)
-        except (OSError, ValueError) as error:
-            raise WorkerLostError("the process that computes was lost; try once more") from error
+        except OSError as error:
+            self._lost()
+            raise NotTakenError("the process that computes was lost; try once more") from error
         return self._received()
 
     def _received(self) -> Any:
@@ -105,10 +209,21 @@ class WorkerProcess:
         try:
             fault, value = self._pipe.recv()
         except (EOFError, OSError) as error:
+            self._lost()
             raise WorkerLostError("the process that computes was lost with this request; try once more") from error
         if fault:
             raise value
         return value
+
+    def _close(self) -> None:
+        """Close what is left of a lost process."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None and self._process.pid is not None:
+            self._process.join(_STOP_SECONDS)
+            with contextlib.suppress(ValueError):  # it has not ended
+                self._process.close()
+        self._process = self._pipe = None
 
 
 def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -120,25 +235,50 @@ def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ..
         state = set_up(*arguments)
         answer: tuple[bool, Any] = (False, state.described)
     except Exception as error:  # noqa: BLE001 (it is sent)
-        pipe.send((True, _fault(error)))
+        if not isinstance(error, TransXNetError):
+            _LOG.error("the process could not be set up", exc_info=error)
+        pipe.send((True, _set_up_fault(error)))
         return
+    broken = False
     while True:
         try:
             pipe.send(answer)
+            if broken:
+                os._exit(1)
             function, given = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
         try:
             answer = (False, function(state, *given))
         except Exception as error:  # noqa: BLE001
-            answer = (True, _fault(error))
+            answer, broken = (True, _fault(error)), _breaks_device(error)
+        del given
 
 
-def _fault(error: Exception) -> TransXNetError:
+def _set_up_fault(error: Exception) -> TransXNetError:
+    """An error that can be sent."""
+    if isinstance(error, TransXNetError):
+        return ConfigError(error.for_commands)
+    if _is_out_of_memory(error):
+        return FailedError("there is not enough memory for the network")
+    return FailedError(f"the network cannot be opened ({type(error).__name__})")
+
+
+def _fault(error: Exception) -> RequestFault:
     """An error that can be sent and shown; an unexpected one is logged with its traceback, and its text kept back."""
     if isinstance(error, RequestFault):
         return error
-    if isinstance(error, TransXNetError):
-        return ConfigError(error.for_commands)
     _LOG.error("an image could not be computed", exc_info=error)
+    if _is_out_of_memory(error):
+        return FailedError("the memory was not enough for the image; send a smaller one")
     return FailedError("the image could not be computed; the server's log has the reason")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _breaks_device(error: Exception) -> bool:
+    """Whether nothing further can be computed on the GPU."""
+    return "CUDA error" in str(error) and not _is_out_of_memory(error)

@@ -79,6 +79,10 @@ class BadImageError(DataError):
         return type(self), (self.path, self.reason)  # exceptions of workers are pickled
 
 
+class ImageSizeError(BadImageError):
+    """An image with too many pixels, which was not decoded."""
+
+
 def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> Image.Image:
     """Read an image file as RGB.
 
@@ -124,19 +128,20 @@ def read_annotated(path: str | os.PathLike[str], size: tuple[int, int], annotati
     return image
 
 
-def decode_image(name: str, content: bytes) -> Image.Image:
+def decode_image(name: str, content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the bytes of an image file as :func:`read_image` does.
 
     Args:
         name: Name of the image, for messages.
         content: All bytes of the file.
+        max_pixels: Maximum number of pixels, if smaller than :data:`MAX_PIXELS`.
 
     Raises:
-        BadImageError: As for :func:`read_image`.
+        BadImageError: As for :func:`read_image`; an ImageSizeError for one with too many pixels.
     """
     if not content:
         raise BadImageError(name, "empty file (0 bytes)")
-    return _decoded(name, io.BytesIO(content), rotate=True)
+    return _decoded(name, io.BytesIO(content), True, min(max_pixels, MAX_PIXELS))
 
 
 def as_rgb(name: str, image: Image.Image) -> Image.Image:
@@ -199,7 +204,7 @@ def _naming(name: str) -> Iterator[None]:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise BadImageError(name, f"not an image ({formats}), despite its name") from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(name, f"more than {MAX_PIXELS:,} pixels") from error
+        raise ImageSizeError(name, f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # decoders can raise anything for damaged bytes
         raise BadImageError(name, f"damaged ({reason(error)})") from error
     for warning in caught:
@@ -222,20 +227,20 @@ def _inspected(name: str, file: BinaryIO) -> Image.Image:
     return _header(name, io.BytesIO(pixels))
 
 
-def _header(name: str, file: BinaryIO) -> Image.Image:
+def _header(name: str, file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImageError(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.width * image.height > max_pixels:
+        raise ImageSizeError(name, f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
     if image.format == "TIFF":  # Pillow would rotate the image, and read more metadata than needed
         vars(image)["load_end"] = lambda: None
         vars(image)["_size"] = vars(image).get("_tile_size", image.size)  # as stored, not as rotated
     return image
 
 
-def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
+def _decoded(name: str, file: BinaryIO, rotate: bool, max_pixels: int = MAX_PIXELS) -> Image.Image:
     with _naming(name):
         try:
-            return _rgb(name, file, rotate)
+            return _rgb(name, file, rotate, max_pixels)
         except (BadImageError, MissingExtraError):
             raise
         except Exception:  # perhaps only the metadata is damaged
@@ -243,16 +248,16 @@ def _decoded(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
             pixels = without_metadata(file.read())
             if pixels is None:
                 raise
-        return _rgb(name, io.BytesIO(pixels), rotate)
+        return _rgb(name, io.BytesIO(pixels), rotate, max_pixels)
 
 
-def _rgb(name: str, file: BinaryIO, rotate: bool) -> Image.Image:
+def _rgb(name: str, file: BinaryIO, rotate: bool, max_pixels: int) -> Image.Image:
     try:
-        image = _header(name, file)
+        image = _header(name, file, max_pixels)
     except UnidentifiedImageError:
         if not is_tiff(file):
             raise
-        seen, turn = read_tiff(file, MAX_PIXELS)
+        seen, turn = read_tiff(file, max_pixels)
     else:
         _check_decodable(name, image, file)
         seen, turn = _loaded(image, file)
