@@ -67,7 +67,7 @@ def open_network(
         raise ConfigError("--runtime is for files that `transxnet export` wrote; give one as --checkpoint")
     read = read_checkpoint(name) if name else None
     network = (_open_dense(read, model, image_size) if read else None) or _open_classifier(read, model, image_size)
-    network.parameter_count = sum(one.numel() for one in network.parameters())  # a fused one has others
+    vars(network)["parameter_count"] = sum(one.numel() for one in network.parameters())  # a fused one has others
     chosen = choose_device(device)
     return for_device(network, chosen, fuse=fuse, precision=precision), chosen
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Hashable
+import logging
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +14,43 @@ from transxnet.serve import work
 from transxnet.serve.batching import BatchQueue
 from transxnet.serve.faults import (
     FailedError,
+    InvalidParameterError,
     OverloadedError,
     RequestFault,
     StartingError,
     StoppingError,
     TooSlowError,
+    UnsupportedOptionError,
     WorkerLostError,
 )
 from transxnet.serve.process import WorkerProcess
 from transxnet.serve.settings import ServerSettings
 from transxnet.serve.work import Opened, Wanted
+
+_LOG = logging.getLogger("transxnet.serve")
+_WAITING_BODIES = 8  # bytes that wait to be decoded, in bodies of the maximum size
+_WAITING_IMAGES = 2  # decoded bytes that wait for the network, in images of the maximum size
+_BANDS = 3
+_MAX_LABEL = 200
+
+
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(eq=False)
+class Body:
+    """An image that waits to be decoded.
+
+    Attributes:
+        name: Its name.
+        content: Its bytes.
+        answer: Receives the image that is ready for the network.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+    answer: asyncio.Future[Prepared] = field(default_factory=_future, repr=False)
 
 
 @dataclass(eq=False)
@@ -32,17 +60,16 @@ class Job:
     Attributes:
         image: The image.
         wanted: What is wanted for it.
+        explains: Whether its heat map is computed rather than its prediction.
         answer: Receives the answer.
+        began: When it began to wait.
     """
 
     image: Prepared
     wanted: Wanted
-    answer: asyncio.Future[dict[str, Any]] = field(repr=False)
-
-    @property
-    def group(self) -> Hashable:
-        """Jobs of one group can share a batch."""
-        return self.image.group
+    explains: bool = False
+    answer: asyncio.Future[dict[str, Any]] = field(default_factory=_future, repr=False)
+    began: float = field(default_factory=time.monotonic)
 
 
 class Engine:
@@ -56,6 +83,8 @@ class Engine:
         opened: The network's description, once the engine has started.
         stopping: Whether no further images are accepted.
         pending: Images that are accepted and not answered.
+        observe: Called with a name and a value: "batch_size" and "network_seconds" of a batch, "decode_seconds" and
+            "queue_seconds" of an image, "restarts" with 1.
     """
 
     def __init__(self, network: dict[str, Any], settings: ServerSettings) -> None:
@@ -63,14 +92,21 @@ class Engine:
         self.opened: Opened | None = None
         self.stopping = False
         self.pending = 0
+        self.observe: Callable[[str, float], None] = lambda name, value: None
         self._queue: BatchQueue[Job] = BatchQueue(settings.max_batch, settings.max_wait / 1000)
-        threads = max(1, (os.cpu_count() or 1) // settings.replicas)
+        self._bodies: BatchQueue[Body] = BatchQueue(1, 0)
         self._networks = [
-            WorkerProcess(f"network-{index}", work.NetworkState, network, threads) for index in range(settings.replicas)
+            WorkerProcess(f"network-{index}", work.NetworkState, network, settings.replicas, on_lost=self._queue.wake)
+            for index in range(settings.replicas)
         ]
-        self._decoders: asyncio.Queue[WorkerProcess] = asyncio.Queue()
-        self._all_decoders: list[WorkerProcess] = []
+        self._decoders: list[WorkerProcess] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        """Images that wait for the network."""
+        return len(self._queue)
 
     async def start(self) -> Opened:
         """Open the network, and start everything.
@@ -80,15 +116,17 @@ class Engine:
         """
         first, *others = self._networks
         opened: Opened = await first.start()
-        self.opened = opened
-        for index in range(self.settings.decoders):
-            decoder = WorkerProcess(
-                f"decoder-{index}", work.DecodingState, opened.preparation, self.settings.max_pixels
+        self._decoders = [
+            WorkerProcess(
+                f"decoder-{index}", work.DecodingState, opened.preparation, self.settings.max_pixels,
+                on_lost=self._bodies.wake,
             )
-            self._all_decoders.append(decoder)
-            self._decoders.put_nowait(decoder)
-        await asyncio.gather(*(one.start() for one in (*others, *self._all_decoders)))
-        self._tasks = [asyncio.create_task(self._compute(network)) for network in self._networks]
+            for index in range(self.settings.decoders)
+        ]  # fmt: skip
+        await asyncio.gather(*(one.start() for one in (*others, *self._decoders)))
+        self.opened = opened
+        loops = [self._compute(one) for one in self._networks] + [self._decode(one) for one in self._decoders]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
         return opened
 
     def check_ready(self) -> None:
@@ -99,24 +137,22 @@ class Engine:
             raise StartingError("the network is being opened; try again soon", retry_after=1)
 
     async def answer(self, name: str, content: bytes, wanted: Wanted) -> dict[str, Any]:
-        """The answer for an image's bytes.
+        """The answer for an image's bytes; cancelled, it is not computed unless that has begun.
 
         Raises:
             RequestFault: If there is none.
         """
-        if self.stopping:
-            self.check_ready()
-        if self.pending >= self.settings.max_queue:
-            raise OverloadedError(
-                f"{self.pending} images are waiting already; try again soon, or send fewer at once", retry_after=1
-            )
+        self._check(wanted, len(content))
         self.pending += 1
+        self._idle.clear()
         try:
             async with asyncio.timeout(self.settings.timeout):
-                image = await self._decoded(name, content)
-                job = Job(image, wanted, asyncio.get_running_loop().create_future())
-                self._queue.put(job.group, job)
-                return await job.answer
+                body = Body(name, content)
+                image: Prepared = await _left(self._bodies, None, body)
+                answer: dict[str, Any] = await self._computed(Job(image, wanted))
+                if wanted.explain:
+                    answer["gradcam"] = await self._computed(Job(image, wanted, explains=True))
+                return answer
         except TimeoutError:
             raise TooSlowError(
                 f"the image was not computed within {self.settings.timeout:g} seconds; send fewer at once, or allow "
@@ -124,63 +160,129 @@ class Engine:
             ) from None
         finally:
             self.pending -= 1
+            if not self.pending:
+                self._idle.set()
 
     async def drain(self) -> None:
         """Accept nothing further, and return when everything accepted is answered."""
         self.stopping = True
-        while self.pending:
-            await asyncio.sleep(0.02)
+        await self._idle.wait()
 
     async def stop(self) -> None:
-        """End all processes."""
+        """End all processes at once; what is not answered gets a StoppingError."""
         self.stopping = True
         for task in self._tasks:
             task.cancel()
-        for process in (*self._networks, *self._all_decoders):
+        for process in (*self._networks, *self._decoders):
             process.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        fault = StoppingError("the server has stopped; send the request to another one", retry_after=1)
+        _fail([*self._queue, *self._bodies], fault)
 
-    async def _decoded(self, name: str, content: bytes) -> Prepared:
-        decoder = await self._decoders.get()
-        try:
-            if not decoder.alive:
-                await decoder.start()
-            image: Prepared = await decoder.run(work.decode, name, content)
-            return image
-        finally:
-            self._decoders.put_nowait(decoder)
+    def _check(self, wanted: Wanted, size: int) -> None:
+        """Raise a RequestFault if an image is not accepted."""
+        if self.stopping or self.opened is None:
+            self.check_ready()
+        assert self.opened is not None
+        if all(network.failures for network in self._networks):
+            raise StartingError("the network could not be opened again yet; try again later", retry_after=5)
+        description = self.opened.description
+        if wanted.request.features and not description.supports["features"]:
+            raise UnsupportedOptionError("this network gives no features; leave features out")
+        if wanted.explain and not description.supports["gradcam"]:
+            raise UnsupportedOptionError(
+                "heat maps are computed for classifiers from checkpoints, where the server has the extra "
+                '"analysis"; leave explain out'
+            )
+        if len(wanted.label) > _MAX_LABEL:
+            raise InvalidParameterError(f"the class has {len(wanted.label):,} characters; give its name or index")
+        if self.pending >= self.settings.max_queue:
+            raise OverloadedError(
+                f"{self.pending} images are waiting already; try again soon, or send fewer at once", retry_after=1
+            )
+        waiting = sum(len(body.content) for body in self._bodies)
+        if waiting and waiting + size > _WAITING_BODIES * self.settings.max_bytes:
+            raise OverloadedError("too many large images are waiting already; try again soon", retry_after=1)
+
+    async def _computed(self, job: Job) -> dict[str, Any]:
+        return await _left(self._queue, None if job.explains else self._group(job.image), job)
+
+    def _group(self, image: Prepared) -> Hashable:
+        """Images of one group share a batch; None for one that has none.
+
+        On a CPU, several images of a detector or segmenter take as long as one after the other, and the first would
+        wait for the last.
+        """
+        assert self.opened is not None
+        description = self.opened.description
+        return image.group if description.task == "classification" or description.device != "cpu" else None
+
+    async def _decode(self, decoder: WorkerProcess) -> None:
+        """Decode images in one process for as long as the server runs."""
+        budget = _WAITING_IMAGES * _BANDS * self.settings.max_pixels
+        while True:
+            await self._keep(decoder)
+            while sum(job.image.pixels.nbytes for job in self._queue) >= budget:
+                self._queue.removed.clear()
+                await self._queue.removed.wait()
+            for body in await self._bodies.take():
+                began = time.monotonic()
+                try:
+                    image = await decoder.run(work.decode, body.name, body.content, limit=self.settings.timeout)
+                except RequestFault as fault:
+                    _fail([body], fault)
+                else:
+                    _answer(body, image)
+                self.observe("decode_seconds", time.monotonic() - began)
 
     async def _compute(self, network: WorkerProcess) -> None:
-        """Compute batches in one process for as long as the server runs, starting it again when it is lost."""
+        """Compute batches in one process for as long as the server runs."""
         while True:
-            if not network.alive:
-                try:
-                    await network.start()
-                except RequestFault:
-                    await asyncio.sleep(1)
-                    continue
-            jobs = [job for job in await self._queue.take() if not job.answer.done()]
-            if jobs:
+            await self._keep(network)
+            if jobs := await self._queue.take():
                 await self._compute_batch(network, jobs)
 
+    async def _keep(self, process: WorkerProcess) -> None:
+        if not process.alive:
+            await process.keep()
+            self.observe("restarts", 1)
+
     async def _compute_batch(self, network: WorkerProcess, jobs: list[Job]) -> None:
+        began = time.monotonic()
+        function = work.explain if jobs[0].explains else work.predict
         images, wanted = [job.image for job in jobs], [job.wanted for job in jobs]
         try:
-            answers = await network.run(work.predict, images, wanted)
-        except WorkerLostError as error:
-            _fail(jobs, error)
-        except RequestFault as error:
-            if len(jobs) == 1 or not isinstance(error, FailedError):
-                _fail(jobs, error)
+            answers = await network.run(function, images, wanted, limit=self.settings.timeout)
+        except RequestFault as fault:
+            if len(jobs) == 1 or not isinstance(fault, FailedError):
+                _fail(jobs, fault)
                 return
             for job in jobs:  # one of them is at fault
-                await self._compute_batch(network, [job])
-        else:
-            for job, answer in zip(jobs, answers, strict=True):
                 if not job.answer.done():
-                    job.answer.set_result(answer)
+                    await self._compute_batch(network, [job])
+            return
+        self.observe("batch_size", len(jobs))
+        self.observe("network_seconds", time.monotonic() - began)
+        for job, answer in zip(jobs, answers, strict=True):
+            self.observe("queue_seconds", began - job.began)
+            _answer(job, answer)
 
 
-def _fail(jobs: list[Job], error: RequestFault) -> None:
-    for job in jobs:
-        if not job.answer.done():
-            job.answer.set_exception(error)
+async def _left(queue: BatchQueue[Any], group: Hashable, item: Any) -> Any:
+    """What an item of a queue is answered; it leaves the queue if nobody waits for it any longer."""
+    queue.put(group, item)
+    try:
+        return await item.answer
+    finally:
+        queue.discard(group, item)
+
+
+def _answer(item: Job | Body, answer: Any) -> None:
+    if not item.answer.done():
+        item.answer.set_result(answer)
+
+
+def _fail(items: list[Any], fault: RequestFault) -> None:
+    for item in items:
+        if not item.answer.done():
+            item.answer.set_exception(fault)

@@ -1,18 +1,32 @@
-"""What the server's processes run: decoding images, and the network."""
+"""Functions that the server's processes run: decoding images, and the network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from transxnet.api.batches import Request, predict_batch
 from transxnet.api.prediction import Predictor
 from transxnet.api.preparation import Preparation, Prepared
-from transxnet.data.images.reading import BadImageError, decode_image
-from transxnet.serve.answers import ModelDescription, answer_for, describe
-from transxnet.serve.faults import UnreadableImageError
+from transxnet.classification.labels import readable_names
+from transxnet.data.images.reading import FORMATS, BadImageError, ImageSizeError, decode_image
+from transxnet.errors import ConfigError
+from transxnet.layers import is_fused
+from transxnet.research.gradcam import find_class, grad_cam, stage_layer
+from transxnet.research.networks import Network, stage_index
+from transxnet.serve.answers import ModelDescription, answer_for, describe, grey_png
+from transxnet.serve.faults import (
+    InvalidParameterError,
+    TooManyPixelsError,
+    UnreadableImageError,
+    UnsupportedTypeError,
+)
+from transxnet.text import unicode_text
 
 
 @dataclass(frozen=True)
@@ -50,16 +64,25 @@ class NetworkState:
 
     Args:
         settings: Arguments of :class:`~transxnet.api.prediction.Predictor`.
-        threads: Threads that it computes with; PyTorch's default if None.
+        replicas: Number of such processes, which share the processor's cores.
     """
 
-    def __init__(self, settings: dict[str, Any], threads: int | None = None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, settings: dict[str, Any], replicas: int = 1) -> None:
+        if replicas > 1:
+            torch.set_num_threads(max(1, torch.get_num_threads() // replicas))
         self.settings = settings
         self.predictor = Predictor(**settings)
         self.predictor.network.eval()
-        self.described = Opened(describe(self.predictor, settings), self.predictor.preparation)
+        self.preparation = self.predictor.preparation
+        self.described = Opened(describe(self.predictor, settings), self.preparation)
+
+    @cached_property
+    def differentiable(self) -> Network:
+        """The network in float32 and as it was trained, which gives gradients; opened at the first use."""
+        predictor = self.predictor
+        if is_fused(predictor.network) or predictor.precision != "float32":
+            predictor = Predictor(**{**self.settings, "fuse": False, "precision": "32"})
+        return Network("the network", "", predictor.network.eval(), trained=True)
 
 
 class DecodingState:
@@ -79,14 +102,66 @@ class DecodingState:
 
 
 def decode(state: DecodingState, name: str, content: bytes) -> Prepared:
-    """Decode and prepare an image; raises UnreadableImageError and so on for one that cannot be used."""
+    """Decode and prepare an image.
+
+    Raises:
+        UnsupportedTypeError: If it is of no kind that is read.
+        TooManyPixelsError: If its header states too many pixels; they are not decoded.
+        UnreadableImageError: If it cannot be used otherwise.
+    """
     try:
-        return state.preparation(name, decode_image(name, content))
+        return state.preparation(name, decode_image(name, content, state.max_pixels))
+    except ImageSizeError as error:
+        raise TooManyPixelsError(f"the image has {error.reason}; send a smaller one") from error
     except BadImageError as error:
-        raise UnreadableImageError(f"the image cannot be used: {error.reason}") from error
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise UnreadableImageError(f"the image cannot be used: {error.reason}") from error
+        if is_known(content):
+            raise UnreadableImageError("the image cannot be used: its header is damaged") from error
+        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UnsupportedTypeError(f"this is not an image that can be read; send {kinds}") from error
+
+
+def is_known(content: bytes) -> bool:
+    """Whether bytes begin as an image of a kind that is read."""
+    start = content[:16].ljust(16, b"\0")
+    return any(Image.ACCEPT[kind](start) is True for kind in FORMATS if kind in Image.ACCEPT)
 
 
 def predict(state: NetworkState, images: list[Prepared], wanted: list[Wanted]) -> list[dict[str, Any]]:
     """Answers for images of one group, as :mod:`transxnet.serve.answers` describes them."""
     found = predict_batch(state.predictor, images, [one.request for one in wanted])
-    return [answer_for(image, *each) for image, each in zip(images, found, strict=True)]
+    count = len(state.predictor.class_names)
+    return [answer_for(image, *each, count) for image, each in zip(images, found, strict=True)]
+
+
+def explain(state: NetworkState, images: list[Prepared], wanted: list[Wanted]) -> list[dict[str, Any]]:
+    """Heat maps as JSON, each computed on its own.
+
+    Raises:
+        InvalidParameterError: If there is no such stage or class.
+    """
+    return [_explained(state, image, one) for image, one in zip(images, wanted, strict=True)]
+
+
+def _explained(state: NetworkState, image: Prepared, wanted: Wanted) -> dict[str, Any]:
+    network = state.differentiable
+    model: Any = network.model
+    try:
+        stage = stage_index(model, wanted.stage)
+        layer, _ = stage_layer(network, wanted.stage)
+        target = find_class(network, wanted.label or None)
+    except ConfigError as error:
+        raise InvalidParameterError(str(error)) from error
+    pixels = image.pixels[None].to(state.predictor.device)
+    with torch.inference_mode():
+        probabilities = model(pixels).softmax(dim=1)[0]
+    chosen = int(probabilities.argmax()) if target is None else target
+    values = grad_cam(model, layer, pixels, chosen)
+    return {
+        "stage": stage,
+        "class": unicode_text(readable_names(model)[chosen]),
+        "probability": float(probabilities[chosen]),
+        "png": grey_png(np.asarray((values * 255).round(), dtype=np.uint8)),
+        "area": list(state.preparation.area(image.size)),
+    }
