@@ -108,7 +108,7 @@ def area_of(transform: Any, size: tuple[int, int]) -> tuple[float, float, float,
     Returns:
         Left, top, right and bottom in pixels of the image; beyond its sides where the transform adds borders.
     """
-    evaluation = transform.transforms[0] if isinstance(transform, BandTransform) else transform
+    evaluation: Any = transform.transforms[0] if isinstance(transform, BandTransform) else transform
     resize, crop = evaluation.transform.transforms[:2]
     limit = min(size) * evaluation.max_ratio  # longer images are cropped first
     starts = [max(0, (side - int(limit)) // 2) if max(size) > limit else 0 for side in size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ from transxnet.serve.faults import (
     StoppingError,
     TooSlowError,
     UnsupportedOptionError,
-    WorkerLostError,
 )
 from transxnet.serve.process import WorkerProcess
 from transxnet.serve.settings import ServerSettings
@@ -96,11 +95,16 @@ class Engine:
         self._queue: BatchQueue[Job] = BatchQueue(settings.max_batch, settings.max_wait / 1000)
         self._bodies: BatchQueue[Body] = BatchQueue(1, 0)
         self._networks = [
-            WorkerProcess(f"network-{index}", work.NetworkState, network, settings.replicas, on_lost=self._queue.wake)
+            WorkerProcess(
+                f"network-{index}", work.NetworkState, network, settings.replicas,
+                on_lost=self._queue.wake, on_restart=self._restarted,
+            )
             for index in range(settings.replicas)
-        ]
+        ]  # fmt: skip
         self._decoders: list[WorkerProcess] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._bytes = 0
+        self._unanswered: set[Job | Body] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -119,7 +123,7 @@ class Engine:
         self._decoders = [
             WorkerProcess(
                 f"decoder-{index}", work.DecodingState, opened.preparation, self.settings.max_pixels,
-                on_lost=self._bodies.wake,
+                on_lost=self._bodies.wake, on_restart=self._restarted,
             )
             for index in range(self.settings.decoders)
         ]  # fmt: skip
@@ -144,11 +148,12 @@ class Engine:
         """
         self._check(wanted, len(content))
         self.pending += 1
+        self._bytes += len(content)
         self._idle.clear()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 body = Body(name, content)
-                image: Prepared = await _left(self._bodies, None, body)
+                image: Prepared = await self._answered(self._bodies, None, body)
                 answer: dict[str, Any] = await self._computed(Job(image, wanted))
                 if wanted.explain:
                     answer["gradcam"] = await self._computed(Job(image, wanted, explains=True))
@@ -160,6 +165,7 @@ class Engine:
             ) from None
         finally:
             self.pending -= 1
+            self._bytes -= len(content)
             if not self.pending:
                 self._idle.set()
 
@@ -177,7 +183,7 @@ class Engine:
             process.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         fault = StoppingError("the server has stopped; send the request to another one", retry_after=1)
-        _fail([*self._queue, *self._bodies], fault)
+        _fail(self._unanswered, fault)
 
     def _check(self, wanted: Wanted, size: int) -> None:
         """Raise a RequestFault if an image is not accepted."""
@@ -200,12 +206,24 @@ class Engine:
             raise OverloadedError(
                 f"{self.pending} images are waiting already; try again soon, or send fewer at once", retry_after=1
             )
-        waiting = sum(len(body.content) for body in self._bodies)
-        if waiting and waiting + size > _WAITING_BODIES * self.settings.max_bytes:
+        if self.pending and self._bytes + size > _WAITING_BODIES * self.settings.max_bytes:
             raise OverloadedError("too many large images are waiting already; try again soon", retry_after=1)
 
     async def _computed(self, job: Job) -> dict[str, Any]:
-        return await _left(self._queue, None if job.explains else self._group(job.image), job)
+        answer: dict[str, Any] = await self._answered(
+            self._queue, None if job.explains else self._group(job.image), job
+        )
+        return answer
+
+    async def _answered(self, queue: BatchQueue[Any], group: Hashable, item: Job | Body) -> Any:
+        """The answer for an item of a queue, which leaves it if nobody waits for it any longer."""
+        self._unanswered.add(item)
+        queue.put(group, item)
+        try:
+            return await item.answer
+        finally:
+            queue.discard(group, item)
+            self._unanswered.discard(item)
 
     def _group(self, image: Prepared) -> Hashable:
         """Images of one group share a batch; None for one that has none.
@@ -221,14 +239,14 @@ class Engine:
         """Decode images in one process for as long as the server runs."""
         budget = _WAITING_IMAGES * _BANDS * self.settings.max_pixels
         while True:
-            await self._keep(decoder)
+            await decoder.keep()
             while sum(job.image.pixels.nbytes for job in self._queue) >= budget:
                 self._queue.removed.clear()
                 await self._queue.removed.wait()
             for body in await self._bodies.take():
                 began = time.monotonic()
                 try:
-                    image = await decoder.run(work.decode, body.name, body.content, limit=self.settings.timeout)
+                    image = await self._run(decoder, work.decode, body.name, body.content)
                 except RequestFault as fault:
                     _fail([body], fault)
                 else:
@@ -238,21 +256,28 @@ class Engine:
     async def _compute(self, network: WorkerProcess) -> None:
         """Compute batches in one process for as long as the server runs."""
         while True:
-            await self._keep(network)
+            await network.keep()
             if jobs := await self._queue.take():
                 await self._compute_batch(network, jobs)
 
-    async def _keep(self, process: WorkerProcess) -> None:
-        if not process.alive:
-            await process.keep()
-            self.observe("restarts", 1)
+    async def _run(self, process: WorkerProcess, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await process.run(function, *arguments, limit=self.settings.timeout)
+        except RequestFault:
+            raise
+        except Exception as error:
+            _LOG.error("%s could not be used", process.name, exc_info=error)
+            raise FailedError("the image could not be computed; the server's log has the reason") from error
+
+    def _restarted(self) -> None:
+        self.observe("restarts", 1)
 
     async def _compute_batch(self, network: WorkerProcess, jobs: list[Job]) -> None:
         began = time.monotonic()
         function = work.explain if jobs[0].explains else work.predict
         images, wanted = [job.image for job in jobs], [job.wanted for job in jobs]
         try:
-            answers = await network.run(function, images, wanted, limit=self.settings.timeout)
+            answers = await self._run(network, function, images, wanted)
         except RequestFault as fault:
             if len(jobs) == 1 or not isinstance(fault, FailedError):
                 _fail(jobs, fault)
@@ -268,21 +293,12 @@ class Engine:
             _answer(job, answer)
 
 
-async def _left(queue: BatchQueue[Any], group: Hashable, item: Any) -> Any:
-    """What an item of a queue is answered; it leaves the queue if nobody waits for it any longer."""
-    queue.put(group, item)
-    try:
-        return await item.answer
-    finally:
-        queue.discard(group, item)
-
-
 def _answer(item: Job | Body, answer: Any) -> None:
     if not item.answer.done():
         item.answer.set_result(answer)
 
 
-def _fail(items: list[Any], fault: RequestFault) -> None:
+def _fail(items: Iterable[Job | Body], fault: RequestFault) -> None:
     for item in items:
         if not item.answer.done():
             item.answer.set_exception(fault)

@@ -39,10 +39,10 @@ class WorkerProcess:
         set_up: Makes the state; called in the process.
         *arguments: Its arguments.
         on_lost: Called if the process is lost while it has nothing to run.
+        on_restart: Called when a lost process has been started again.
 
     Attributes:
         failures: Starts that failed since the last one that did not.
-        restarts: Starts after the first.
         first_delay: Seconds between the first failed start and the next one, which double with each.
         longest_delay: Maximum of these.
     """
@@ -51,13 +51,17 @@ class WorkerProcess:
     longest_delay = 30.0
 
     def __init__(
-        self, name: str, set_up: Callable[..., Any], *arguments: Any, on_lost: Callable[[], None] = lambda: None
+        self,
+        name: str,
+        set_up: Callable[..., Any],
+        *arguments: Any,
+        on_lost: Callable[[], None] = lambda: None,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.failures = 0
-        self.restarts = 0
         self._set_up = (set_up, arguments)
-        self._on_lost = on_lost
+        self._on_lost, self._on_restart = on_lost, on_restart
         self._process: Any = None
         self._pipe: Connection | None = None
         self._ready = False
@@ -101,7 +105,7 @@ class WorkerProcess:
             _LOG.warning("%s was lost and is started again", self.name)
             try:
                 await self.start()
-                self.restarts += 1
+                self._on_restart()
             except TransXNetError as error:
                 delay = min(self.longest_delay, self.first_delay * 2 ** min(self.failures - 1, 20))
                 _LOG.warning("%s did not start (%s); the next try is in %g s", self.name, error, delay)

@@ -125,7 +125,8 @@ def decode(state: DecodingState, name: str, content: bytes) -> Prepared:
 def is_known(content: bytes) -> bool:
     """Whether bytes begin as an image of a kind that is read."""
     start = content[:16].ljust(16, b"\0")
-    return any(Image.ACCEPT[kind](start) is True for kind in FORMATS if kind in Image.ACCEPT)
+    accepts = [Image.OPEN[kind][1] for kind in FORMATS if kind in Image.OPEN]
+    return any(accept is not None and accept(start) is True for accept in accepts)
 
 
 def predict(state: NetworkState, images: list[Prepared], wanted: list[Wanted]) -> list[dict[str, Any]]:
