@@ -84,7 +84,10 @@ class Engine:
         pending: Images that are accepted and not answered.
         observe: Called with a name and a value: "batch_size" and "network_seconds" of a batch, "decode_seconds" and
             "queue_seconds" of an image, "restarts" with 1.
+        prepares: Whether the network's processes import what heat maps need before one is wanted.
     """
+
+    prepares = True
 
     def __init__(self, network: dict[str, Any], settings: ServerSettings) -> None:
         self.settings = settings
@@ -96,7 +99,7 @@ class Engine:
         self._bodies: BatchQueue[Body] = BatchQueue(1, 0)
         self._networks = [
             WorkerProcess(
-                f"network-{index}", work.NetworkState, network, settings.replicas,
+                f"network-{index}", work.NetworkState, network, settings.replicas, self.prepares,
                 on_lost=self._queue.wake, on_restart=self._restarted,
             )
             for index in range(settings.replicas)
@@ -108,7 +111,8 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """Images that wait for the network."""
         return len(self._queue)
 

@@ -23,6 +23,7 @@ from transxnet.serve.faults import FailedError, RequestFault, TooSlowError, Work
 _LOG = logging.getLogger("transxnet.serve")
 _PRELOADED = "transxnet.serve.work"
 _STOP_SECONDS = 5.0  # for the end of a killed process
+_RETURNED, _FAULT, _LAST_FAULT = range(3)  # after the last one the process ends
 
 
 class NotTakenError(WorkerLostError):
@@ -211,11 +212,13 @@ class WorkerProcess:
     def _received(self) -> Any:
         assert self._pipe is not None
         try:
-            fault, value = self._pipe.recv()
+            outcome, value = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._lost()
             raise WorkerLostError("the process that computes was lost with this request; try once more") from error
-        if fault:
+        if outcome == _LAST_FAULT:
+            self._lost()
+        if outcome != _RETURNED:
             raise value
         return value
 
@@ -237,25 +240,24 @@ def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ..
     set_up_worker(0)
     try:
         state = set_up(*arguments)
-        answer: tuple[bool, Any] = (False, state.described)
+        answer: tuple[int, Any] = (_RETURNED, state.described)
     except Exception as error:  # noqa: BLE001 (it is sent)
         if not isinstance(error, TransXNetError):
             _LOG.error("the process could not be set up", exc_info=error)
-        pipe.send((True, _set_up_fault(error)))
+        pipe.send((_LAST_FAULT, _set_up_fault(error)))
         return
-    broken = False
     while True:
         try:
             pipe.send(answer)
-            if broken:
+            if answer[0] == _LAST_FAULT:
                 os._exit(1)
             function, given = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
         try:
-            answer = (False, function(state, *given))
+            answer = (_RETURNED, function(state, *given))
         except Exception as error:  # noqa: BLE001
-            answer, broken = (True, _fault(error)), _breaks_device(error)
+            answer = (_LAST_FAULT if _breaks_device(error) else _FAULT, _fault(error))
         del given
 
 

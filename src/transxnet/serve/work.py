@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -65,9 +67,11 @@ class NetworkState:
     Args:
         settings: Arguments of :class:`~transxnet.api.prediction.Predictor`.
         replicas: Number of such processes, which share the processor's cores.
+        prepare: Import what heat maps need while nothing is asked yet: it takes seconds, for which the first one would
+            hold up all other images.
     """
 
-    def __init__(self, settings: dict[str, Any], replicas: int = 1) -> None:
+    def __init__(self, settings: dict[str, Any], replicas: int = 1, prepare: bool = False) -> None:
         if replicas > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // replicas))
         self.settings = settings
@@ -75,6 +79,8 @@ class NetworkState:
         self.predictor.network.eval()
         self.preparation = self.predictor.preparation
         self.described = Opened(describe(self.predictor, settings), self.preparation)
+        if prepare and self.described.description.supports["gradcam"]:
+            threading.Thread(target=import_module, args=["pytorch_grad_cam"], daemon=True).start()
 
     @cached_property
     def differentiable(self) -> Network:

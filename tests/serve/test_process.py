@@ -1,0 +1,250 @@
+"""A worker process of the server: what it runs, and what is left when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import serving_work
+from helpers.processes import FORKED
+from transxnet.errors import ConfigError, TransXNetError
+from transxnet.serve.faults import FailedError, TooSlowError, UnreadableImageError, WorkerLostError
+from transxnet.serve.process import WorkerProcess
+
+Create = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def create(runner: asyncio.Runner) -> Iterator[Create]:
+    """``create(set_up, ...)`` is a process that is stopped at the end."""
+    created = []
+
+    def worker(set_up: Any = serving_work.State, *arguments: Any, **settings: Any) -> WorkerProcess:
+        created.append(WorkerProcess("worker", set_up, *arguments, **settings))
+        created[-1].first_delay, created[-1].longest_delay = 0.001, 0.004
+        return created[-1]
+
+    yield worker
+
+    async def stop() -> None:
+        for one in created:
+            one.stop()
+
+    runner.run(stop())
+
+
+def has_ended(pid: int | None) -> bool:
+    """Whether there is no such process, or only its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+async def end_of(pid: int | None) -> None:
+    while not has_ended(pid):
+        await asyncio.sleep(0.005)
+
+
+def test_it_runs_functions_and_their_errors_leave_it_as_it_is(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create(serving_work.State, "a description")
+        assert await worker.start() == "a description"
+        pid = worker.pid
+        for kind, error, words in (
+            ("fault", UnreadableImageError, "no image"),
+            ("memory", FailedError, "memory"),
+            ("secret", FailedError, "log has the reason"),
+        ):
+            with pytest.raises(error, match=words) as caught:
+                await worker.run(serving_work.fail, kind)
+            assert "/secret" not in str(caught.value)
+            assert await worker.run(serving_work.echo, kind) == kind
+        os.kill(pid or 0, signal.SIGTERM)  # as a group of processes gets it
+        os.kill(pid or 0, signal.SIGINT)
+        assert await worker.run(serving_work.echo, 5) == 5
+        assert worker.pid == pid
+
+    runner.run(use())
+
+
+def test_nothing_is_run_on_a_device_that_is_broken(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create()
+        await worker.start()
+        pid = worker.pid
+        with pytest.raises(FailedError):
+            await worker.run(serving_work.fail, "device")
+        assert await worker.run(serving_work.echo, 5) == 5
+        assert worker.pid != pid
+
+    runner.run(use())
+
+
+@pytest.mark.parametrize("function", [serving_work.die, serving_work.hang])
+def test_what_it_runs_is_lost_with_it_and_it_is_started_again(
+    function: Any, runner: asyncio.Runner, create: Create
+) -> None:
+    async def use() -> None:
+        worker = create()
+        await worker.start()
+        pid = worker.pid
+        limit = 0.05 if function is serving_work.hang else None
+        with pytest.raises(WorkerLostError if limit is None else TooSlowError):
+            await worker.run(function, limit=limit)
+        assert not worker.alive
+        assert await worker.run(serving_work.echo, 5) == 5
+        assert worker.pid != pid
+        assert has_ended(pid)
+
+    runner.run(use())
+
+
+def test_it_is_lost_while_it_writes_a_large_result(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create(serving_work.breaks_off)
+        await worker.start()
+        with pytest.raises(WorkerLostError):
+            await worker.run(serving_work.zeros, 10**6)
+        assert await worker.run(serving_work.zeros, 10) == bytes(10)
+
+    runner.run(use())
+
+
+def test_a_loss_is_noticed_when_nothing_is_run(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        lost, restarted = asyncio.Event(), asyncio.Event()
+        worker = create(on_lost=lost.set, on_restart=restarted.set)
+        await worker.start()
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        await lost.wait()
+        assert not worker.alive and not restarted.is_set()
+        assert await worker.run(serving_work.echo, 5) == 5
+        assert restarted.is_set()
+
+    runner.run(use())
+
+
+@pytest.mark.parametrize(
+    ("set_up", "error"), [(serving_work.dies, WorkerLostError), (serving_work.needs_file, ConfigError)]
+)
+def test_a_start_that_fails_says_so(set_up: Any, error: Any, runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create(set_up, *(["missing"] if error is ConfigError else []))
+        with pytest.raises(error):
+            await worker.start()
+        assert (worker.alive, worker.failures) == (False, 1)
+
+    runner.run(use())
+
+
+def test_it_is_started_until_it_can_be(runner: asyncio.Runner, create: Create, tmp_path: Path) -> None:
+    async def use() -> None:
+        network = tmp_path / "network"
+        worker = create(serving_work.needs_file, str(network))
+        running = asyncio.create_task(worker.run(serving_work.echo, 5))
+        while worker.failures < 3:
+            await asyncio.sleep(0.005)
+        network.touch()
+        assert await running == 5
+        assert worker.failures == 0
+
+    runner.run(use())
+
+
+def test_waits_between_starts_double_up_to_a_maximum(
+    runner: asyncio.Runner, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    waits: list[float] = []
+
+    async def start() -> None:
+        worker.failures += 1
+        raise TransXNetError("no")
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 9:
+            raise Enough
+
+    worker = create()
+    worker.first_delay, worker.longest_delay = WorkerProcess.first_delay, WorkerProcess.longest_delay
+    monkeypatch.setattr(worker, "start", start)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(Enough):
+        runner.run(worker.keep())
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize("moment", ["start", "run", "idle"])
+def test_nothing_is_left_after_a_stop(moment: str, runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        warm = create()
+        await warm.start()  # what all processes share
+        warm.stop()
+        await asyncio.sleep(0)
+        before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
+        worker = create(serving_work.never_ready if moment == "start" else serving_work.State)
+        started = asyncio.create_task(worker.start())
+        running = None
+        if moment == "start":
+            while worker.pid is None:
+                await asyncio.sleep(0.005)
+        else:
+            await started
+        if moment == "run":
+            running = asyncio.create_task(worker.run(serving_work.hang))
+            await asyncio.sleep(0.01)
+        pid = worker.pid
+        worker.stop()
+        for task in filter(None, (started if moment == "start" else None, running)):
+            with pytest.raises(WorkerLostError):
+                await task
+        assert has_ended(pid) and not worker.alive
+        assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+    runner.run(use())
+
+
+def _serve(pids: Any) -> None:
+    """A server that is killed."""
+
+    async def serve() -> None:
+        workers = [WorkerProcess("worker", serving_work.State) for _ in range(2)]
+        for worker in workers:
+            await worker.start()
+        pids.send([worker.pid for worker in workers])
+        await workers[0].run(serving_work.hang)
+
+    asyncio.run(serve())
+
+
+@pytest.mark.slow  # the server starts a process to fork from, which takes seconds
+def test_processes_of_a_killed_server_end(runner: asyncio.Runner) -> None:
+    ours, theirs = FORKED.Pipe(duplex=False)
+    server = FORKED.Process(target=_serve, args=(theirs,))
+    server.start()
+    pids = ours.recv()
+    assert not any(map(has_ended, pids))
+    server.kill()
+    server.join()
+
+    async def ends() -> None:
+        await asyncio.gather(*map(end_of, pids))
+
+    runner.run(asyncio.wait_for(ends(), 60))
