@@ -54,6 +54,11 @@ def has_ended(pid: int | None) -> bool:
         return True
 
 
+def left() -> tuple[list[str], int]:
+    """Open files and threads of this process."""
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir()), threading.active_count()
+
+
 async def end_of(pid: int | None) -> None:
     while not has_ended(pid):
         await asyncio.sleep(0.005)
@@ -168,7 +173,7 @@ def test_it_is_started_until_it_can_be(runner: asyncio.Runner, create: Create, t
 def test_waits_between_starts_double_up_to_a_maximum(
     runner: asyncio.Runner, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     waits: list[float] = []
@@ -180,13 +185,13 @@ def test_waits_between_starts_double_up_to_a_maximum(
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 9:
-            raise Enough
+            raise EnoughError
 
     worker = create()
     worker.first_delay, worker.longest_delay = WorkerProcess.first_delay, WorkerProcess.longest_delay
     monkeypatch.setattr(worker, "start", start)
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         runner.run(worker.keep())
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -198,7 +203,7 @@ def test_nothing_is_left_after_a_stop(moment: str, runner: asyncio.Runner, creat
         await warm.start()  # what all processes share
         warm.stop()
         await asyncio.sleep(0)
-        before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
+        before = left()
         worker = create(serving_work.never_ready if moment == "start" else serving_work.State)
         started = asyncio.create_task(worker.start())
         running = None
@@ -216,7 +221,7 @@ def test_nothing_is_left_after_a_stop(moment: str, runner: asyncio.Runner, creat
             with pytest.raises(WorkerLostError):
                 await task
         assert has_ended(pid) and not worker.alive
-        assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
+        assert left() == before
 
     runner.run(use())
 

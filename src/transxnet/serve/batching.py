@@ -45,7 +45,7 @@ class BatchQueue(Generic[Item]):
     def discard(self, group: Hashable, item: Item) -> None:
         """Remove an item that is not wanted any longer, if it has not left."""
         for entry in self._groups.get(group, ()):
-            if entry[1] is item:
+            if entry[1] == item:
                 self._groups[group].remove(entry)
                 self._tidy(group)
                 return
