@@ -88,3 +88,11 @@ def stored(image: Image.Image, form: str = "PNG", **settings: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **settings)
     return file.getvalue()
+
+
+def has_ended(pid: int | None) -> bool:
+    """Whether there is no such process, or only its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from helpers import serving_work
+from helpers.engines import has_ended
 from helpers.processes import FORKED
 from transxnet.errors import ConfigError, TransXNetError
 from transxnet.serve.faults import FailedError, TooSlowError, UnreadableImageError, WorkerLostError
@@ -44,14 +45,6 @@ def create(runner: asyncio.Runner) -> Iterator[Create]:
             one.stop()
 
     runner.run(stop())
-
-
-def has_ended(pid: int | None) -> bool:
-    """Whether there is no such process, or only its exit status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def left() -> tuple[list[str], int]:

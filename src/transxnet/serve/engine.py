@@ -256,6 +256,7 @@ class Engine:
                 else:
                     _answer(body, image)
                 self.observe("decode_seconds", time.monotonic() - began)
+            await asyncio.sleep(0)  # for the image to be in the queue, whose bytes are counted
 
     async def _compute(self, network: WorkerProcess) -> None:
         """Compute batches in one process for as long as the server runs."""
