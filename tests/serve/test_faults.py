@@ -103,10 +103,8 @@ def test_a_process_that_is_lost_while_it_rests_loses_nothing(which: str, running
 
     running.run(lose())
     assert outcomes(running, "a b c") == [3, 3, 3]
-    pid = process.pid
-    os.kill(pid, signal.SIGKILL)
-    while not has_ended(pid):  # before the engine can notice
-        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process._pipe.poll(60)  # it has ended, before the engine can notice
     assert outcomes(running, "a b c") == [3, 3, 3]
 
 
