@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -209,6 +210,22 @@ def rest(connection: socket.socket) -> bytes:
         while chunk := connection.recv(65536):
             received += chunk
     return received
+
+
+def one_reply(connection: socket.socket) -> bytes:
+    """One answer, of a connection that stays open."""
+    received = b""
+    while (head := received.partition(b"\r\n\r\n"))[1] == b"" or len(head[2]) < _length(head[0]):
+        chunk = connection.recv(65536)
+        assert chunk, received
+        received += chunk
+    return received
+
+
+def _length(head: bytes) -> int:
+    found = re.search(rb"content-length: (\d+)", head.lower())
+    assert found
+    return int(found[1])
 
 
 def status_of(reply: bytes) -> int:

@@ -17,11 +17,15 @@ from transxnet.serve.faults import (
     BadRequestError,
     CrossOriginError,
     FailedError,
+    HeadersTooLargeError,
     RequestFault,
     UnauthorisedError,
 )
 from transxnet.serve.settings import ServerSettings
 from transxnet.text import printable
+
+MAX_HEAD = 65536
+"""Bytes of a request's target and headers. h11 has the same limit, but only for those that arrive in pieces."""
 
 _LOG = logging.getLogger("transxnet.serve")
 _PROBES = ("/healthz", "/readyz")
@@ -76,10 +80,15 @@ class Protected:
             await error_response(error)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in headers.raw) > MAX_HEAD:
+            raise _closing(
+                HeadersTooLargeError("the request's headers are larger than 64 KB; send fewer or shorter ones")
+            )
         if "transfer-encoding" in headers and "content-length" in headers:
-            raise BadRequestError("the request has both Content-Length and Transfer-Encoding")
+            raise _closing(BadRequestError("the request has both Content-Length and Transfer-Encoding"))
         if not scope["path"].startswith("/"):
-            raise BadRequestError("the request's target is not a path, such as /predict")
+            raise _closing(BadRequestError("the request's target is not a path, such as /predict"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         host = headers.get("host", "")
         name = _host_name(host)
@@ -111,6 +120,12 @@ def token_check(token: str) -> Callable[[Request], Awaitable[None]]:
             raise UnauthorisedError("a token is needed: send it as the header `Authorization: Bearer TOKEN`")
 
     return check
+
+
+def _closing(fault: RequestFault) -> RequestFault:
+    """An error after which nothing further is read from the connection, whose meaning may be in doubt."""
+    fault.headers["Connection"] = "close"
+    return fault
 
 
 def _host_name(given: str) -> str:
