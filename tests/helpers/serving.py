@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -24,22 +25,25 @@ from transxnet.serve.faults import RequestFault
 from transxnet.serve.server import Server, listen
 from transxnet.serve.settings import ServerSettings
 
-DESCRIPTION = ModelDescription(
-    name="transxnet_nano",
-    task="classification",
-    checkpoint="nano.safetensors",
-    classes=["cat", "dog"],
-    colours=[],
-    input={"width": 224, "height": 224},
-    channels=3,
-    precision="float32",
-    fused=True,
-    device="cpu",
-    parameters=1,
-    stages=4,
-    supports={"gradcam": True, "features": True},
-    top=2,
-    min_score=0.5,
+DESCRIPTION = ModelDescription.model_validate(
+    {
+        "name": "transxnet_nano",
+        "task": "classification",
+        "checkpoint": "nano.safetensors",
+        "classes": ["cat", "dog"],
+        "colours": [],
+        "input": {"width": 224, "height": 224},
+        "channels": 3,
+        "precision": "float32",
+        "fused": True,
+        "runtime": "PyTorch",
+        "device": "cpu",
+        "parameters": 1,
+        "stages": 4,
+        "supports": {"gradcam": True, "features": True},
+        "top": 2,
+        "min_score": 0.5,
+    }
 )
 
 
@@ -226,6 +230,14 @@ def _length(head: bytes) -> int:
     found = re.search(rb"content-length: (\d+)", head.lower())
     assert found
     return int(found[1])
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def status_of(reply: bytes) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from helpers.serving import Running, StubEngine, error_of, one_reply, post, rest, running, status_of
+from helpers.serving import Running, StubEngine, error_of, eventually, one_reply, post, rest, running, status_of
 
 QUICK = {"receive_timeout": 0.3, "max_megabytes": 0.1, "max_connections": 8}
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -28,14 +28,6 @@ def lives_on(server: Running) -> Iterator[None]:
     yield
     assert status_of(server.reply(GET + b"Connection: close\r\n\r\n")) == 200
     eventually(lambda: not server.server.server_state.connections)
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,8 @@ def test_other_paths_need_no_token() -> None:
         ({}, "10.0.0.1", False),
         ({}, "[", False),
         ({"allowed_hosts": ("Vision.example",)}, "vision.example:443", True),
+        ({"allowed_hosts": ("*.example",)}, "vision.example", True),
+        ({"allowed_hosts": ("*.example",)}, "visionexample", False),
         ({"allowed_hosts": ("*",)}, "anything.example", True),
         ({"host": "0.0.0.0"}, "anything.example", True),
         ({"host": "0.0.0.0", "allowed_hosts": ("vision.example",)}, "anything.example", False),

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from helpers.serving import Running, StubEngine, error_of, one_reply, picture, post, rest, running, status_of
+import transxnet
+from helpers.commands import run
+from helpers.networks import nano
+from helpers.serving import (
+    Running,
+    StubEngine,
+    error_of,
+    eventually,
+    one_reply,
+    picture,
+    post,
+    rest,
+    running,
+    status_of,
+)
+from transxnet.cli import serve as command
 
 READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def held() -> StubEngine:
@@ -87,25 +95,89 @@ def test_an_idle_server_ends_with_silent_and_idle_connections_open() -> None:
         assert has_ended(server)
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A command line that serves a small network."""
-    import timm
+class Signalled(StubEngine):
+    """An engine that answers nothing, and whose start or first image is answered with signals to this process."""
 
-    import transxnet
+    opens = True
+    numbers: tuple[int, ...] = (signal.SIGTERM,)
 
-    folder = tmp_path_factory.mktemp("served")
-    model = timm.create_model("transxnet_nano", num_classes=2).eval()
-    transxnet.save_model(model, folder / "nano.safetensors")
-    return [sys.executable, "-m", "transxnet", "serve", "--checkpoint", str(folder / "nano.safetensors"), "--port", "0"]
+    async def start(self) -> Any:
+        if not self.opens:
+            self._send()
+            while not self.stopping:
+                await asyncio.sleep(0.002)
+        return self.opened
+
+    async def answer(self, name: str, content: bytes, wanted: Any) -> Any:
+        self._send()
+        return await super().answer(name, content, wanted)
+
+    def _send(self) -> None:
+        for number in self.numbers:
+            os.kill(os.getpid(), number)
 
 
-def test_signals_end_the_command_with_status_0_and_no_process_left(command: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Signalled:
+    """The engine of the command."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals are handled in the main thread")
+    engine = Signalled()
+    monkeypatch.setattr(command, "Engine", lambda *_: engine)
+    return engine
+
+
+SERVE = ("serve", "--model", "transxnet_nano", "--no-fuse", "--port", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_with_status_0_while_the_network_is_opened(
+    number: int, signalled: Signalled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signalled.opens, signalled.numbers = False, (number,)
+    assert run(*SERVE) == 0
+    printed = capsys.readouterr()
+    assert "http" not in printed.out and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, 0), (2, 128 + signal.SIGTERM)])
+def test_signals_end_the_command_after_its_work_or_at_once_when_repeated(
+    count: int, status: int, signalled: Signalled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signalled.numbers = (signal.SIGTERM,) * count
+    signalled.released.clear()
+    answers: list[httpx.Response] = []
+
+    def ask(address: str) -> None:
+        answers.append(httpx.post(f"{address}/predict", files={"a": b"1"}, timeout=20))
+
+    asking: list[threading.Thread] = []
+
+    def announced(line: str) -> None:
+        asking.append(threading.Thread(target=ask, args=re.findall(r"http://[\d.:]+", line)))
+        asking[0].start()
+        if count == 1:
+            asking.append(threading.Timer(0.1, signalled.released.set))
+            asking[1].start()
+
+    monkeypatch.setattr(command, "say", announced)
+    assert run(*SERVE) == status
+    for one in asking:
+        one.join()
+    assert [one.status_code for one in answers] == [200 if count == 1 else 503]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_ends_the_command_and_all_its_processes(tmp_path: Path) -> None:
+    transxnet.save_model(nano(), tmp_path / "nano.safetensors")
+    checkpoint = str(tmp_path / "nano.safetensors")
+    line = [sys.executable, "-m", "transxnet", "serve", "--checkpoint", checkpoint, "--port", "0", "--no-fuse"]
     errors = tmp_path / "errors"
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            line, stdout=subprocess.PIPE, stderr=file, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         ) as process,
     ):
         try:
@@ -130,5 +202,5 @@ def test_signals_end_the_command_with_status_0_and_no_process_left(command: list
         finally:
             process.kill()
     assert set(answers) <= {200, 503} and errors.read_text() == ""
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive

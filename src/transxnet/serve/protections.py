@@ -50,6 +50,7 @@ class Protected:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
         self._hosts = frozenset(_host_name(one) for one in (settings.host, *settings.allowed_hosts))
+        self._domains = tuple(one[1:].lower() for one in settings.allowed_hosts if one.startswith("*."))
         self._any_host = "*" in settings.allowed_hosts or (
             not _is_loopback(_host_name(settings.host)) and not settings.allowed_hosts
         )
@@ -91,8 +92,8 @@ class Protected:
             raise _closing(BadRequestError("the request's target is not a path, such as /predict"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         host = headers.get("host", "")
-        name = _host_name(host)
-        if not (self._any_host or not host or path in _PROBES or name in self._hosts or _is_loopback(name)):
+        known = not host or self._any_host or path in _PROBES or self._is_ours(_host_name(host))
+        if not known:
             raise BadRequestError(
                 f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed_hosts'
             )
@@ -103,11 +104,15 @@ class Protected:
         if site in ("same-origin", "none") or "*" in self._origins or (origin and origin in self._origins):
             return
         visited = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
-        ours = origin and _host_name(origin) != "" and _same_server(origin, host, self._hosts)
+        name = _host_name(origin)
+        ours = _same_server(origin, host) or (self._is_ours(name) and not _is_loopback(name))
         if (site == "cross-site" and not visited) or (origin and not ours):
             raise CrossOriginError(
                 "the request comes from a page of another origin; the server's user can allow it with --cors"
             )
+
+    def _is_ours(self, name: str) -> bool:
+        return name in self._hosts or _is_loopback(name) or name.endswith(self._domains)
 
 
 def token_check(token: str) -> Callable[[Request], Awaitable[None]]:
@@ -145,18 +150,12 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
-def _same_server(origin: str, host: str, names: frozenset[str]) -> bool:
-    """Whether an origin is this server: the host that is called, or another of its names.
-
-    The schemes may differ behind a proxy that ends TLS.
-    """
+def _same_server(origin: str, host: str) -> bool:
+    """Whether an origin is the host that is called; the schemes may differ behind a proxy that ends TLS."""
     try:
         ours, theirs = urlsplit(f"//{host.lower()}"), urlsplit(origin)
         default = {"http": 80, "https": 443}.get(theirs.scheme)
         same_port = (ours.port or default) == (theirs.port or default)
     except ValueError:
         return False
-    return default is not None and (
-        (ours.hostname == theirs.hostname and same_port)
-        or (theirs.hostname in names and not _is_loopback(theirs.hostname or ""))
-    )
+    return default is not None and ours.hostname == theirs.hostname and same_port

@@ -93,6 +93,7 @@ class Server(uvicorn.Server):
             self._draining = asyncio.get_running_loop().create_task(self._drain())
         else:
             self.ended_by = number
+            self.under_way.cut_off()
             self.should_exit = self.force_exit = True
 
     async def _drain(self) -> None:
