@@ -4,82 +4,153 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 
 from transxnet.errors import ConfigError
 from transxnet.serve.app import create_app
+from transxnet.serve.connections import connections
 from transxnet.serve.engine import Engine
+from transxnet.serve.observed import log_to_standard_error
 from transxnet.serve.settings import ServerSettings
+from transxnet.serve.under_way import UnderWay
+
+KEEP_ALIVE = 65
+"""Seconds that a connection waits for another request: longer than the 60 of usual load balancers, which would
+otherwise send requests on connections that are being closed."""
+
+_SENDING = 1.0
+"""Seconds for answers to be sent when their time is over."""
 
 
 class Server(uvicorn.Server):
-    """A server that drains its engine at the first signal, and ends at the second.
+    """A server that drains at the first signal, while it still listens and refuses, and ends at the second.
 
     Args:
-        config: uvicorn's.
         engine: The engine.
-        drain: Seconds for what is under way.
+        settings: The settings.
+
+    Attributes:
+        under_way: The requests under way.
+        ended_by: The signal that ended the server at once, if one did.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
-        super().__init__(config)
-        self.engine = engine
-        self.drain = drain
+    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
+        app = create_app(engine, settings, start=False)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=connections(settings),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE,
+            )
+        )
+        self.under_way: UnderWay = app.state.under_way
+        self.ended_by: int | None = None
+        self._drain_seconds = settings.drain
         self._draining: asyncio.Task[None] | None = None
+        app.state.metrics.connections = lambda: len(self.server_state.connections)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Signals are followed by :meth:`signals`, from before the network is opened."""
+        yield
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server, whatever they did before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        for number in numbers:
-            loop.add_signal_handler(number, self.end)
+
+        def end(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.end, number)
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def end(self) -> None:
+    def end(self, number: int = signal.SIGTERM) -> None:
         """Refuse further work, and end when what is under way is answered; at once when called again."""
-        if self._draining is not None:
+        if self._draining is None:
+            self.under_way.stopping = True
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        else:
+            self.ended_by = number
+            self.under_way.cut_off()
             self.should_exit = self.force_exit = True
-            return
-        self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.drain):
-                await self.engine.drain()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._drain_seconds
+        try:
+            async with asyncio.timeout_at(end):
+                await self.under_way.finished()
+        except TimeoutError:
+            self.under_way.cut_off()
+        self.config.timeout_graceful_shutdown = math.ceil(max(end - loop.time(), _SENDING))
         self.should_exit = True
 
 
 async def serve(engine: Engine, settings: ServerSettings, announce: Callable[[str], None]) -> None:
-    """Serve until a signal.
+    """Serve until a signal. While the network is being opened, requests for predictions get 503.
 
     Args:
         engine: The engine, which is started and stopped.
         settings: The settings.
-        announce: Called with the address once requests are accepted.
+        announce: Called with the address once images are accepted.
 
     Raises:
         TransXNetError: If the network cannot be opened.
         ConfigError: If the port is taken.
+        SystemExit: At a second signal.
     """
+    log_to_standard_error()
     listening = listen(settings)
-    try:
-        await engine.start()
-        app = create_app(engine, settings)
-        config = uvicorn.Config(app, http="h11", ws="none", log_level="warning", access_log=False)
-        host, port = listening.getsockname()[:2]
-        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await Server(config, engine, settings.drain).serve([listening])
-    finally:
+    server = Server(engine, settings)
+    with server.signals(), listening:
+        serving = asyncio.create_task(server.serve([listening]))
+        opening = asyncio.create_task(engine.start())
+        try:
+            await asyncio.wait((serving, opening), return_when=asyncio.FIRST_COMPLETED)
+            if opening.done() and not server.should_exit:
+                opening.result()
+                announce(address_of(listening))
+            await serving
+        finally:
+            server.should_exit = True
+            await _stopped(engine, opening)
+            await serving
+    if server.ended_by is not None:
+        raise SystemExit(128 + server.ended_by)
+
+
+async def _stopped(engine: Engine, opening: asyncio.Task[object]) -> None:
+    """Stop an engine, whose start may be under way: a process of it may be started after those that are stopped."""
+    await engine.stop()
+    for _ in range(50):
+        if opening.done():
+            break
+        await asyncio.wait((opening,), timeout=0.1)
         await engine.stop()
-        listening.close()
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -91,3 +162,9 @@ def listen(settings: ServerSettings) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; choose another --port or --host"
         ) from error
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address of a socket that listens, for a browser."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

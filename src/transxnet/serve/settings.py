@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transxnet.bounds import (
     BatchSize,
@@ -39,7 +40,8 @@ class ServerSettings:
         replicas: Processes that hold the network, each with a share of the processor's cores.
         decoders: Processes that decode images.
         cors: Origins of other pages that may call the server from a browser; "*" for all.
-        allowed_hosts: Names that the server is called by, beside its own; "*" for all.
+        allowed_hosts: Names that the server is called by, beside its own; also "*.example.org", or "*" for any.
+        access_log: A line of the log for each request, as "text" or "json"; "off" for none.
         token: Secret that requests carry as ``Authorization: Bearer``; empty for none.
     """
 
@@ -59,6 +61,7 @@ class ServerSettings:
     decoders: Replicas = 1
     cors: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    access_log: Literal["off", "text", "json"] = "off"
     token: str = ""
 
     def __post_init__(self) -> None:

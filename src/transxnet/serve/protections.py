@@ -1,0 +1,161 @@
+"""Who may call, from which pages and by which names; and one form for every error."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from transxnet.serve.faults import (
+    BadRequestError,
+    CrossOriginError,
+    FailedError,
+    HeadersTooLargeError,
+    RequestFault,
+    UnauthorisedError,
+)
+from transxnet.serve.settings import ServerSettings
+from transxnet.text import printable
+
+MAX_HEAD = 65536
+"""Bytes of a request's target and headers. h11 has the same limit, but only for those that arrive in pieces."""
+
+_LOG = logging.getLogger("transxnet.serve")
+_PROBES = ("/healthz", "/readyz")
+
+
+def error_response(fault: RequestFault) -> JSONResponse:
+    """An error as an answer."""
+    return JSONResponse(fault.to_dict(), fault.status, fault.headers)
+
+
+class Protected:
+    """Middleware that checks where a request comes from, and answers whatever is raised inside in one form.
+
+    Browsers send requests for any page that their user visits. A page of another origin is refused, unless it is in
+    ``cors``, and so is a name that was made to point to this machine (DNS rebinding).
+
+    Args:
+        app: The application.
+        settings: Settings of the server.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self.app = app
+        self._hosts = frozenset(_host_name(one) for one in (settings.host, *settings.allowed_hosts))
+        self._domains = tuple(one[1:].lower() for one in settings.allowed_hosts if one.startswith("*."))
+        self._any_host = "*" in settings.allowed_hosts or (
+            not _is_loopback(_host_name(settings.host)) and not settings.allowed_hosts
+        )
+        self._origins = frozenset(one.rstrip("/").lower() for one in settings.cors)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            self._check(scope, Headers(scope=scope))
+            await self.app(scope, receive, sending)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if not isinstance(error, RequestFault):
+                _LOG.error("a request failed", exc_info=error)
+                error = FailedError("the request failed; the server's log has the reason")
+            if started:
+                raise
+            await error_response(error)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if size + sum(len(name) + len(value) + 4 for name, value in headers.raw) > MAX_HEAD:
+            raise _closing(
+                HeadersTooLargeError("the request's headers are larger than 64 KB; send fewer or shorter ones")
+            )
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise _closing(BadRequestError("the request has both Content-Length and Transfer-Encoding"))
+        if not scope["path"].startswith("/"):
+            raise _closing(BadRequestError("the request's target is not a path, such as /predict"))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        host = headers.get("host", "")
+        known = not host or self._any_host or path in _PROBES or self._is_ours(_host_name(host))
+        if not known:
+            raise BadRequestError(
+                f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed_hosts'
+            )
+        self._check_origin(scope["method"], headers, host)
+
+    def _check_origin(self, method: str, headers: Headers, host: str) -> None:
+        site, origin = headers.get("sec-fetch-site", ""), headers.get("origin", "").lower()
+        if site in ("same-origin", "none") or "*" in self._origins or (origin and origin in self._origins):
+            return
+        visited = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
+        name = _host_name(origin)
+        ours = _same_server(origin, host) or (self._is_ours(name) and not _is_loopback(name))
+        if (site == "cross-site" and not visited) or (origin and not ours):
+            raise CrossOriginError(
+                "the request comes from a page of another origin; the server's user can allow it with --cors"
+            )
+
+    def _is_ours(self, name: str) -> bool:
+        return name in self._hosts or _is_loopback(name) or name.endswith(self._domains)
+
+
+def token_check(token: str) -> Callable[[Request], Awaitable[None]]:
+    """A dependency of routes that raises UnauthorisedError without the token."""
+    expected = token.encode()
+
+    async def check(request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), expected):
+            raise UnauthorisedError("a token is needed: send it as the header `Authorization: Bearer TOKEN`")
+
+    return check
+
+
+def _closing(fault: RequestFault) -> RequestFault:
+    """An error after which nothing further is read from the connection, whose meaning may be in doubt."""
+    fault.headers["Connection"] = "close"
+    return fault
+
+
+def _host_name(given: str) -> str:
+    """The name in a Host header, an origin or a setting: without scheme, port and brackets; empty if there is none."""
+    if given.count(":") > 1 and "[" not in given and "//" not in given:
+        given = f"[{given}]"  # a bare IPv6 address
+    try:
+        return urlsplit(given if "//" in given else f"//{given}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _same_server(origin: str, host: str) -> bool:
+    """Whether an origin is the host that is called; the schemes may differ behind a proxy that ends TLS."""
+    try:
+        ours, theirs = urlsplit(f"//{host.lower()}"), urlsplit(origin)
+        default = {"http": 80, "https": 443}.get(theirs.scheme)
+        same_port = (ours.port or default) == (theirs.port or default)
+    except ValueError:
+        return False
+    return default is not None and ours.hostname == theirs.hostname and same_port
