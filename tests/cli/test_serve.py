@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,9 +26,9 @@ from PIL import Image
 import transxnet
 from helpers.commands import error_line, run
 from helpers.networks import nano
-from helpers.processes import FORKED
 from transxnet.cli import serve as command
 from transxnet.errors import ConfigError
+from transxnet.kernels.cpu import build
 from transxnet.serve.settings import ServerSettings
 
 GUIDE = Path(__file__).parents[2] / "docs" / "serving.md"
@@ -91,7 +92,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
 
     monkeypatch.setattr(command, "Engine", Engine)
     monkeypatch.setattr(command, "serve", serve)
-    monkeypatch.setattr(command.build, "is_ready", lambda: True)
+    monkeypatch.setattr(build, "is_ready", lambda: True)
     monkeypatch.delenv("TRANSXNET_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)
     return found
@@ -165,8 +166,8 @@ def test_how_a_network_is_fused(
             raise ConfigError("there is none")
         return bool(compiler)
 
-    monkeypatch.setattr(command.build, "is_ready", is_ready)
-    monkeypatch.setattr(command.build, "library", lambda: None)
+    monkeypatch.setattr(build, "is_ready", is_ready)
+    monkeypatch.setattr(build, "library", lambda: None)
     assert run("serve", "--checkpoint", "a.pth", "--device", "cpu", *options) == 0
     assert started.network["fuse"] == fuse
     *remarks, last = capsys.readouterr().err.splitlines()
@@ -206,75 +207,57 @@ def test_a_signal_while_the_network_is_opened(
     assert capsys.readouterr() == ("", "stopped\n")
 
 
-class Served:
-    """A server in a process of its own.
-
-    Args:
-        folder: Its working folder, which its standard error is written to.
-        *arguments: Of the command.
-    """
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self._connection, theirs = FORKED.Pipe(duplex=False)
-        self._process = FORKED.Process(target=_run, args=(["serve", *arguments], theirs, folder))
-        self._process.start()
-        theirs.close()
-        with open(self._connection.fileno(), encoding="utf-8", closefd=False) as out:
-            self.line = out.readline()
-
-    def end(self) -> int | None:
-        """Stop it as service managers do; returns the exit status."""
-        if self._process.is_alive() and self._process.pid:
-            os.kill(self._process.pid, signal.SIGTERM)
-        self._process.join(60)
-        self._process.kill()
-        self._connection.close()
-        return self._process.exitcode
-
-
-def _run(line: list[str], out: Any, folder: Path) -> None:
-    from transxnet.cli.main import main
-
-    os.chdir(folder)
-    os.dup2(out.fileno(), 1)
-    os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT), 2)
-    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
-    main(line)
-
-
 def examples(language: str) -> list[str]:
     """Blocks of the guide for clients of a server at its default address."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     return [block for block in blocks if DEFAULT in block]
 
 
-def test_a_server_and_the_guide_s_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(line: str) -> dict[str, Any]:
+    """Read the address from the command's line, and send what the guide sends there; returns a prediction."""
+    assert re.fullmatch(r"serving \w+ \(classification, 2 classes\) at \S+ \(Ctrl-C stops it\)\n", line)
+    (address,) = re.findall(r"at (http://\S+)", line)
+    for code in examples("py"):
+        Path("client.py").write_text(code.replace(DEFAULT, address))
+        runpy.run_path("client.py")
+    for command_line in "".join(examples("console")).replace("\\\n", "").splitlines():
+        if command_line.startswith("curl ") and shutil.which("curl"):
+            words = shlex.split(command_line.replace(DEFAULT, address), comments=True)
+            done = subprocess.run([*words, "--fail"], capture_output=True, timeout=60, check=False)
+            assert done.returncode == 0, (command_line, done.stdout, done.stderr)
+    image = Path("cat.jpg").read_bytes()
+    request = urllib.request.Request(f"{address}/predict", image, {"Content-Type": "image/jpeg"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        found: dict[str, Any] = json.load(reply)["predictions"][0]
+    return found
+
+
+def test_a_server_and_the_guide_s_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     network = nano(num_classes=2)
     vars(network)["pretrained_cfg"] |= {"label_names": ["leaf", "rose"], "input_size": (3, 64, 64)}
     transxnet.save_model(network, "nano.safetensors")
     for name in ("cat.jpg", "dog.jpg"):
         Image.effect_noise((80, 60), 80).convert("RGB").save(name)
-    server = Served(tmp_path, "--checkpoint", "nano.safetensors", "--port", "0")
-    try:
-        (address,) = re.findall(r"at (http://\S+)", server.line)
-        assert re.fullmatch(r"serving \w+ \(classification, 2 classes\) at \S+ \(Ctrl-C stops it\)\n", server.line)
-        request = urllib.request.Request(
-            f"{address}/predict", Path("cat.jpg").read_bytes(), {"Content-Type": "image/jpeg"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            (found,) = json.load(reply)["predictions"]
-        expected: Any = transxnet.Predictor("nano.safetensors")("cat.jpg")
-        assert [one["class"] for one in found["answers"]] == list(expected.classes)
-        assert [one["probability"] for one in found["answers"]] == pytest.approx(expected.probabilities, abs=1e-4)
-        for code in examples("py"):
-            Path("client.py").write_text(code.replace(DEFAULT, address))
-            runpy.run_path("client.py")
-        for line in "".join(examples("console")).replace("\\\n", "").splitlines():
-            if line.startswith("curl ") and shutil.which("curl"):
-                words = shlex.split(line.replace(DEFAULT, address), comments=True)
-                done = subprocess.run([*words, "--fail"], capture_output=True, timeout=60, check=False)
-                assert done.returncode == 0, (line, done.stdout, done.stderr)
-    finally:
-        status = server.end()
-    assert (status, Path("err").read_text()) == (0, "stopped\n")
+    theirs, ours = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+
+    def be_a_client() -> dict[str, Any]:
+        line = theirs.readline()
+        assert line, "the server did not start"
+        try:
+            return use(line)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with theirs, ThreadPoolExecutor(1) as pool:
+        client = pool.submit(be_a_client)
+        with ours, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", ours)
+            status = run("serve", "--checkpoint", "nano.safetensors", "--port", 0)
+        found = client.result()
+    assert (status, capsys.readouterr().err) == (0, "stopped\n")
+    expected: Any = transxnet.Predictor("nano.safetensors")("cat.jpg")
+    assert [one["class"] for one in found["answers"]] == list(expected.classes)
+    assert [one["probability"] for one in found["answers"]] == pytest.approx(expected.probabilities, abs=1e-4)
