@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 
@@ -81,12 +81,13 @@ _OPTIONS = {
         "receive_timeout": "seconds in which a request arrives, or gets 408",
         "drain": "seconds for requests under way when the server is stopped",
     },
+    "log": {"access_log": "a line on standard error for each request: off, text or json"},
 }
 """Options by their group, all of them fields of the server's settings."""
 
 _LISTS = ("allowed_hosts", "cors")
 _METAVARS = {
-    "allowed_hosts": "NAME", "cors": "ORIGIN", "max_wait": "MS", "max_megabytes": "MB", "max_megapixels": "MP",
+    "access_log": "FORM", "allowed_hosts": "NAME", "cors": "ORIGIN", "max_wait": "MS", "max_megabytes": "MB", "max_megapixels": "MP",
     **dict.fromkeys(("timeout", "receive_timeout", "drain"), "SECONDS"),
     **dict.fromkeys(("max_batch", "replicas", "decoders", "max_queue", "max_images", "max_connections"), "N"),
 }  # fmt: skip
@@ -112,8 +113,11 @@ def run(arguments: Sequence[str]) -> int:
             _warn_if_open(settings)
             engine = Engine(network, settings)
             asyncio.run(serve(engine, settings, partial(_announce, engine, found)))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # while the network is opened
             pass
+        except SystemExit:  # a second signal
+            note("stopped before every answer was sent")
+            raise
     note("stopped")
     return 0
 
@@ -135,8 +139,9 @@ def _parser() -> CommandParser:
                 group.add_argument(f"--{name}", type=str, nargs="+", action="extend", **option)
                 continue
             option |= {"default": defaults[name], "help": f"{about} (default: {_shown(defaults[name])})"}
-            if kinds[name] is str:
-                group.add_argument(f"--{name}", type=str, **option)
+            choices = get_args(kinds[name]) if get_origin(kinds[name]) is Literal else None
+            if choices or kinds[name] is str:
+                group.add_argument(f"--{name}", type=str, choices=choices, **option)
             else:
                 parser.add_number(f"--{name}", kinds[name], group, **option)
     return parser

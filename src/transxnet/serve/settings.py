@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from transxnet.bounds import (
     BatchSize,
@@ -40,6 +41,7 @@ class ServerSettings:
         decoders: Processes that decode images.
         cors: Origins of other pages that may call the server from a browser; "*" for all.
         allowed_hosts: Names that the server is called by, beside its own; "*" for all.
+        access_log: A line of the log for each request, as "text" or "json"; "off" for none.
         token: Secret that requests carry as ``Authorization: Bearer``; empty for none.
     """
 
@@ -59,6 +61,7 @@ class ServerSettings:
     decoders: Replicas = 1
     cors: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    access_log: Literal["off", "text", "json"] = "off"
     token: str = ""
 
     def __post_init__(self) -> None:
