@@ -87,7 +87,8 @@ _OPTIONS = {
 
 _LISTS = ("allowed_hosts", "cors")
 _METAVARS = {
-    "access_log": "FORM", "allowed_hosts": "NAME", "cors": "ORIGIN", "max_wait": "MS", "max_megabytes": "MB", "max_megapixels": "MP",
+    "allowed_hosts": "NAME", "cors": "ORIGIN", "access_log": "FORM",
+    "max_wait": "MS", "max_megabytes": "MB", "max_megapixels": "MP",
     **dict.fromkeys(("timeout", "receive_timeout", "drain"), "SECONDS"),
     **dict.fromkeys(("max_batch", "replicas", "decoders", "max_queue", "max_images", "max_connections"), "N"),
 }  # fmt: skip
