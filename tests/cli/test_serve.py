@@ -217,9 +217,13 @@ def use(line: str) -> dict[str, Any]:
     """Read the address from the command's line, and send what the guide sends there; returns a prediction."""
     assert re.fullmatch(r"serving \w+ \(classification, 2 classes\) at \S+ \(Ctrl-C stops it\)\n", line)
     (address,) = re.findall(r"at (http://\S+)", line)
+    assert all(map(examples, ("py", "js", "console")))
     for code in examples("py"):
         Path("client.py").write_text(code.replace(DEFAULT, address))
         runpy.run_path("client.py")
+    for code in examples("js") if shutil.which("node") else ():
+        Path("client.mjs").write_text(code.replace(DEFAULT, address))
+        subprocess.run(["node", "client.mjs"], check=True, capture_output=True, timeout=60)
     for command_line in "".join(examples("console")).replace("\\\n", "").splitlines():
         if command_line.startswith("curl ") and shutil.which("curl"):
             words = shlex.split(command_line.replace(DEFAULT, address), comments=True)
