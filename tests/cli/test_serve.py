@@ -92,6 +92,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
 
     monkeypatch.setattr(command, "Engine", Engine)
     monkeypatch.setattr(command, "serve", serve)
+    monkeypatch.setattr(command, "listen", lambda settings: socket.socket())
+    monkeypatch.setattr(command, "_start_process", lambda: lambda: None)
     monkeypatch.setattr(build, "is_ready", lambda: True)
     monkeypatch.delenv("TRANSXNET_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -137,7 +139,7 @@ def test_the_network_without_a_checkpoint(started: Started, tmp_path: Path, caps
         assert run("serve") == 0
         assert started.network["checkpoint"] == folder
         line = f"serving transxnet_nano (classification, 2 classes) from {folder} at {DEFAULT} (Ctrl-C stops it)\n"
-        assert capsys.readouterr() == (line, "stopped\n")
+        assert capsys.readouterr() == (line, f"opening {folder}\nstopped\n")
         (tmp_path / "runs/demo/config.yaml").write_text("task: classification\n")
 
 
@@ -170,8 +172,13 @@ def test_how_a_network_is_fused(
     monkeypatch.setattr(build, "library", lambda: None)
     assert run("serve", "--checkpoint", "a.pth", "--device", "cpu", *options) == 0
     assert started.network["fuse"] == fuse
-    *remarks, last = capsys.readouterr().err.splitlines()
-    assert last == "stopped" and len(remarks) == bool(remark) and all(one.startswith(remark) for one in remarks)
+    first, *remarks, last = capsys.readouterr().err.splitlines()
+    assert (
+        first.startswith("opening a.")
+        and last == "stopped"
+        and len(remarks) == bool(remark)
+        and all(one.startswith(remark) for one in remarks)
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +211,7 @@ def test_a_signal_while_the_network_is_opened(
         assert run("serve", "--checkpoint", "a.pth") == 0
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr() == ("", "stopped\n")
+    assert capsys.readouterr() == ("", "opening a.pth\nstopped\n")
 
 
 def examples(language: str) -> list[str]:
@@ -261,7 +268,7 @@ def test_a_server_and_the_guide_s_clients(
             patch.setattr(sys, "stdout", ours)
             status = run("serve", "--checkpoint", "nano.safetensors", "--port", 0)
         found = client.result()
-    assert (status, capsys.readouterr().err) == (0, "stopped\n")
+    assert (status, capsys.readouterr().err) == (0, "opening nano.safetensors\nstopped\n")
     expected: Any = transxnet.Predictor("nano.safetensors")("cat.jpg")
     assert [one["class"] for one in found["answers"]] == list(expected.classes)
     assert [one["probability"] for one in found["answers"]] == pytest.approx(expected.probabilities, abs=1e-4)

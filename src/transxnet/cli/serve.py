@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -29,13 +29,15 @@ from transxnet.cli.parsing import (
     network_settings,
 )
 from transxnet.cli.streams import note, say
+from transxnet.data.worker_processes import worker_context
 from transxnet.errors import ConfigError
 from transxnet.inference.precision import Fusion
 from transxnet.inference.runtimes import is_exported
 from transxnet.kernels.cpu import build
+from transxnet.serve import work
 from transxnet.serve.answers import ModelDescription
 from transxnet.serve.engine import Engine
-from transxnet.serve.server import serve
+from transxnet.serve.server import listen, serve
 from transxnet.serve.settings import ServerSettings
 from transxnet.training.run_folder import RunFolder, is_run
 
@@ -109,9 +111,13 @@ def run(arguments: Sequence[str]) -> int:
     }
     with _stopped_by_sigterm():
         try:
+            listen(settings).close()  # a port in use is reported before anything is opened
+            _warn_if_open(settings)
+            note(f"opening {network['checkpoint'] or network['model']}")
+            starting = _start_process()
             if network["fuse"] is None:
                 network["fuse"] = _fusion(network)
-            _warn_if_open(settings)
+            starting()
             engine = Engine(network, settings)
             asyncio.run(serve(engine, settings, partial(_announce, engine, found)))
         except KeyboardInterrupt:  # while the network is opened
@@ -212,6 +218,22 @@ def _warn_if_open(settings: ServerSettings) -> None:
     if not all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found):
         advice = f"set {_TOKEN} to a secret that requests must carry"
         note(f"anyone who reaches this machine at {settings.host} can use the server; {advice}")
+
+
+def _start_process() -> Callable[[], None]:
+    """Let the process that forks the server's processes import its libraries, which takes seconds.
+
+    Returns:
+        Waits for it; Ctrl-C ends this wait, but not one in another thread.
+    """
+    context: Any = worker_context(work.__name__)
+    process = context.Process(target=os.getpid, daemon=True)
+
+    def wait() -> None:
+        process.start()
+        process.join()
+
+    return wait
 
 
 def _announce(engine: Engine, found: str, address: str) -> None:
