@@ -19,7 +19,7 @@ demo: $(STAMP)
 	else \
 		rm -rf runs/demo && $(BIN)/transxnet train --out runs/demo; \
 	fi
-	@echo "open runs/demo/samples.png and runs/demo/curves.png"
+	@echo "open runs/demo/samples.png and runs/demo/curves.png, or try it on a page: $(BIN)/transxnet serve"
 
 test: $(STAMP) lint docs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"

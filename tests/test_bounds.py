@@ -138,7 +138,7 @@ def test_an_option_refuses_numbers_out_of_its_range(line: str, parser_of: Callab
     parser = parser_of(line)
     needed = NEEDED.get(line, [])
     for action in parser._actions:
-        kind = getattr(action, "_typehint", action.type)
+        kind = parser.kinds.get(action.dest, getattr(action, "_typehint", action.type))
         if not is_number(kind):
             continue
         assert action.dest in parser.kinds, f"{line}: --{action.dest} has no bounds"

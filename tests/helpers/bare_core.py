@@ -121,6 +121,7 @@ def miss_extras(folder: Path) -> None:
         ('"transxnet erf"', "analysis", ("erf", photos)),
         ('"transxnet gradcam"', "analysis", ("gradcam", photos)),
         ('"transxnet plot"', "analysis", ("plot", "accuracy")),
+        ('"transxnet serve"', "serve", ("serve", "--help")),
         ('"transxnet bench --plot"', "analysis", ("bench", "--plot", folder / "speed.png")),
         ("transxnet predict", "dense",
          ("predict", photos, "--checkpoint", folder / "mask_rcnn.safetensors", "--out", folder / "answers")),

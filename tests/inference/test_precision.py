@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from transxnet.data.transfers import NetworkTime, Outputs, to_host, to_network
 from transxnet.dense.anchors import BestMatcher
 from transxnet.dense.pixel_classes import IGNORED
 from transxnet.inference import precision as module
-from transxnet.inference.precision import Precision, chooses_bfloat16, for_device, precision_of
+from transxnet.inference.precision import Fusion, Precision, chooses_bfloat16, for_device, precision_of
 from transxnet.segmentation.confusion import PixelConfusion, counted
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
@@ -47,6 +47,22 @@ def test_bfloat16_is_chosen_on_a_gpu_that_has_it(
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert chooses_bfloat16(precision, device) is expected
+
+
+def test_a_network_on_a_cpu_is_fused_with_or_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+
+    def fused(given: Any, *, native: bool) -> Any:
+        calls.append(native)
+        return given
+
+    monkeypatch.setattr(module, "fused", fused)
+    fusions: tuple[Fusion, ...] = (None, False, True, "fold")
+    for fusion in fusions:
+        for_device(nano(), "cpu", fuse=fusion)
+    assert calls == [True, False]
+    with pytest.raises(transxnet.ConfigError, match="fuse must be"):
+        for_device(nano(), "cpu", fuse=cast(Any, "native"))
 
 
 def test_a_network_on_a_gpu_is_fused_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from helpers.kernel_files import FLAGS, Kernel, record
 from transxnet import ConfigError
-from transxnet.kernels.cpu import build, layouts, numbers
+from transxnet.kernels.cpu import build, cache, layouts, numbers
 from transxnet.kernels.cpu import shared_library as loading
 from transxnet.kernels.cpu.compiler import find_compiler
 
@@ -234,6 +234,19 @@ def test_the_key_covers_what_a_library_depends_on(kernel: Kernel, monkeypatch: p
     assert len(set(keys)) == len(keys) == 8
     key()
     assert keys[-1] == keys[-2]
+
+
+def test_whether_kernels_are_to_be_compiled(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_prebuilt", dict)
+    assert not build.is_ready()
+    source = Path(build.__file__).with_name("kernels.cpp")
+    assert cache.keep(build._entry(find_compiler(), build._FLAGS, source), b"kernels") is None
+    assert build.is_ready()
+    monkeypatch.setenv("CXX", "no-compiler")
+    with pytest.raises(ConfigError, match="no-compiler"):
+        build.is_ready()
+    monkeypatch.setattr(build, "_prebuilt", lambda: {False: None})
+    assert build.is_ready()
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from transxnet.data.sources import open_evaluated
 from transxnet.errors import ConfigError
 from transxnet.extras import require
 from transxnet.inference.description import Format
-from transxnet.inference.precision import Precision, precision_of
+from transxnet.inference.precision import Fusion, Precision, precision_of
 
 Progress = Callable[[int, int], None]
 """Called with the number of images processed so far, and of all images."""
@@ -39,7 +39,7 @@ def evaluate(
     max_bad: float = 0.01,
     crowds: Crowds = "ignore",
     device: str = "auto",
-    fuse: bool | None = None,
+    fuse: Fusion = None,
     precision: Precision = "auto",
     runtime: Format | None = None,
     progress: Progress = lambda done, total: None,
@@ -58,8 +58,8 @@ def evaluate(
         crowds: Of a detector's images: "ignore" leaves annotations with ``iscrowd: 1`` out of the scores, as COCO
             does; "as-objects" takes them as objects.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
-            default on a GPU only.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler;
+            "fold" does without these. By default on a GPU only.
         precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
         progress: Called with the number of images processed so far, and of all images.

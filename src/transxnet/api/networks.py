@@ -16,7 +16,7 @@ from transxnet.errors import ConfigError
 from transxnet.inference.adapters import ExportedNetwork
 from transxnet.inference.description import Format
 from transxnet.inference.detections import ExportedDetector
-from transxnet.inference.precision import Precision, for_device
+from transxnet.inference.precision import Fusion, Precision, for_device
 from transxnet.inference.runtimes import is_exported, load_exported
 from transxnet.model import TransXNet
 from transxnet.zoo import create_model, load_model
@@ -31,7 +31,7 @@ def open_network(
     model: str | None = None,
     image_size: int | None = None,
     device: str = "auto",
-    fuse: bool | None = None,
+    fuse: Fusion = None,
     precision: Precision = "auto",
     runtime: Format | None = None,
 ) -> tuple[Any, str]:
@@ -42,8 +42,8 @@ def open_network(
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
-            default on a GPU only.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler;
+            "fold" does without these. By default on a GPU only.
         precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
 

@@ -26,7 +26,7 @@ from transxnet.data.loader import Advance
 from transxnet.errors import ConfigError, DataError
 from transxnet.files import user_path
 from transxnet.inference.description import Format
-from transxnet.inference.precision import Precision, precision_of
+from transxnet.inference.precision import Fusion, Precision, precision_of
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 """A file, a Pillow image, an array (H, W, 3) of uint8, or a tensor (3, H, W) of uint8 or of floats from 0 to 1.
@@ -45,8 +45,8 @@ class Predictor:
         model: Name of the network; without a checkpoint, its released weights are downloaded.
         image_size: Side in pixels of a classifier's square images, if not the network's own.
         device: PyTorch's name of a device; "auto" for the GPU, if there is one.
-        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler. By
-            default on a GPU only.
+        fuse: Fold what can be folded and, on a CPU, use native kernels: a wheel's, or compiled by a C++ compiler;
+            "fold" does without these. By default on a GPU only.
         precision: "32", "bf16", or "auto" for bfloat16 on a GPU that has it and float32 elsewhere.
         runtime: Runtime of an exported file, if not the one it was written for.
         batch_size: Images of a classifier's step; detectors and segmenters take one at a time.
@@ -75,7 +75,7 @@ class Predictor:
         model: str | None = None,
         image_size: int | None = None,
         device: str = "auto",
-        fuse: bool | None = None,
+        fuse: Fusion = None,
         precision: Precision = "auto",
         runtime: Format | None = None,
         batch_size: int = 32,

@@ -11,6 +11,9 @@ from transxnet.bounds import checked
 from transxnet.errors import ConfigError
 from transxnet.training.recipe_file import load_yaml
 
+ArgumentGroup = argparse._ArgumentGroup  # which has no public name
+"""A group of options, under a heading of its own in the help."""
+
 _NO_VALUE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _LONGEST = 400
 _OPTION = re.compile(r"--[a-z][a-z_.-]*")
@@ -45,18 +48,19 @@ class CommandParser(argparse.ArgumentParser):
         )
         self.kinds: dict[str, Any] = {}  # the type of each option that is checked after parsing, with its bounds
 
-    def add_number(self, name: str, kind: Any, **settings: Any) -> None:
+    def add_number(self, name: str, kind: Any, group: ArgumentGroup | None = None, **settings: Any) -> None:
         """Add an option that is a number within bounds.
 
         Args:
             name: Such as "--batch_size".
             kind: Its type, of :mod:`transxnet.bounds`.
+            group: A group of options, to add it to.
             **settings: Of ``add_argument``; the default is put at the end of the help.
         """
         default = settings.get("default")
         if default is not None and "(default" not in settings["help"]:
             settings["help"] += f" (default: {default})"
-        self.add_argument(name, type=self._reader(kind), **settings)
+        (group or self).add_argument(name, type=self._reader(kind), **settings)
         self.kinds[name.removeprefix("--")] = tuple[kind, ...] if "nargs" in settings else kind
 
     def _reader(self, kind: Any) -> Any:

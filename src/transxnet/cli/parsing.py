@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 from transxnet.api.networks import choose_device as choose_device
 from transxnet.bounds import BatchSize, ImageSide, Seed, Workers
+from transxnet.cli.command import ArgumentGroup
 from transxnet.cli.command import CommandParser as CommandParser
 from transxnet.console import image_progress as image_progress
 from transxnet.inference.description import FORMATS
@@ -15,23 +17,31 @@ from transxnet.inference.precision import Precision
 from transxnet.output_paths import output_file
 from transxnet.research.networks import Network, open_networks
 
-NETWORK_OPTIONS = (
-    "checkpoint",
-    "model",
-    "image_size",
-    "batch_size",
-    "workers",
-    "device",
-    "fuse",
-    "precision",
-    "runtime",
-)
+OPENING_OPTIONS = ("checkpoint", "model", "image_size", "device", "fuse", "precision", "runtime")
+"""The options of :func:`add_opening_arguments`."""
+
+NETWORK_OPTIONS = (*OPENING_OPTIONS, "batch_size", "workers")
 """The options of :func:`add_network_arguments`, which are arguments of ``transxnet.evaluate`` and ``Predictor``."""
 
 
 def add_network_arguments(parser: CommandParser) -> None:
-    """Add the options that choose a network and what it runs on."""
-    add, add_number = parser.add_argument, parser.add_number
+    """Add the options that choose a network, what it runs on, and how its images are read."""
+    add_opening_arguments(parser)
+    parser.add_number("--batch_size", BatchSize, default=32, help="images in a step")
+    parser.add_number("--workers", Workers, default=0, help="processes that read images (default: 0, the main one)")
+
+
+def add_opening_arguments(
+    parser: CommandParser, group: ArgumentGroup | None = None, *, fused: str = "on a GPU only"
+) -> None:
+    """Add the options that choose a network and what it runs on.
+
+    Args:
+        parser: The parser.
+        group: A group of its options, to add them to.
+        fused: When a network is fused by default.
+    """
+    add, add_number = (group or parser).add_argument, functools.partial(parser.add_number, group=group)
     add(
         "--checkpoint",
         type=str,
@@ -39,12 +49,10 @@ def add_network_arguments(parser: CommandParser) -> None:
     )
     add("--model", type=str, help="name of the network; without a checkpoint, its released weights are downloaded")
     add_number("--image_size", ImageSide, help="side of the square images in pixels, if not the network's own")
-    add_number("--batch_size", BatchSize, default=32, help="images in a step")
-    add_number("--workers", Workers, default=0, help="processes that read images (default: 0, the main one)")
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--fuse", action="store_true", default=None, help="compute the same faster: fold what can be folded and, on "
-        "a CPU, use native kernels: a wheel's, or compiled by the machine's C++ compiler (default: on a GPU "
-        "only)")  # fmt: skip
+        "a CPU, use native kernels: a wheel's, or compiled by the machine's C++ compiler "
+        f"(default: {fused})")  # fmt: skip
     add("--no_fuse", dest="fuse", action="store_false", help="compute with the network as it is trained")
     add("--precision", type=str, choices=list(get_args(Precision)), default="auto", metavar="PRECISION",
         help="32 (float32), bf16 (bfloat16) or auto: bf16 on a GPU that has it, else 32 (default: auto)")  # fmt: skip
@@ -53,9 +61,9 @@ def add_network_arguments(parser: CommandParser) -> None:
         "are programs, which run only if torch or aot is given)")  # fmt: skip
 
 
-def network_settings(options: Any) -> dict[str, Any]:
-    """The options of :func:`add_network_arguments`, as keyword arguments."""
-    return {name: getattr(options, name) for name in NETWORK_OPTIONS}
+def network_settings(options: Any, names: Iterable[str] = NETWORK_OPTIONS) -> dict[str, Any]:
+    """The options of :func:`add_network_arguments`, or some of them, as keyword arguments."""
+    return {name: getattr(options, name) for name in names}
 
 
 def add_force(parser: CommandParser) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from transxnet.bounds import checked
+from transxnet.bounds import checked, shown
 from transxnet.data.transfers import compute_type
+from transxnet.errors import ConfigError
 from transxnet.inference.fuse import fuse as fused
 from transxnet.layers import Block, is_fused
 
@@ -18,22 +19,29 @@ Precision = Literal["auto", "32", "bf16"]
 """What a network computes in: ``32`` (float32), ``bf16`` (bfloat16); ``auto``, bfloat16 on a GPU that has it."""
 
 
-def for_device(network: Network, device: str, *, fuse: bool | None = None, precision: Precision = "auto") -> Network:
+Fusion = bool | Literal["fold"] | None
+"""Whether a network is fused: ``True``, on a CPU with native kernels; ``"fold"``, without them; ``None``, on a GPU."""
+
+
+def for_device(network: Network, device: str, *, fuse: Fusion = None, precision: Precision = "auto") -> Network:
     """The network on a device, for evaluation and prediction.
 
     Args:
         network: A network of this package, which is moved and converted if it is not fused.
         device: PyTorch's name of a device.
-        fuse: Fold what can be folded and, on a CPU, use native kernels; by default on a GPU only.
+        fuse: Fold what can be folded and, on a CPU and unless it is "fold", use native kernels; by default on a GPU
+            only.
         precision: Type of weights and maps.
 
     Raises:
-        ConfigError: If the precision is unknown, or the network cannot be fused.
+        ConfigError: If the precision or the fusion is unknown, or the network cannot be fused.
     """
     checked("precision", precision, Precision)
+    if not isinstance(fuse, bool | None) and fuse != "fold":
+        raise ConfigError(f'fuse must be true, false, null or "fold", not {shown(fuse)}')
     kind = torch.device(device).type
     if kind == "cpu":
-        network = fused(network, native=True) if fuse else network
+        network = fused(network, native=fuse != "fold") if fuse else network
     else:
         network = network.to(device)
         if _fuses(network) if fuse is None and kind == "cuda" else fuse:

@@ -56,10 +56,14 @@ class RunFolder:
 
         Its name ends in the data's, and its recipe names the same folder.
         """
-        name = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(short_name(data))}")
-        found = sorted(folder for folder in _RUNS.iterdir() if name.fullmatch(folder.name)) if _RUNS.is_dir() else []
-        open_ = [cls(folder) for folder in found if is_run(folder) and not (folder / "summary.json").exists()]
+        open_ = [run for run in map(cls, _runs_of(data)) if not run.summary.exists()]
         return next((run for run in reversed(open_) if run.is_for(data)), None)
+
+    @classmethod
+    def newest(cls, data: str) -> RunFolder | None:
+        """The newest folder under ``runs/`` for this data with the weights of a finished run; None if there is none."""
+        finished = [run for run in map(cls, _runs_of(data)) if run.summary.exists() and run.weights.exists()]
+        return finished[-1] if finished else None
 
     def is_for(self, data: str) -> bool:
         """Whether the run's recipe names this data, in any spelling; true if the recipe cannot be read."""
@@ -128,6 +132,13 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def _runs_of(data: str) -> list[Path]:
+    """The run folders under ``runs/`` that are named after this data, from the oldest."""
+    name = re.compile(rf"\d{{8}}-\d{{6}}-{re.escape(short_name(data))}")
+    found = sorted(folder for folder in _RUNS.iterdir() if name.fullmatch(folder.name)) if _RUNS.is_dir() else []
+    return [folder for folder in found if is_run(folder)]
 
 
 def is_run(folder: Path) -> bool:

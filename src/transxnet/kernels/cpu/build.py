@@ -56,6 +56,19 @@ def _library(float16: bool) -> ctypes.CDLL:
         return built(folder / "kernels.cpp", _FLAGS + levels.FLOAT16 * float16, functools.partial(_check, float16))
 
 
+def is_ready() -> bool:
+    """Whether :func:`library` compiles nothing: the kernels are the wheel's, or in the user's cache.
+
+    Raises:
+        ConfigError: If there are none, and no compiler.
+    """
+    with _loading:
+        if False in _prebuilt():
+            return True
+    with as_file(files("transxnet.kernels.cpu")) as folder:
+        return cache.read(_entry(find_compiler(), _FLAGS, folder / "kernels.cpp")) is not None
+
+
 @functools.cache
 def has_float16() -> bool:
     """Whether processor and kernels support float16 arithmetic (AVX512-FP16).
@@ -101,7 +114,7 @@ def built(source: Path, flags: Sequence[str], check: Callable[[ctypes.CDLL], Non
         ConfigError: If there is no compiler, or it produces no library that can be loaded.
     """
     compiler = find_compiler()
-    name = f"kernels-{_key(compiler, flags, source)}.so"
+    name = _entry(compiler, flags, source)
     kept = cache.read(name)
     if kept is not None:
         try:
@@ -140,6 +153,11 @@ def check_sizes(kernels: ctypes.CDLL, structures: Sequence[type[ctypes.Structure
         size_of.argtypes, size_of.restype = (), ctypes.c_int64
         if (size := size_of()) != (expected := ctypes.sizeof(structure)):
             raise OSError(f"its {structure.__name__} has {size} bytes, not {expected}")
+
+
+def _entry(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
+    """A library's name in the cache."""
+    return f"kernels-{_key(compiler, flags, source)}.so"
 
 
 def _key(compiler: Compiler, flags: Sequence[str], source: Path) -> str:
