@@ -157,7 +157,8 @@ def evidence(stage: int, pixels: Tensor, label: int) -> Any:
     score = network(pixels)[0, label]
     (gradient,) = torch.autograd.grad(score, maps[0])
     weighted = (gradient.mean(dim=(2, 3), keepdim=True) * maps[0]).sum(dim=1, keepdim=True).relu()
-    return F.interpolate(weighted / weighted.max(), size=pixels.shape[2:], mode="bilinear")[0, 0].detach().numpy()
+    resized = F.interpolate(weighted, size=pixels.shape[2:], mode="bilinear")[0, 0].detach()
+    return ((resized - resized.min()) / (resized.max() - resized.min())).numpy()
 
 
 @pytest.mark.parametrize(("stage", "label"), [("last", ""), ("2", "3"), ("4", "CLASS 5")])
