@@ -40,7 +40,7 @@ class ServerSettings:
         replicas: Processes that hold the network, each with a share of the processor's cores.
         decoders: Processes that decode images.
         cors: Origins of other pages that may call the server from a browser; "*" for all.
-        allowed_hosts: Names that the server is called by, beside its own; "*" for all.
+        allowed_hosts: Names that the server is called by, beside its own; also "*.example.org", or "*" for any.
         access_log: A line of the log for each request, as "text" or "json"; "off" for none.
         token: Secret that requests carry as ``Authorization: Bearer``; empty for none.
     """
