@@ -216,8 +216,8 @@ def test_a_signal_while_the_network_is_opened(
 
 def examples(language: str) -> list[str]:
     """Blocks of the guide for clients of a server at its default address."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [block for block in blocks if DEFAULT in block]
+    chapter = GUIDE.read_text(encoding="utf-8").partition("\n## From programs\n")[2].partition("\n## ")[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", chapter, re.DOTALL | re.MULTILINE)
 
 
 def use(line: str) -> dict[str, Any]:
