@@ -25,7 +25,7 @@ from transxnet.inference.export_checks import Check
 from transxnet.inference.formats import DEFAULT_OPSET, OPSETS, Opset
 from transxnet.inference.triton import (
     MODEL_FILE,
-    describe_for_triton,
+    model_name,
     model_path,
     repository_files,
     write_configuration,
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     model = _open(options)
     if options.triton is not None:
         repository = user_path(options.triton)
-        name, _ = describe_for_triton(model, options.precision, options.name)
+        name = model_name(model, options.name)
         _check_outputs(repository_files(repository, name), options)
         out = model_path(repository, name)
     console = SafeConsole(stderr=True)

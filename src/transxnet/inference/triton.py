@@ -12,7 +12,7 @@ from torch import nn
 
 from transxnet.errors import ConfigError
 from transxnet.files import write_text
-from transxnet.inference.description import Description, Precision, describe, possible_files
+from transxnet.inference.description import Description, describe, possible_files
 from transxnet.inference.formats import library
 from transxnet.text import printable
 
@@ -41,12 +41,11 @@ instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 """
 
 
-def describe_for_triton(model: nn.Module, precision: Precision, name: str | None = None) -> tuple[str, Description]:
-    """Name of a network's folder and metadata of its file, before anything is written.
+def model_name(model: nn.Module, name: str | None = None) -> str:
+    """Name of a network in a repository, checked before anything is written.
 
     Args:
         model: The network to export.
-        precision: The file's precision.
         name: Name that clients will call it by; by default, those of the network and its backbone.
 
     Raises:
@@ -54,15 +53,14 @@ def describe_for_triton(model: nn.Module, precision: Precision, name: str | None
     """
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"a model's name is up to 100 letters, digits and . _ -, not {name!r}")
-    description = describe(model, "onnx", precision)
-    if description.parts:
+    about = describe(model, "onnx", "float32")
+    if about.parts:
         raise ConfigError(
             f"{getattr(model, 'title', 'the network')} is not one model to Triton: its files are joined by proposals, "
             "pooling and NMS in Python. Export it with --out, or serve it with `transxnet serve`"
         )
-    default = [description.head.get("kind"), description.architecture or "network"]
-    default += ["features"] if description.task == "features" else []
-    return name or "_".join(filter(None, default)), description
+    features = "features" if about.task == "features" else ""
+    return name or "_".join(filter(None, (about.head.get("kind"), about.architecture or "network", features)))
 
 
 def model_path(repository: Path, name: str) -> Path:
