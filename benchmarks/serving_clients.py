@@ -1,4 +1,4 @@
-"""Clients of `transxnet serve` for benchmarks/serving.py: one process, sockets of asyncio, as little work as possible."""
+"""Clients of `transxnet serve` for benchmarks/serving.py: plain sockets in one process, with little work for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 LOST = 0
-"""Status of a request whose connection ended before the answer."""
+"""Status of a request whose connection ended before the answer, or that got none within :data:`PATIENCE`."""
+
+PATIENCE = 90.0
+"""Seconds that a client waits for an answer."""
 
 
 def pictures(count: int, side: int = 224) -> list[bytes]:
@@ -93,19 +96,25 @@ class Connection:
         """Send a request; returns status and body of the answer.
 
         Raises:
-            OSError, asyncio.IncompleteReadError: If the connection ends before the answer.
+            OSError, asyncio.IncompleteReadError: If the connection ends before the answer, or none comes in time.
         """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._send(content)
+        except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
+            self.close()
+            raise
+
+    async def _send(self, content: bytes) -> tuple[int, bytes]:
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # the server has closed it
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
         reader, writer = self._streams
-        try:
-            writer.write(content)
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = head.find(b"content-length:")
-            body = await reader.readexactly(int(head[length + 15 : head.index(b"\r", length)])) if length > 0 else b""
-        except (OSError, asyncio.IncompleteReadError):
-            self.close()
-            raise
+        writer.write(content)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = head.find(b"content-length:")
+        body = await reader.readexactly(int(head[length + 15 : head.index(b"\r", length)])) if length > 0 else b""
         if b"connection: close" in head:
             self.close()
         return int(head[9:12]), body
