@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+import runpy
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
-import torch
 from google.protobuf import text_format
 from PIL import Image
-from timm.data import create_transform
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 import transxnet
 from helpers.commands import error_line, run
@@ -25,6 +26,7 @@ from transxnet.inference.description import describe
 from transxnet.inference.export import Exported
 from transxnet.inference.triton import model_path, write_configuration
 
+CLIENT = Path(__file__).parents[2] / "examples" / "triton_client.py"
 NAMES = [f"digit {number}" for number in range(10)]
 
 
@@ -91,22 +93,51 @@ def test_the_configuration_declares_what_the_file_has(folder: Path) -> None:
     assert (folder / config.output[0].label_filename).read_text().splitlines() == NAMES
 
 
-def test_a_client_that_knows_only_the_folder_answers_as_the_predictor(folder: Path) -> None:
-    config = parsed(folder)
-    about = parameters(config)
-    values = np.random.default_rng(0).integers(0, 255, (7, 9, 3), dtype=np.uint8)
-    image = Image.fromarray(values).resize((120, 90))
-    names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-    transform: Any = create_transform(**{name: about[name] for name in names if name in about})
-    batch = torch.stack([transform(image)] * config.max_batch_size).numpy()
-    session = importlib.import_module("onnxruntime").InferenceSession(folder / "1" / "model.onnx")
-    (scores,) = session.run([config.output[0].name], {config.input[0].name: batch})
-    shares = torch.from_numpy(scores).softmax(1)
-    labels = (folder / "labels.txt").read_text().splitlines()
-    wanted: Any = transxnet.Predictor(folder / "1" / "model.onnx", top=10)(image)
-    for row in (shares[0], shares[-1]):
-        found = dict(zip(labels, row.tolist(), strict=True))
-        assert found == pytest.approx(dict(zip(wanted.classes, wanted.probabilities, strict=True)), abs=1e-4)
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers by Triton's protocol for one folder, with batches as its configuration allows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = parsed(folder)
+        self.session = importlib.import_module("onnxruntime").InferenceSession(folder / "1" / "model.onnx")
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 (the protocol's name)
+        assert request.name == self.config.name
+        return service_pb2.ModelConfigResponse(config=self.config)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        (given,), (declared_input,), (declared_output,) = request.inputs, self.config.input, self.config.output
+        assert (request.model_name, given.name, given.datatype) == (self.config.name, declared_input.name, "FP32")
+        assert given.shape[0] <= self.config.max_batch_size
+        values = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(given.shape)
+        (scores,) = self.session.run([declared_output.name], {given.name: values})
+        output = {"name": declared_output.name, "datatype": "FP32", "shape": scores.shape}
+        return service_pb2.ModelInferResponse(outputs=[output], raw_output_contents=[scores.tobytes()])
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(StandIn(folder), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+def test_the_documentations_client_answers_as_the_predictor(folder: Path, address: str, tmp_path: Path) -> None:
+    files: list[Any] = []
+    generator = np.random.default_rng(0)
+    for number, size in enumerate(((120, 90), (70, 200))):
+        values = generator.integers(0, 255, (7, 9, 3), dtype=np.uint8)
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(values).resize(size).save(files[-1])
+    classify = runpy.run_path(str(CLIENT))["classify"]
+    answers = classify(address, folder.name, folder / "labels.txt", files, top=10)
+    wanted: Any = transxnet.Predictor(folder / "1" / "model.onnx", top=10)(files)
+    for answer, other in zip(answers, wanted, strict=True):
+        assert answer == pytest.approx(dict(zip(other.classes, other.probabilities, strict=True)), abs=1e-4)
+    assert f"```py\n{CLIENT.read_text()}```" in (CLIENT.parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "semantic_fpn"])
