@@ -37,12 +37,13 @@ SHARE = 0.85  # of the images/s of Predictor
 GROWTH = 1.05  # of memory
 BACK_SECONDS = 60.0  # until a lost process is replaced
 
+MACHINE = "import json; from transxnet.research.machine import describe_machine as d; print(json.dumps(d('cpu')))"
+
 PREDICTOR = """\
-import json, sys, time
+import sys, time
 from pathlib import Path
 import torch
 import transxnet
-from transxnet.research.machine import describe_machine
 checkpoint, folder = map(Path, sys.argv[1:])
 if not checkpoint.exists():
     torch.manual_seed(0)
@@ -50,7 +51,7 @@ if not checkpoint.exists():
 predictor = transxnet.Predictor(checkpoint, device="cpu", fuse=True, batch_size=8)
 files = sorted(folder.glob("*.jpg"))
 predictor(files)
-print(json.dumps(describe_machine("cpu")), flush=True)
+print("true", flush=True)
 for line in sys.stdin:
     images, began = 0, time.perf_counter()
     while (seconds := time.perf_counter() - began) < float(line):
@@ -89,16 +90,18 @@ def _of(process: psutil.Process, value: Any) -> float:
 
 
 @contextlib.contextmanager
-def served(checkpoint: Path, *options: str) -> Iterator[Server]:
-    """A running server."""
+def served(checkpoint: Path, folder: Path, *options: str) -> Iterator[Server]:
+    """A running server, whose log is in a folder."""
     command = [sys.executable, "-m", "transxnet", "serve", "--checkpoint", str(checkpoint), "--port", "0", *options]
-    with tempfile.NamedTemporaryFile("w", prefix="serving-", suffix=".log", delete=False) as log:
+    with tempfile.NamedTemporaryFile("w", suffix=".log", dir=folder, delete=False) as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     try:
         found = next((one for line in process.stdout if (one := re.search(r"http://127\.0\.0\.1:(\d+)", line))), None)
         if found is None:
-            raise SystemExit(f"the server did not start (status {process.wait()}): {log.name}")
+            raise SystemExit(
+                f"the server did not start (status {process.wait()}): {Path(log.name).read_text()[-2000:]}"
+            )
         threading.Thread(target=process.stdout.read, daemon=True).start()  # whatever else it prints
         yield Server(process, int(found[1]), Path(log.name))
     finally:
@@ -136,9 +139,9 @@ def measure_load(options: argparse.Namespace, checkpoint: Path, files: list[byte
     rates: dict[str, list[float]] = {"Predictor, batches of 8": [], **{name: [] for name in settings}}
     loads: dict[str, list[Load]] = {name: [] for name in settings}
     with predictor(checkpoint, folder) as measured, contextlib.ExitStack() as stack:
-        about = answer_of(measured)
+        answer_of(measured)
         servers = {
-            name: stack.enter_context(served(checkpoint, "--max-batch", size, *options.serve))
+            name: stack.enter_context(served(checkpoint, folder, "--max-batch", size, *options.serve))
             for name, size in settings.items()
         }
         for server in servers.values():
@@ -149,7 +152,6 @@ def measure_load(options: argparse.Namespace, checkpoint: Path, files: list[byte
                 found = asyncio.run(load(server.port, files, options.clients, options.seconds))
                 loads[name].append(found)
                 rates[name].append(len(found.latencies) / found.seconds)
-    print(*(f"{name}: {value}" for name, value in about.items()), sep="; ")
     print(
         f"{options.rounds} rounds of {options.seconds:g} s, {options.clients} clients, {options.serve or 'defaults'}\n"
     )
@@ -180,7 +182,7 @@ def soak(options: argparse.Namespace, checkpoint: Path, files: list[bytes], fold
     """Full load for minutes, with bad requests: failures, memory and open files."""
     seconds = 60 * options.minutes
     samples: list[tuple[float, float]] = []
-    with served(checkpoint, *options.serve) as server:
+    with served(checkpoint, folder, *options.serve) as server:
 
         async def both() -> Load:
             began = time.perf_counter()
@@ -210,8 +212,10 @@ def soak(options: argparse.Namespace, checkpoint: Path, files: list[bytes], fold
         _criterion(late <= GROWTH * early, f"memory at the end {late:.1f} MB, after {settled:.0f} s {early:.1f} MB"),
         _criterion(after <= before, f"open files after it {after}, before it {before}"),
         _criterion(same, "no process was replaced"),
-        _criterion("Traceback" not in server.log.read_text(), f"no traceback in {server.log}"),
+        _criterion("Traceback" not in (log := server.log.read_text()), "no traceback in the server's log"),
     ]
+    if not results[-1]:
+        print(log[-3000:], file=sys.stderr)
     return all(results)
 
 
@@ -226,7 +230,7 @@ def _settled_files(server: Server) -> int:
 
 def faults(options: argparse.Namespace, checkpoint: Path, files: list[bytes], folder: Path) -> bool:
     """The network's process killed, and the server stopped, under load."""
-    with served(checkpoint, *options.serve) as server:
+    with served(checkpoint, folder, *options.serve) as server:
         asyncio.run(load(server.port, files, options.clients, 1.0))
         killed, at = asyncio.run(_interrupted(server, files, options, _kill_network))
         stopped, stop_at = asyncio.run(_interrupted(server, files, options, _terminate))
@@ -305,6 +309,8 @@ def main() -> None:
             with predictor(checkpoint, folder) as writer:
                 answer_of(writer)
         size = sum(map(len, files)) / len(files) / 1000
+        about = json.loads(subprocess.check_output([sys.executable, "-c", MACHINE]))
+        print("; ".join(f"{name} {value}" for name, value in about.items()))
         print(f"{len(files)} JPEG files of {size:.0f} kB")
         sys.exit(0 if modes[options.mode](options, checkpoint, files, folder) else 1)
 

@@ -93,7 +93,7 @@ def test_the_configuration_declares_what_the_file_has(folder: Path) -> None:
     assert (folder / config.output[0].label_filename).read_text().splitlines() == NAMES
 
 
-class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers by Triton's protocol for one folder, with batches as its configuration allows."""
 
     def __init__(self, folder: Path) -> None:
