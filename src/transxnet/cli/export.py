@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,13 @@ from transxnet.inference.description import FORMATS, PRECISIONS, part_path, poss
 from transxnet.inference.export import Exported, ExportError, check_choices, export
 from transxnet.inference.export_checks import Check
 from transxnet.inference.formats import DEFAULT_OPSET, OPSETS, Opset
+from transxnet.inference.triton import (
+    MODEL_FILE,
+    model_name,
+    model_path,
+    repository_files,
+    write_configuration,
+)
 from transxnet.output_paths import output_file
 from transxnet.zoo import create_model, full_name, load_model
 
@@ -38,6 +46,7 @@ _EXAMPLES = """\
   transxnet export runs/first --format onnx --precision int8 --calibration photos --out first.onnx
   transxnet export maskrcnn_tiny.pth --format onnx --out maskrcnn.onnx
   transxnet export transx-t.pth.tar --features --format onnx --out maps.onnx
+  transxnet export runs/first --format onnx --triton models --name first
 """
 _BAR = "deviation is relative to the output's largest value"
 
@@ -45,11 +54,17 @@ _BAR = "deviation is relative to the output's largest value"
 def run(arguments: Sequence[str]) -> int:
     """Parse, export, compare and print; returns 1 if the file differs from the network."""
     options = _parser().parse(arguments)
-    out = user_path(options.out)
+    _check_destination(options)
+    out = Path(MODEL_FILE) if options.triton is not None else user_path(options.out)
     check_choices(out, options.format, options.precision, options.opset)
-    for file in possible_files(out, options.format):
-        output_file(file, inputs=[options.model], force=options.force)
+    if options.triton is None:
+        _check_outputs(possible_files(out, options.format), options)
     model = _open(options)
+    if options.triton is not None:
+        repository = user_path(options.triton)
+        name = model_name(model, options.name)
+        _check_outputs(repository_files(repository, name), options)
+        out = model_path(repository, name)
     console = SafeConsole(stderr=True)
     try:
         with console.status("reading") as status:
@@ -68,19 +83,23 @@ def run(arguments: Sequence[str]) -> int:
         _report(error.exported, options.json)
         note(f"transxnet export: {error}")
         return 1
-    _report(exported, options.json)
+    beside = write_configuration(exported.path, exported.description) if options.triton is not None else []
+    _report(exported, options.json, beside)
     return 0
 
 
 def _parser() -> CommandParser:
     parser = CommandParser("export", _ABOUT, _EXAMPLES)
-    parser.usage = "transxnet export MODEL --format FORMAT --out FILE [options]"
+    parser.usage = "transxnet export MODEL --format FORMAT (--out FILE | --triton FOLDER) [options]"
     add = parser.add_argument
     add("model", type=str, metavar="MODEL", help="a checkpoint (a released file, a file or run folder of ours, a URL), "
         "or a name, for its released weights")  # fmt: skip
     add("--format", type=str, required=True, choices=list(FORMATS), metavar="FORMAT",
         help="onnx, openvino, torch (torch.export) or aot (AOTInductor: compiled for this machine)")  # fmt: skip
-    add("--out", type=str, required=True, help="the file to write: .onnx, .xml (openvino) or .pt2 (torch, aot)")
+    add("--out", type=str, help="the file to write: .onnx, .xml (openvino) or .pt2 (torch, aot)")
+    add("--triton", type=str, metavar="FOLDER", help="in place of --out: a model repository of NVIDIA Triton, in which "
+        "the model gets a folder with its file, configuration and class names (onnx)")  # fmt: skip
+    add("--name", type=str, help="the model's name in that repository (default: the network's name)")
     add("--precision", type=str, default="float32", choices=list(PRECISIONS), metavar="PRECISION",
         help=f"{', '.join(PRECISIONS)} (default: float32)")  # fmt: skip
     add("--calibration", type=str, help='for int8: a folder of your images, "digits" or "scenes"; with a folder for '
@@ -93,6 +112,21 @@ def _parser() -> CommandParser:
     add("--json", action="store_true", help="print the result as JSON")
     add_force(parser)
     return parser
+
+
+def _check_destination(options: Any) -> None:
+    """Raise ConfigError if it is unclear what to write, or the format does not go with it."""
+    if (options.out is None) == (options.triton is None):
+        raise ConfigError("give one of --out, a file to write, and --triton, a folder of models")
+    if options.triton is not None and options.format != "onnx":
+        raise ConfigError(f"--triton writes ONNX files: give --format onnx, not {options.format}")
+    if options.name is not None and options.triton is None:
+        raise ConfigError("--name is the model's name in the folder of --triton; --out names the file")
+
+
+def _check_outputs(files: Sequence[Path], options: Any) -> None:
+    for file in files:
+        output_file(file, inputs=[options.model], force=options.force)
 
 
 def _open(options: Any) -> nn.Module:
@@ -118,9 +152,10 @@ def _open(options: Any) -> nn.Module:
     return backbone
 
 
-def _report(exported: Exported, as_json: bool) -> None:
+def _report(exported: Exported, as_json: bool, configuration: Sequence[Path] = ()) -> None:
+    """Print the result of an export, and the files of its configuration for Triton."""
     if as_json:
-        sys.stdout.write(json.dumps(_as_dict(exported), indent=2) + "\n")
+        sys.stdout.write(json.dumps(_as_dict(exported, configuration), indent=2) + "\n")
         return
     console = table_console()
     if exported.checks:
@@ -136,6 +171,8 @@ def _report(exported: Exported, as_json: bool) -> None:
     console.print(f"{'wrote' if exported.passed else 'kept'} {exported.path}: {name}", markup=False)
     if beside:
         console.print(f"{' and '.join(beside)} belong to it: keep the files together", markup=False)
+    for file in configuration:
+        console.print(f"wrote {file}", markup=False)
 
 
 def _table(checks: Sequence[Check]) -> Table:
@@ -154,10 +191,10 @@ def _table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def _as_dict(exported: Exported) -> dict[str, Any]:
+def _as_dict(exported: Exported, configuration: Sequence[Path]) -> dict[str, Any]:
     return {
         "file": str(exported.path),
-        "files": [str(file) for file in exported.files],
+        "files": [str(file) for file in (*exported.files, *configuration)],
         "passed": exported.passed,
         "task": exported.description.task,
         "precision": exported.description.precision,
