@@ -73,7 +73,7 @@ function fail(entry, error) {
 function ask(entry, query) {
   const waiting = (seconds, attempt, attempts) => {
     const note = `The server is busy. Trying again in ${Math.ceil(seconds)} s (${attempt} of ${attempts}).`;
-    gallery.update(entry, entry.state === "working" ? { note } : {});
+    if (entry.state === "working") gallery.update(entry, { note });
   };
   return server.predict(entry.file, query, { waiting, signal: entry.cancel.signal });
 }

@@ -46,6 +46,10 @@ export function createClassification({ model, viewer, controls, found, ask }) {
       else viewer.paint(null, width, height);
     },
 
+    hide() {
+      cam?.hide();
+    },
+
     summary({ answer }) {
       const [first, ...others] = answer.prediction.answers.map((one) => `${one.class} ${percent(one.probability)}`);
       return others.length ? `${first}, then ${others.slice(0, 2).join(", ")}` : first;

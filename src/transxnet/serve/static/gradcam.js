@@ -1,7 +1,7 @@
 // Grad-CAM: the switch, stage, class and opacity, and the heat map on the picture.
 
 import { heat } from "./colours.js";
-import { announce, make, percent } from "./dom.js";
+import { announce, byId, make, percent } from "./dom.js";
 import { decodeGrey } from "./png.js";
 
 /** A canvas with a heat map, which is clearer where the network saw little. */
@@ -103,10 +103,17 @@ export class GradCam {
     this.update();
   }
 
+  /** While another image has no results. */
+  hide() {
+    this.entry = null;
+    byId("busy").hidden = true;
+  }
+
   /** Draw the map that is wanted, after asking for it unless it is there. */
   async update() {
     this.enable();
     this.problem.textContent = "";
+    byId("busy").hidden = true;
     this.field.value = this.label;
     this.changed();
     const { entry, stage, label } = this;
@@ -118,14 +125,19 @@ export class GradCam {
     entry.maps ??= new Map();
     const key = `${stage} ${label}`;
     if (!entry.maps.has(key)) entry.maps.set(key, this.request(entry, stage, label));
+    byId("busy").hidden = false;
+    const wanted = () => entry === this.entry && key === `${this.stage} ${this.label}` && this.on.checked;
     try {
       const map = await entry.maps.get(key);
-      if (entry !== this.entry || key !== `${this.stage} ${this.label}` || !this.on.checked) return;
+      if (!wanted()) return;
+      byId("busy").hidden = true;
       this.viewer.paint((context) => this.draw(context, map), width, height);
       announce(`Heat map of stage ${stage} for ${label}`);
     } catch (error) {
       entry.maps.delete(key);
-      if (error.name !== "AbortError" && entry === this.entry) this.problem.textContent = error.message;
+      if (!wanted()) return;
+      byId("busy").hidden = true;
+      this.problem.textContent = error.message;
     }
   }
 
