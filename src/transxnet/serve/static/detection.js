@@ -6,6 +6,7 @@ import { announce, make, percent, roving } from "./dom.js";
 
 const LOWEST = 0.05; // score that the server is asked for, so that the slider has something to show
 
+const whole = (share) => `${Math.round(100 * share)} %`;
 const count = (number) => `${number} ${number === 1 ? "object" : "objects"}`;
 
 export function createDetection({ model, viewer, controls, found }) {
@@ -90,8 +91,8 @@ export function createDetection({ model, viewer, controls, found }) {
 
   /** Follow the slider and the legend; elements stay, so that the focus does. */
   function update() {
-    slider.setAttribute("aria-valuetext", percent(score));
-    total.textContent = percent(score);
+    total.textContent = whole(score);
+    slider.setAttribute("aria-valuetext", total.textContent);
     const above = objects.filter((object) => object.score >= score);
     for (const { name, item, number } of keys) {
       const several = above.filter((object) => object.class === name).length;
@@ -100,7 +101,7 @@ export function createDetection({ model, viewer, controls, found }) {
     }
     const now = visible();
     for (const object of objects) object.row.parentElement.hidden = !now.includes(object);
-    heading.textContent = `${count(now.length)} of ${percent(score)} and above`;
+    heading.textContent = `${count(now.length)} at ${whole(score)} or above`;
     nothing.hidden = above.length > 0;
     nothing.textContent = objects.length
       ? `Lower the score to see ${objects.length} more.`

@@ -4,6 +4,7 @@ import { byId, make } from "./dom.js";
 import { megabytes, typeNames } from "./intake.js";
 
 const TASKS = { classification: "Classification", detection: "Object detection", segmentation: "Semantic segmentation" };
+const EXTRA = ["Parameters", "Device"]; // not shown on small screens
 
 /** Numbers for people: "12.8 M". */
 function short(number) {
@@ -24,7 +25,7 @@ export function describeModel(model) {
     Checkpoint: model.checkpoint,
   };
   byId("facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value).map(([name, value]) =>
-    make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+    make("div", EXTRA.includes(name) ? { class: "extra" } : {}, make("dt", {}, name), make("dd", {}, value))));
   byId("version").textContent = model.version ? `transxnet ${model.version}` : "";
   describeLimits(model);
 }
