@@ -74,7 +74,7 @@ class Fake:
         labels: (H, W) label map, which is resized to the image; bands of the classes if None.
     """
 
-    model: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=lambda: model("classification"))
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     refusals: list[tuple[int, dict[str, Any], dict[str, str]]] = field(default_factory=list)
@@ -88,6 +88,10 @@ class Fake:
         ]
     )
     labels: np.ndarray[Any, Any] | None = None
+
+    def reset(self, task: str, **values: Any) -> None:
+        """Be as new, with another task and other attributes."""
+        vars(self).update(vars(Fake(model(task), self.url)) | values)
 
     def refuse(self, status: int, code: str, message: str, **headers: str) -> None:
         """Answer the next request for a prediction with an error."""
@@ -178,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file.parent != STATIC or not file.is_file():
             self.answer(404, {"error": {"status": 404, "code": "not-found", "message": "There is nothing here."}})
             return
-        self.send(200, file.read_bytes(), TYPES[file.suffix])
+        self.send(200, file.read_bytes(), TYPES[file.suffix], {"Cache-Control": "max-age=3600"})
 
     def do_POST(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -221,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_server(task: str) -> Iterator[Fake]:
+def fake_server(task: str = "classification") -> Iterator[Fake]:
     """A server on a free port of this machine, while the context lasts."""
     fake = Fake(model(task))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))

@@ -33,7 +33,7 @@ export function createDetection({ model, viewer, controls, found }) {
       shown[name] = box.checked;
       viewer.redraw();
     } });
-    return make("label", { class: "control", "data-toggle": name }, box, name[0].toUpperCase() + name.slice(1));
+    return make("label", { class: "control toggle", "data-toggle": name }, box, name[0].toUpperCase() + name.slice(1));
   });
   controls.append(
     make("div", { class: "control" }, make("label", { for: "score" }, "Score"), slider, total),

@@ -39,7 +39,7 @@ export function createResults(gallery, viewer, again) {
 
   function render() {
     const entry = gallery.selected;
-    if (!entry || !view) return;
+    if (!entry) return;
     const done = entry.state === "done";
     byId("filename").textContent = entry.name;
     byId("filename").title = entry.name;
@@ -53,7 +53,7 @@ export function createResults(gallery, viewer, again) {
       refreshExport();
       return;
     }
-    view.hide?.();
+    view?.hide?.();
     viewer.onpoint = () => {};
     found.replaceChildren();
     if (entry.state === "failed") state.append(failure(entry.error, entry));
