@@ -135,8 +135,10 @@ createIntake(add);
 createCamera(add);
 gallery.addEventListener("list", () => {
   const none = gallery.entries.length === 0;
+  const focused = byId("empty").contains(document.activeElement);
   byId("empty").hidden = !none;
   byId("work").hidden = none;
+  if (focused && !none) document.querySelector(".thumb").focus();
 });
 for (const button of document.querySelectorAll("[data-action=example]")) {
   button.addEventListener("click", async () => add([await drawExample(model)]));

@@ -8,17 +8,19 @@ const PROBLEMS = {
   NotReadableError: "The camera is in use. Close the program that uses it and try again.",
 };
 
-/** Show the buttons with data-action=camera while there is a camera; `add` is called with photographs. */
+/** Hide the buttons with data-action=camera while there is no camera; `add` is called with photographs. */
 export async function createCamera(add) {
   const devices = navigator.mediaDevices; // absent where the page is not from this machine and not encrypted
-  if (!devices?.getUserMedia) return;
   const buttons = document.querySelectorAll("[data-action=camera]");
   const update = async () => {
-    const found = (await devices.enumerateDevices().catch(() => [])).filter((device) => device.kind === "videoinput");
-    for (const button of buttons) button.hidden = !found.length;
+    const found = devices?.getUserMedia ? await devices.enumerateDevices().catch(() => []) : [];
+    for (const button of buttons) {
+      button.hidden = !found.some((device) => device.kind === "videoinput");
+      delete button.dataset.unknown; // which keeps its place free until this is known
+    }
   };
   for (const button of buttons) button.addEventListener("click", () => photograph(add));
-  devices.addEventListener("devicechange", update);
+  devices?.addEventListener("devicechange", update);
   await update();
 }
 

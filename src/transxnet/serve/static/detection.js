@@ -41,7 +41,7 @@ export function createDetection({ model, viewer, controls, found }) {
   );
 
   const heading = make("h3", {});
-  const legend = make("ul", { class: "legend", role: "group", "aria-label": "Classes to show" });
+  const legend = make("ul", { class: "legend", "aria-label": "Classes to show" });
   const list = make("ul", { class: "objects", "aria-label": "Objects" });
   const nothing = make("p", { class: "muted" });
   const refreshLegend = roving(legend, "li:not([hidden]) > .key");

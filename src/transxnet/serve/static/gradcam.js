@@ -59,9 +59,9 @@ export class GradCam {
         this.viewer.redraw();
       },
     });
-    const radios = make("div", { class: "segments", role: "radiogroup", "aria-labelledby": "stage-label" }, stages);
+    this.radios = make("div", { class: "segments", role: "radiogroup", "aria-labelledby": "stage-label" }, stages);
     this.parts = [
-      make("div", { class: "control" }, make("span", { id: "stage-label" }, "Stage"), radios),
+      make("div", { class: "control" }, make("span", { id: "stage-label" }, "Stage"), this.radios),
       make("div", { class: "control" }, make("label", { for: "gradcam-class" }, "Class"), this.field),
       make("div", { class: "control" }, make("label", { for: "opacity" }, "Opacity"), this.slider),
     ];
@@ -76,6 +76,7 @@ export class GradCam {
   }
 
   enable() {
+    this.radios.setAttribute("aria-disabled", String(!this.on.checked));
     for (const part of this.parts) {
       part.classList.toggle("disabled", !this.on.checked);
       for (const field of part.querySelectorAll("input")) field.disabled = !this.on.checked;

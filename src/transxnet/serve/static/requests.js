@@ -48,9 +48,9 @@ export class Server {
   async predict(file, query, { waiting, signal }) {
     const form = new FormData();
     form.append("image", file, file.name);
-    const parameters = new URLSearchParams(query);
+    const parameters = new URLSearchParams(query).toString();
     const { answer, roundTrip } = await this.request(
-      `predict?${parameters}`,
+      parameters ? `predict?${parameters}` : "predict",
       { method: "POST", body: form, signal },
       waiting,
     );

@@ -51,7 +51,7 @@ export function createSegmentation({ model, viewer, controls, found }) {
   describeOpacity();
 
   const bar = make("div", { class: "shares", "aria-hidden": "true" });
-  const legend = make("ul", { class: "legend", role: "group", "aria-label": "Classes to show" });
+  const legend = make("ul", { class: "legend", "aria-label": "Classes to show" });
   const refresh = roving(legend, ".key");
 
   /** Paint the map, whose classes are faint unless one is lit. */

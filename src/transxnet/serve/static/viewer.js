@@ -60,7 +60,7 @@ export class Viewer {
     const type = this.entry.file.type || "this type";
     this.image.hidden = true;
     this.unshown.hidden = false;
-    this.unshown.lastElementChild.textContent = `This browser cannot show images of ${type}. The results are complete.`;
+    this.unshown.lastElementChild.textContent = `This browser cannot show images of ${type}.`;
   }
 
   resize(width, height) {
