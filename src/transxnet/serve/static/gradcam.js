@@ -145,6 +145,7 @@ export class GradCam {
   async request(entry, stage, label) {
     const query = { explain: "gradcam", stage, class: classParameter(this.model.classes, label) };
     const { prediction } = await this.ask(entry, query);
+    if (!prediction.gradcam) throw new Error("The server gave no heat map.");
     const { png, area } = prediction.gradcam;
     return { area, canvas: paintHeat(await decodeGrey(png)) };
   }

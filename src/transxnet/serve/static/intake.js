@@ -6,7 +6,7 @@ const MEGABYTE = 1e6;
 const FORM = 1000; // bytes around a file in a form, with its name
 export const MANY = 200;
 
-/** Files of one type have several names, by the system that gives them. */
+/** Files of one type have several names, by the system that gives them; those with x- are left to the server. */
 const plainType = (type) => type.toLowerCase().replace("image/x-ms-", "image/").replace("image/jpg", "image/jpeg");
 
 /** Sizes of bytes for people. */
@@ -14,8 +14,8 @@ export const megabytes = (bytes) => `${(bytes / MEGABYTE).toFixed(bytes < 10 * M
 
 /** Names of media types for people: "JPEG, PNG or WebP". */
 export function typeNames(types) {
-  const special = { webp: "WebP", jp2: "JPEG 2000" };
-  const names = types.map((type) => type.split("/")[1]).map((name) => special[name] ?? name.replace("x-", "").toUpperCase());
+  const special = { webp: "WebP", jp2: "JPEG 2000", "x-portable-pixmap": "PPM", "x-tga": "TGA" };
+  const names = types.map((type) => type.split("/")[1]).map((name) => special[name] ?? name.toUpperCase());
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
 }
 
@@ -28,7 +28,8 @@ export function refusal(file, { types = [], limits = {} }) {
     return `${name} has ${megabytes(file.size)}, and the server takes up to ${limit}. Choose a smaller image.`;
   }
   const type = plainType(file.type);
-  if (types.length && type && !types.map(plainType).includes(type)) {
+  const known = !type || type.startsWith("image/x-") || types.map(plainType).includes(type);
+  if (types.length && !known) {
     return `${name} is of the type ${type}. Choose an image in ${typeNames(types)}.`;
   }
   return "";
