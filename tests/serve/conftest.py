@@ -47,9 +47,9 @@ class Watched:
         """The shared page, as new."""
         if self.shared is None:
             self.shared = self.page(reduced_motion="reduce")
-        else:
-            self.shared.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
+        elif self.shared.url.startswith("http"):
             self.shared.context.set_offline(False)
+            self.shared.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
         return self.shared
 
     def _note(self, message: ConsoleMessage) -> None:
