@@ -2,8 +2,8 @@
 
     python docs/scripts/serve_screenshots.py http://127.0.0.1:8000 photo.jpg docs/images
 
-writes serve_classification.png (with Grad-CAM), serve_detection.png or serve_segmentation.png, by the network's task, and
-the same at a width of 360 pixels as serve_..._narrow.png.
+writes serve_classification.png (with Grad-CAM), serve_detection.png or serve_segmentation.png, by the network's task,
+and the same at a width of 360 pixels as serve_..._narrow.png.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/model":
             if self.authorised():
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send(200, file.read_bytes(), TYPES[file.suffix], {"Cache-Control": "max-age=3600"})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if not self.authorised():
             return
@@ -195,8 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         form = email.message_from_bytes(head + body, policy=email.policy.HTTP)
         query = dict(parse_qsl(urlsplit(self.path).query))
         predictions = []
-        for part in form.iter_parts():  # type: ignore[attr-defined]
-            name, content = part.get_filename(), part.get_payload(decode=True)
+        for part in form.iter_parts():
+            name, content = str(part.get_filename()), part.get_payload(decode=True)
+            assert isinstance(content, bytes)
             self.fake.asked.append({"query": query, "name": name, "bytes": content})
             try:
                 predictions.append(self.fake.predict(name, content, query))
@@ -217,8 +218,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, content: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        policy = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-        for name, value in (policy | {"Content-Type": kind, "Content-Length": str(len(content))} | (headers or {})).items():
+        always = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        always |= {"Content-Type": kind, "Content-Length": str(len(content))}
+        for name, value in (always | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

@@ -9,11 +9,11 @@ from PIL import Image
 from playwright.sync_api import FilePayload, Page, expect
 
 
-def image_file(name: str = "cat.png", size: tuple[int, int] = (120, 80), colour: str = "#808080", **save: Any) -> FilePayload:
-    """An image of one colour, as a file to choose; the name's end is its format."""
+def image_file(name: str = "cat.png", size: tuple[int, int] = (120, 80), **save: Any) -> FilePayload:
+    """A grey image as a file to choose; the name's end is its format."""
     file = io.BytesIO()
     kind = name.rpartition(".")[2].replace("jpg", "jpeg").replace("tif", "tiff")
-    Image.new("RGB", size, colour).save(file, kind, **save)
+    Image.new("RGB", size, "#808080").save(file, kind, **save)
     return {"name": name, "mimeType": f"image/{kind}", "buffer": file.getvalue()}
 
 

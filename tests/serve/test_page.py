@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OpenPage
 from playwright.sync_api import Page, expect
 
+from helpers.browser import OpenPage
 from helpers.fake_server import Fake, model
 from helpers.pages import choose, image_file, names
+
+pytest_plugins = ["helpers.browser"]
 
 TRANSFER = """([kind, target, files]) => {
     const data = new DataTransfer();
@@ -120,7 +122,11 @@ def test_there_is_an_example(open_page: OpenPage, task: str) -> None:
     ("file", "limits", "message"),
     [
         (image_file("big.png"), {"bytes": 1000}, "big.png has 0.0 MB, and the server takes up to 0.0 MB"),
-        ({"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}, {}, "a.pdf is of the type application/pdf"),
+        (
+            {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"},
+            {},
+            "a.pdf is of the type application/pdf",
+        ),
         ({"name": "a.png", "mimeType": "image/png", "buffer": b""}, {}, "a.png is empty"),
         (image_file("wide.png", (300, 10)), {"pixels": 2000}, "0.0 megapixels, and the server takes up to 0.0"),
     ],

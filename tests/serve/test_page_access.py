@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import OpenPage
 from playwright.sync_api import Page, expect
 
+from helpers.browser import OpenPage
 from helpers.pages import choose, image_file, settle
+
+pytest_plugins = ["helpers.browser"]
 
 
 def findings(page: Page) -> list[str]:
     """Rules that axe finds broken seriously, with elements."""
     violations: list[dict[str, Any]] = Axe().run(page).response["violations"]
-    return [
-        f"{one['id']}: {one['nodes'][0]['html']}" for one in violations if one["impact"] in ("serious", "critical")
-    ]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in violations if one["impact"] in ("serious", "critical")]
 
 
 def show_state(page: Page, state: str) -> None:
@@ -33,7 +33,7 @@ def show_state(page: Page, state: str) -> None:
         page.get_by_text("As a table").click()
     elif state == "failed":
         choose(page, {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
-        page.locator("#files").set_input_files([{"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%"}])
+        page.locator("#files").set_input_files({"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%"})
         page.route("**/predict*", lambda route: route.abort())
         page.locator(".failure button").click()
         expect(page.locator("#banner")).to_be_visible()
@@ -81,16 +81,16 @@ def focused(page: Page) -> str:
 
 def tab_to(page: Page, name: str) -> None:
     """Press the tab key until an element has the focus, which is to be seen."""
-    passed = []
+    passed: list[str] = []
     while name not in (passed or [""])[-1] and len(passed) < 25:
         page.keyboard.press("Tab")
         passed.append(focused(page))
     assert name in passed[-1], passed
-    outline = page.evaluate(
-        "() => { const element = document.activeElement.matches('.segments input') "
-        "? document.activeElement.parentElement : document.activeElement; return getComputedStyle(element).outlineStyle; }"
-    )
-    assert outline != "none", name
+    script = """() => {
+        const element = document.activeElement;
+        return getComputedStyle(element.closest(".segments label") ?? element).outlineStyle;
+    }"""
+    assert page.evaluate(script) != "none", name
 
 
 def test_a_classifier_is_used_with_the_keyboard_alone(open_page: OpenPage) -> None:

@@ -22,6 +22,8 @@ from transxnet.serve.engine import Engine
 from transxnet.serve.server import listen
 from transxnet.serve.settings import ServerSettings
 
+pytest_plugins = ["helpers.browser"]
+
 
 class Thread:
     """Stands for a process of the server, which would take seconds to start."""

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import OpenPage
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from helpers.browser import OpenPage
 from helpers.fake_server import ellipse, model, png, run_lengths
 from helpers.pages import choose, image_file, module, overlay_pixel, settle
+
+pytest_plugins = ["helpers.browser"]
 
 FIRST, SECOND = (61, 90, 128), (224, 122, 95)  # of the model's colours
 

@@ -1,4 +1,4 @@
-"""A browser for the tests of the page."""
+"""A browser for the tests of the page; their modules name this one in ``pytest_plugins``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Watched]:
+def watched_pages() -> Iterator[Watched]:
     """Chromium; a module's, since it has an event loop run in the thread."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = os.environ.get("TRANSXNET_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
@@ -76,15 +76,16 @@ def watched() -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
-def fake() -> Iterator[Fake]:
+def made_up() -> Iterator[Fake]:
     """A server that makes predictions up."""
     with fake_server() as fake:
         yield fake
 
 
 @pytest.fixture
-def show_page(watched: Watched) -> Iterator[Callable[..., Page]]:
+def show_page(watched_pages: Watched) -> Iterator[Callable[..., Page]]:
     """``show_page(url)``: the page at an address, which sends no request elsewhere and has no errors."""
+    watched = watched_pages
     watched.sent.clear()
     watched.problems.clear()
     visited: list[str] = []
@@ -111,11 +112,13 @@ def show_page(watched: Watched) -> Iterator[Callable[..., Page]]:
 
 
 @pytest.fixture
-def open_page(show_page: Callable[..., Page], fake: Fake) -> OpenPage:
+def open_page(show_page: Callable[..., Page], made_up: Fake) -> OpenPage:
     """``open_page(task)``: the page of a server that makes predictions up, and that server."""
 
-    def open_one(task: str = "classification", *, server: dict[str, Any] | None = None, **options: Any) -> tuple[Page, Fake]:
-        fake.reset(task, **(server or {}))
-        return show_page(fake.url, **options), fake
+    def open_one(
+        task: str = "classification", *, server: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[Page, Fake]:
+        made_up.reset(task, **(server or {}))
+        return show_page(made_up.url, **options), made_up
 
     return open_one
