@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from helpers.fake_server import Fake, fake_server
+from helpers.pages import OpenPage
 
 FLAGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-OpenPage = Callable[..., tuple[Page, Fake]]
 
 
 @dataclass

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
 from playwright.sync_api import FilePayload, Page, expect
+
+from helpers.fake_server import Fake
+
+OpenPage = Callable[..., tuple[Page, Fake]]
+"""The fixture ``open_page``: the page of a made-up server for a task, and that server."""
 
 
 def image_file(name: str = "cat.png", size: tuple[int, int] = (120, 80), **save: Any) -> FilePayload:

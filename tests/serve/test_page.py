@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from helpers.browser import OpenPage
 from helpers.fake_server import Fake, model
-from helpers.pages import choose, image_file, names
+from helpers.pages import OpenPage, choose, image_file, names
 
 pytest_plugins = ["helpers.browser"]
 

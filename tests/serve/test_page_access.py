@@ -8,8 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from helpers.browser import OpenPage
-from helpers.pages import choose, image_file, settle
+from helpers.pages import OpenPage, choose, image_file, settle
 
 pytest_plugins = ["helpers.browser"]
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from helpers.browser import OpenPage
 from helpers.fake_server import ellipse, model, png, run_lengths
-from helpers.pages import choose, image_file, module, overlay_pixel, settle
+from helpers.pages import OpenPage, choose, image_file, module, overlay_pixel, settle
 
 pytest_plugins = ["helpers.browser"]
 
