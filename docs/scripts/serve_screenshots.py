@@ -43,9 +43,8 @@ def main() -> None:
 
 def show(page: Page, url: str, images: list[Path]) -> str:
     """Open the page with images, and wait for the results; returns the network's task."""
-    page.goto(url)
     with page.expect_response("**/model") as answer:
-        page.reload()
+        page.goto(url)
     task = str(answer.value.json()["task"])
     page.locator("#files").set_input_files(images)
     page.locator("#after").wait_for()

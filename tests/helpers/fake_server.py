@@ -7,6 +7,7 @@ import email
 import email.policy
 import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,13 +227,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # the browser's idle connections are not waited for
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # that of a page that is closed
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def fake_server(task: str = "classification") -> Iterator[Fake]:
     """A server on a free port of this machine, while the context lasts."""
     fake = Fake(model(task))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))
-    server.daemon_threads = True
-    server.block_on_close = False  # the browser's idle connections are not waited for
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     fake.url = f"http://127.0.0.1:{server.server_port}/"

@@ -244,7 +244,7 @@ def test_the_cameras_orientation_is_followed(open_page: OpenPage) -> None:
 def test_an_image_that_the_browser_cannot_show_has_results(open_page: OpenPage) -> None:
     page, _ = open_page("detection")
     choose(page, image_file("scan.tif", (300, 100)))
-    expect(page.get_by_text("This browser cannot show images of image/tiff.")).to_be_visible()
+    expect(page.get_by_text("This browser cannot show this image (image/tiff).")).to_be_visible()
     expect(page.get_by_role("list", name="Objects").get_by_role("listitem")).to_have_count(2)
     settle(page)
     box = page.locator("#frame").bounding_box()

@@ -32,11 +32,8 @@ export function drawObjects(context, pixel, objects, lit, shown) {
     }
     if (shown.boxes || object === lit) drawBox(context, pixel, object, object === lit);
   }
-  for (const object of ordered) {
-    context.globalAlpha = lit && object !== lit ? 0.22 : 1;
-    if (shown.labels || object === lit) drawLabel(context, pixel, object);
-  }
   context.globalAlpha = 1;
+  for (const object of ordered) if (lit ? object === lit : shown.labels) drawLabel(context, pixel, object);
 }
 
 /** The dark line beneath keeps light colours apart from a light picture. */

@@ -15,7 +15,7 @@ export function createStrip(gallery) {
     const thumb = make(
       "button",
       { type: "button", class: "thumb", tabindex: "-1", click: () => gallery.select(entry) },
-      make("img", { src: entry.url, alt: "", loading: "lazy", decoding: "async" }),
+      make("img", { src: entry.url, alt: "", loading: "lazy", decoding: "async", error: (event) => event.target.remove() }),
       make("span", { class: "mark" }),
     );
     const label = `Remove ${entry.name}`;

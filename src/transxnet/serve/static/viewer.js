@@ -57,10 +57,10 @@ export class Viewer {
   /** Boxes and maps are shown on a blank where the browser cannot show the image itself. */
   broken() {
     if (!this.entry) return;
-    const type = this.entry.file.type || "this type";
+    const type = this.entry.file.type || "of an unknown type";
     this.image.hidden = true;
     this.unshown.hidden = false;
-    this.unshown.lastElementChild.textContent = `This browser cannot show images of ${type}.`;
+    this.unshown.lastElementChild.textContent = `This browser cannot show this image (${type}).`;
   }
 
   resize(width, height) {
