@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import transxnet
 from helpers.commands import TWO_BLOCKS, paint, run
-from helpers.networks import images, lively
+from helpers.networks import ONCE, images, lively
 from transxnet import ConfigError, TransXNetConfig
 from transxnet.ablation import ROWS, Row
 from transxnet.ablation.acmix import ACmix
@@ -23,7 +23,6 @@ from transxnet.ablation.rows import BASES
 
 _DIFFERENT = {row.config("nano"): row for row in reversed(ROWS.values())}.values()
 EVERY_ROW = pytest.mark.parametrize("row", _DIFFERENT, ids=lambda row: row.name)  # the paper's own network once
-ONCE = (1, 1, 1, 1)  # blocks of the stages
 close = torch.testing.assert_close
 
 
