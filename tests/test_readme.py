@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,7 @@ def commands(page: Path) -> list[str]:
 @pytest.fixture
 def desk(tmp_path: Path, released_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything the documentation's examples name."""
-    shutil.copy(released_file, tmp_path / "transx-t.pth.tar")
+    (tmp_path / "transx-t.pth.tar").hardlink_to(released_file)
     paint(tmp_path / "photos", 5)
     for folder in ("imagenet/val/n01440764", "imagenet/val/n02124075", "imagenetv2/7", "imagenetv2/10"):
         (tmp_path / folder).mkdir(parents=True)

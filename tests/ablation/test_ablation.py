@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import transxnet
-from helpers.commands import paint, run
-from helpers.networks import images, lively
+from helpers.commands import TWO_BLOCKS, paint, run
+from helpers.networks import ONCE, images, lively
 from transxnet import ConfigError, TransXNetConfig
 from transxnet.ablation import ROWS, Row
 from transxnet.ablation.acmix import ACmix
@@ -27,9 +27,9 @@ close = torch.testing.assert_close
 
 
 def small(row: Row, **settings: Any) -> transxnet.TransXNet:
-    """The row on the nano network."""
+    """The row on the nano network with one block in each stage."""
     torch.manual_seed(0)
-    return transxnet.create_model(row.network("nano"), **{"num_classes": 5, **settings})
+    return transxnet.create_model(row.network("nano"), **{"num_classes": 5, "depths": ONCE, **settings})
 
 
 def test_every_row_is_registered_on_both_bases() -> None:
@@ -118,18 +118,19 @@ def test_a_rows_network_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
 def test_a_row_serves_dense_prediction(name: str, tmp_path: Path) -> None:
     network = ROWS[name].network("nano")
     weights = transxnet.save_model(small(ROWS[name]), tmp_path / "row.safetensors")
-    segmenter = transxnet.create_segmenter(backbone=network, num_classes=4, backbone_checkpoint=weights)
+    sizes: dict[str, Any] = {"num_classes": 4, "pyramid_channels": 16, "depths": ONCE}
+    segmenter = transxnet.create_segmenter(backbone=network, backbone_checkpoint=weights, **sizes)
     scores = segmenter(images(2, 3, 64, 96))
     assert scores.shape == (2, 4, 64, 96)
     scores.square().mean().backward()
-    features = timm.create_model(network, features_only=True)
+    features = timm.create_model(network, features_only=True, depths=ONCE)
     assert [tuple(each.shape[2:]) for each in features(images(1, 3, 33, 47))] == [(9, 12), (5, 6), (3, 3), (2, 2)]
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name.startswith(("table5", "table6"))])
 def test_rows_can_be_traced(name: str) -> None:
     network = ROWS[name].network("nano")
-    model = timm.create_model(network, features_only=True, feature_cls="fx").eval()
+    model = timm.create_model(network, features_only=True, feature_cls="fx", depths=ONCE).eval()
     shapes = [tuple(features.shape[1:]) for features in model(images(1, 3, 32, 32))]
     assert shapes == [(24, 8, 8), (48, 4, 4), (96, 2, 2), (160, 1, 1)]
 
@@ -137,7 +138,7 @@ def test_rows_can_be_traced(name: str) -> None:
 def test_a_row_is_trained_from_the_command_line(tmp_path: Path) -> None:
     paint(tmp_path / "photos", 6)
     settings = ("--recipe", "digits", "--model", "transxnet_nano_table5_mixing_block", "--epochs", 1, "--batch-size", 4)
-    assert run("train", *settings, "--data", tmp_path / "photos", "--out", tmp_path / "run") == 0
+    assert run("train", *settings, *TWO_BLOCKS, "--data", tmp_path / "photos", "--out", tmp_path / "run") == 0
     assert transxnet.load_model(tmp_path / "run").config.token_mixer == "mixing_block"
 
 

@@ -7,6 +7,7 @@ is nothing to hide.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -61,7 +62,8 @@ def use_library(folder: Path) -> None:
         (prediction,) = transxnet.Predictor(folder / "nano.safetensors", fuse=fuse)([image])
         assert isinstance(prediction, Classification) and set(prediction.classes) == {"leaf", "rose"}
     for name, create in (("mask_rcnn", transxnet.create_detector), ("semantic_fpn", transxnet.create_segmenter)):
-        network = create(name, backbone="transxnet_nano", num_classes=3, pyramid_channels=16)
+        network: Any = create(name, backbone="transxnet_nano", num_classes=3, pyramid_channels=16)
+        network.head_description = dataclasses.replace(network.head_description, short=80, long=160)
         transxnet.save_model(network, folder / f"{name}.safetensors")
     found: Any = transxnet.Predictor(folder / "mask_rcnn.safetensors", min_score=0.0)(image)
     assert found.coco and {"bbox", "segmentation"} < set(found.coco[0])

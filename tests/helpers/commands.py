@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.networks import first_stages
 from transxnet.cli.main import main
+
+TWO_BLOCKS = ("--model-settings", json.dumps(first_stages(2)))
+"""Options of training for a classifier of two blocks, whose steps and checkpoints take half of nano's time."""
 
 
 def run(*arguments: object) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import transxnet
 from golden import fixture
+from transxnet.ablation.rows import ROWS
 from transxnet.checkpoints.released import rename
 from transxnet.dense.head_description import HeadDescription
 from transxnet.layers import LayerScale
 
 Network = TypeVar("Network", bound=nn.Module)
+ONCE = (1, 1, 1, 1)
+"""Depths of a network with one block in each stage."""
+
+_SIZES_ONLY = ("table7/1_3", "table7/3", "table7/1_3_5", "table8/0.75")  # as 7/1_3_5_7_9 and 8/0.25 do
 Released = Callable[..., dict[str, Tensor]]  # the fixture of that name
 GOLDEN = Path(__file__).parents[1] / "golden"
 # The ablations' rows have tests of their own, on smaller networks.
@@ -97,6 +103,12 @@ def lively_dense(kind: str, **changed: Any) -> Any:
     lively(model).eval()
     model.head_description = HeadDescription(kind, 3, 16, label_names=("a", "b", "c"), short=80, long=160)
     return model
+
+
+def ablation_rows() -> list[Any]:
+    """Parameters of a test: the ablations' rows on nano, each network once; slow are those that differ in sizes."""
+    different = {row.config("nano"): row for row in reversed(ROWS.values())}.values()
+    return [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name in _SIZES_ONLY)) for row in different]
 
 
 def leaves(value: Any) -> Iterator[Any]:

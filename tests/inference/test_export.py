@@ -28,8 +28,8 @@ from transxnet.model import init_weights
 NAMES = [f"digit {number}" for number in range(10)]
 
 
-def classifier(stages: int) -> transxnet.TransXNet:
-    model = nano(**first_stages(stages))
+def classifier(stages: int, **parts: str) -> transxnet.TransXNet:
+    model = nano(**first_stages(stages, **parts))
     cfg = {"label_names": NAMES, "mean": (0.5, 0.4, 0.3), "input_size": (3, 64, 64)}
     vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **cfg}
     return model
@@ -150,14 +150,19 @@ def test_features_of_a_backbone(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_predicts_and_is_evaluated_as_the_network(
-    small: Path, small_onnx: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, small_onnx: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(40):
+        values = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / NAMES[index % 10]).mkdir(exist_ok=True)
+        Image.fromarray(values).resize((64, 64)).save(tmp_path / NAMES[index % 10] / f"{index}.png")
     capsys.readouterr()
     answers, scores = [], []
     for file, runtime in ((small, ()), (small_onnx, ()), (small_onnx, ("--runtime", "openvino"))):
         assert run("predict", pictures, "--checkpoint", file, *runtime, "--json") == 0
         answers.append(list(leaves(json.loads(capsys.readouterr().out))))
-        assert run("eval", "--data", "digits", "--checkpoint", file, *runtime, "--json") == 0
+        assert run("eval", "--data", tmp_path, "--checkpoint", file, *runtime, "--json") == 0
         scores.append(json.loads(capsys.readouterr().out)["top1"])
     assert "digit 3" in answers[0] or any(str(value).startswith("digit") for value in answers[0])
     for other in answers[1:]:
@@ -196,17 +201,21 @@ def test_eight_bits_are_calibrated_and_evaluated_on_the_users_images(
 
 
 def test_a_file_that_differs_is_kept_under_another_name(
-    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = formats.write_torch
+    simple = classifier(1, token_mixer="sep_conv", ffn="pointwise")
+    weights = transxnet.save_model(simple, tmp_path / "simple.safetensors")
 
     def wrong(program: Any, path: Path, description: Any) -> None:
         program.state_dict["network.head.fc.bias"] += 1
         write(program, path, description)
 
     monkeypatch.setattr(formats, "write_torch", wrong)
-    assert run("export", small, "--format", "torch", "--out", tmp_path / "wrong.pt2") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["wrong.unchecked.pt2"]
+    out = tmp_path / "exported/wrong.pt2"
+    out.parent.mkdir()
+    assert run("export", weights, "--format", "torch", "--out", out) == 1
+    assert [path.name for path in out.parent.iterdir()] == ["wrong.unchecked.pt2"]
     printed = capsys.readouterr()
     assert printed.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in printed.err
 

@@ -42,8 +42,9 @@ CHANNELS = 16
 
 
 def detector(kind: str) -> Any:
-    """A lively detector of digits on the nano network's first stage, which is exported in seconds."""
-    body = transxnet.create_backbone("transxnet_nano", out_indices=(0,), **first_stages(1, img_size=64))
+    """A lively detector of digits on one block of simple parts, which is exported in seconds."""
+    simple = first_stages(1, img_size=64, token_mixer="sep_conv", ffn="pointwise")
+    body = transxnet.create_backbone("transxnet_nano", out_indices=(0,), **simple)
     pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: EverySecondPixel())
     model = lively((RetinaNet if kind == "retinanet" else MaskRCNN)(pyramid, len(DIGIT_NAMES))).eval()
     model.architecture = "transxnet_nano"

@@ -17,7 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 
 import transxnet
 from helpers.fake_cuda import backward, cuda_autocast, on_cuda
-from helpers.networks import tensors
+from helpers.networks import first_stages, tensors
 from transxnet import kernels
 from transxnet.ablation import ROWS
 from transxnet.dense.anchors import StrideAnchors
@@ -47,10 +47,11 @@ def classifier(name: str = "transxnet_nano", **settings: Any) -> Any:
 
 
 def made_of(kind: str) -> Any:
+    if kind == "classifier":
+        return transxnet.create_model("transxnet_nano", **first_stages(2))
+    if kind == "backbone":
+        return transxnet.create_backbone("transxnet_nano", out_indices=(0, 1), **first_stages(2))
     settings: dict[str, Any] = {"depths": (1,) * 4}
-    if kind in ("classifier", "backbone"):
-        create = transxnet.create_model if kind == "classifier" else transxnet.create_backbone
-        return create("transxnet_nano", **settings)
     make: Any = transxnet.create_segmenter if kind == "semantic_fpn" else transxnet.create_detector
     return make(kind, backbone="transxnet_nano", num_classes=5, pyramid_channels=16, **settings)
 
@@ -96,7 +97,7 @@ def has_gradients(network: Any, outputs: list[Tensor]) -> bool:
     ],
 )
 def test_a_training_step(policy: Policy, autocast: torch.dtype | None, shape: Any, fake: FakeTensorMode) -> None:
-    network = classifier(drop_path_rate=0.1).train()
+    network = classifier(**first_stages(2, drop_path_rate=0.1)).train()
     with kernels.use(policy):
         with cuda_autocast(autocast):
             scores = network(cuda(*shape))
@@ -197,8 +198,8 @@ def test_mask_rcnn_up_to_the_choice_of_regions(autocast: torch.dtype | None, fak
 
 
 def test_the_gradients_of_maps_to_the_image(fake: FakeTensorMode) -> None:
-    network = classifier().eval().requires_grad_(False)
+    network = classifier(**first_stages(2)).eval().requires_grad_(False)
     network.set_input_size((64, 96))
     images = cuda(1, 3, 64, 64).requires_grad_()
-    maps = stage_maps(network, images, [1, 4])
+    maps = stage_maps(network, images, [1, 2])
     assert backward([one.sum() for one in maps])[id(images)].shape == images.shape

@@ -17,9 +17,9 @@ from torch.export import Dim
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import transxnet
-from helpers.networks import assert_same, dense, first_stages, hostile, images, lively, nano
+from helpers.networks import ONCE, ablation_rows, assert_same, dense, first_stages, hostile, images, lively, nano
 from transxnet import ConfigError
-from transxnet.ablation.rows import ROWS, Row
+from transxnet.ablation.rows import Row
 from transxnet.layers import OSRA, Block, IDConv, LayerScale
 from transxnet.layers.folding import Folding
 
@@ -68,10 +68,11 @@ def test_every_form_is_the_same(form: dict[str, Any], shape: tuple[int, ...]) ->
         assert_same(transxnet.fuse(model, **form)(images(*shape)), model(images(*shape)))
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ablation_rows())
 def test_the_ablations_networks_are_the_same_fused(row: Row) -> None:
     """Unknown parts stay as they are and are named; the rest is folded."""
-    model = hostile(lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64)), 3).double().eval()
+    network = transxnet.create_model(row.network("nano"), num_classes=5, img_size=64, depths=ONCE)
+    model = hostile(lively(network), 3).double().eval()
     fused = transxnet.fuse(model)
     x = images(2, 3, 70, 96).double()
     with torch.inference_mode():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import transxnet
-from helpers.commands import paint, run
+from helpers.commands import TWO_BLOCKS, paint, run
 from helpers.networks import assert_same, dense, first_stages, images, nano
 from transxnet import ConfigError, kernels
 from transxnet.kernels import policy
@@ -156,7 +156,19 @@ USED = {f"{name} {function}" for name in OPERATORS for function in ("forward", "
 def test_a_training_run_on_a_cpu_uses_the_kernels(calls: Counter[str], tmp_path: Path) -> None:
     """All that the network needs, and none after it; and none where the recipe says so."""
     paint(tmp_path / "photos", 4)
-    settings = ("--image-size", 32, "--batch-size", 4, "--warmup-epochs", 0, "--epochs", 1, "--accelerator", "cpu")
+    settings = (
+        *TWO_BLOCKS,
+        "--image-size",
+        32,
+        "--batch-size",
+        4,
+        "--warmup-epochs",
+        0,
+        "--epochs",
+        1,
+        "--accelerator",
+        "cpu",
+    )
     train = ("train", "--data", tmp_path / "photos", *settings)
     assert run(*train, "--native-kernels", "false", "--out", tmp_path / "plain") == 0
     assert not calls
@@ -265,12 +277,13 @@ def test_a_network_that_was_trained_here_is_fused_whole(kind: str) -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_network_computes_the_same(backend: str, training: bool) -> None:
-    """With each policy, as a single graph; of nano two stages, or all where it may take minutes.
+    """With each policy, as a single graph; of nano a stage or two, or all where it may take minutes.
 
     Inductor's arithmetic is its own. It is compared in float64: gradients of the uncompiled network deviate from that
     by 2e-4 themselves.
     """
-    stages = first_stages(2, num_classes=10, img_size=64) if backend == "aot_eager" else {"depths": (1, 1, 1, 1)}
+    few = first_stages(1 if training else 2, num_classes=10, img_size=64)
+    stages = few if backend == "aot_eager" else {"depths": (1, 1, 1, 1)}
     model = nano(**stages).train(training).to(memory_format=torch.channels_last)
     x = images(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     plain = model if backend == "aot_eager" else copy.deepcopy(model).double()

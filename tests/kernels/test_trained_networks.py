@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import transxnet
-from helpers.networks import assert_same, images, lively, nano
-from transxnet.ablation.rows import ROWS, Row
+from helpers.networks import ONCE, ablation_rows, assert_same, images, lively, nano
+from transxnet.ablation.rows import Row
 from transxnet.kernels import use
 from transxnet.layers import position_bias
 
@@ -48,7 +48,7 @@ def assert_trains_the_same(model: nn.Module, x: Tensor, layout: torch.memory_for
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_a_network_is_the_same(layout: torch.memory_format, checkpointing: bool) -> None:
     """Compare outputs, statistics and all gradients; names and weights are unchanged."""
-    model = nano()
+    model = nano(depths=ONCE)
     model.set_grad_checkpointing(checkpointing)
     x = images(3, 3, 75, 90)
     ours = assert_trains_the_same(model, x, layout).eval()
@@ -61,9 +61,9 @@ def test_training_a_network_is_the_same(layout: torch.memory_format, checkpointi
     assert_same(ours.double()(x.double()), model.double()(x.double()), 1e-10)  # computed by PyTorch
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ablation_rows())
 def test_training_the_ablations_networks_is_the_same(row: Row) -> None:
-    model = lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64))
+    model = lively(transxnet.create_model(row.network("nano"), num_classes=5, img_size=64, depths=ONCE))
     assert_trains_the_same(model, images(2, 3, 70, 96), torch.channels_last)
 
 
@@ -71,4 +71,4 @@ def test_large_maps_train_the_same() -> None:
     """With a factored position bias."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(position_bias, "LARGEST_SCORES", 0)
-        assert_trains_the_same(nano(), images(2, 3, 100, 140), torch.channels_last)
+        assert_trains_the_same(nano(depths=ONCE), images(2, 3, 100, 140), torch.channels_last)

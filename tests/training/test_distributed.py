@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from helpers.commands import paint, run
+from helpers.commands import TWO_BLOCKS, paint, run
 from helpers.processes import Launched, Training, until_saved
 from transxnet.classification.recipe import ClassificationRecipe
 from transxnet.data.sampling import AddressSampler
@@ -21,8 +21,8 @@ from transxnet.data.scenes import write_scenes
 from transxnet.errors import ConfigError
 from transxnet.training.trainer import hardware
 
-SETTINGS = ("--image-size", "32", "--batch-size", "2", "--epochs", "1", "--warmup-epochs", "0", "--drop-path", "0.1",
-            "--mixup", "0.3", "--seed", "1")  # fmt: skip
+SETTINGS = (*TWO_BLOCKS, "--image-size", "32", "--batch-size", "2", "--epochs", "1", "--warmup-epochs", "0",
+            "--drop-path", "0.1", "--mixup", "0.3", "--seed", "1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

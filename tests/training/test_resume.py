@@ -19,13 +19,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from helpers.commands import paint, run
+from helpers.commands import TWO_BLOCKS, paint, run
 from helpers.processes import Training, until_saved
 from transxnet.training.checkpointing import damage, newest_whole, saved
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
-            "--mixup", "0.3", "--checkpoint-minutes", "0.001")  # fmt: skip
+NANO = ("--image-size", "32", "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "0", "--drop-path", "0.1",
+        "--mixup", "0.3", "--checkpoint-minutes", "0.001")  # fmt: skip
+SETTINGS = (*TWO_BLOCKS, *NANO)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +63,28 @@ def test_killed_runs_go_on_to_the_same_bits() -> None:
 
 
 def test_the_number_of_workers_changes_no_bit(photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType) -> None:
-    """A run with two workers, stopped by SIGTERM, goes on with none."""
-    process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run", "--workers", 2)
-    until_saved(tmp_path / "run", process)
+    """A run without workers, stopped by SIGTERM, goes on with two."""
+    stopped_by_sigterm(photos, tmp_path / "run", workers=0)
+    assert run("train", "--resume", tmp_path / "run", "--workers", 2) == 0
+    assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
+
+
+@pytest.mark.slow  # the workers' own server imports PyTorch once more
+def test_a_run_with_workers_goes_on_without(photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType) -> None:
+    stopped_by_sigterm(photos, tmp_path / "run", workers=2)
+    assert run("train", "--resume", tmp_path / "run", "--workers", 0) == 0
+    assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
+
+
+def stopped_by_sigterm(photos: Path, folder: Path, workers: int) -> None:
+    """Start a run that is stopped after its first checkpoint."""
+    process = Training("--data", photos, *SETTINGS, "--out", folder, "--workers", workers)
+    until_saved(folder, process)
     process.send_signal(signal.SIGTERM)
     printed = process.communicate()
     assert process.returncode == 0, printed
-    assert "stopped by SIGTERM" in printed and f"transxnet train --resume {tmp_path / 'run'}" in printed
-    assert not (tmp_path / "run/summary.json").exists()
-    assert run("train", "--resume", tmp_path / "run", "--workers", 0) == 0
-    assert benchmark.same(benchmark.contents(whole), benchmark.contents(tmp_path / "run"))
+    assert "stopped by SIGTERM" in printed and f"transxnet train --resume {folder}" in printed
+    assert not (folder / "summary.json").exists()
 
 
 @pytest.mark.slow
@@ -241,10 +254,9 @@ def test_a_damaged_newest_checkpoint_costs_only_the_time_since_the_one_before(
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
-    photos: Path, whole: Path, tmp_path: Path, benchmark: ModuleType
-) -> None:
-    process = Training("--data", photos, *SETTINGS, "--out", tmp_path / "run")
+def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(photos: Path, tmp_path: Path) -> None:
+    assert run("train", "--data", photos, *NANO, "--out", tmp_path / "whole") == 0
+    process = Training("--data", photos, *NANO, "--out", tmp_path / "run")
     until_saved(tmp_path / "run", process)
     process.kill()
     process.communicate()
@@ -256,7 +268,7 @@ def test_a_full_disk_stops_neither_training_nor_spoils_the_checkpoint_before(
     assert printed.count("no checkpoint at step") >= 2 and "File too large" in printed
     assert saved(tmp_path / "run/checkpoints") == kept
     assert damage(kept[0]) is None
-    expected, result = ((folder / "weights.safetensors").read_bytes() for folder in (whole, tmp_path / "run"))
+    expected, result = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "run"))
     assert expected == result
 
 

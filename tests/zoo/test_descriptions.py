@@ -13,11 +13,11 @@ import timm
 from timm.data import resolve_data_config, resolve_model_data_config
 
 import transxnet
-from helpers.networks import described_size, nano, nano_weights, save_for_hf, untrained
+from helpers.networks import ONCE, ablation_rows, described_size, nano, nano_weights, save_for_hf, untrained
 from transxnet import TransXNet
+from transxnet.ablation import Row
 
 TAGGED = timm.list_models("transxnet*", exclude_filters=["*_table*"], include_tags=True)
-ROWS = timm.list_models("transxnet_nano_table*")  # those of the Tiny network differ in sizes only
 LABELS = [f"class {index}" for index in range(10)]
 
 
@@ -39,12 +39,21 @@ def check(model: Any, size: tuple[int, int, int], classes: int) -> None:
 @pytest.mark.parametrize("name", TAGGED)
 def test_descriptions_agree_for_every_tag(name: str) -> None:
     side = 384 if name.endswith("_384") else 224
-    check(untrained(name, depths=(1, 1, 1, 1)), (3, side, side), 1000)
+    check(untrained(name, depths=ONCE), (3, side, side), 1000)
 
 
-@pytest.mark.parametrize("name", [*transxnet.VARIANTS, *ROWS])
+@pytest.mark.parametrize("row", ablation_rows())
+def test_descriptions_of_the_ablations_rows_agree(row: Row) -> None:
+    check_changes(row.network("nano"))
+
+
+@pytest.mark.parametrize("name", transxnet.VARIANTS)
 def test_descriptions_agree_after_every_change(name: str) -> None:
-    model = untrained(name, depths=(1, 1, 1, 1), img_size=(96, 64), in_chans=2, num_classes=7)
+    check_changes(name)
+
+
+def check_changes(name: str) -> None:
+    model = untrained(name, depths=ONCE, img_size=(96, 64), in_chans=2, num_classes=7)
     check(model, (2, 96, 64), 7)
     model.set_input_size(64)
     check(model, (2, 64, 64), 7)
@@ -148,7 +157,7 @@ def test_a_fine_tuned_network_is_saved_with_its_own_size(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("value", [None, "none"])
 def test_layer_scales_are_left_out(value: Any) -> None:
-    model = transxnet.create_model("transxnet_nano", layer_scale_init=value, depths=(1, 1, 1, 1))
+    model = transxnet.create_model("transxnet_nano", layer_scale_init=value, depths=ONCE)
     assert model.config.layer_scale_init is None
     assert not any(".scale1." in name for name in model.state_dict())
     assert transxnet.TransXNetConfig.from_dict(model.config.to_dict()) == model.config

@@ -16,6 +16,7 @@ from torch import nn
 import transxnet
 from helpers.networks import (
     NAMES,
+    ONCE,
     create,
     described_size,
     empty,
@@ -47,7 +48,7 @@ def test_a_short_name_is_the_same_network(full: str) -> None:
 
 @pytest.mark.parametrize("name", transxnet.VARIANTS)  # short names are the same networks
 def test_forward(name: str) -> None:
-    model = create(name).eval()
+    model = create(name, depths=ONCE).eval()
     batch = images(1, *model.default_cfg["min_input_size"])
     logits = model(batch)
     assert logits.shape == (1, 1000)
@@ -58,7 +59,7 @@ def test_forward(name: str) -> None:
 
 @pytest.mark.parametrize("name", transxnet.VARIANTS)  # short names are the same networks
 def test_backward(name: str) -> None:
-    model = create(name, num_classes=42).train()
+    model = create(name, depths=ONCE, num_classes=42).train()
     logits = model(images(2, 3, 32, 32))
     logits.mean().backward()
     assert logits.shape == (2, 42)
@@ -68,7 +69,7 @@ def test_backward(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TAGGED if name.partition(".")[0] in transxnet.VARIANTS])
 def test_default_cfg(name: str) -> None:
-    model = untrained(name)
+    model = untrained(name, depths=ONCE)
     cfg, names = model.default_cfg, set(model.state_dict())
     assert {f"{cfg['classifier']}.weight", f"{cfg['first_conv']}.weight"} <= names
     features = model.forward_features(empty(1, *cfg["input_size"]))
@@ -100,7 +101,7 @@ def test_an_image_is_classified_alike_in_any_batch(size: tuple[int, int]) -> Non
 @pytest.mark.parametrize("name", transxnet.VARIANTS)  # short names are the same networks
 def test_other_input_channels(name: str) -> None:
     in_chans = 5
-    model = untrained(name, in_chans=in_chans)
+    model = untrained(name, depths=ONCE, in_chans=in_chans)
     assert model(empty(1, in_chans, 32, 32)).shape == (1, 1000)
     assert described_size(model)[0] == in_chans
 
