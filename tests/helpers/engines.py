@@ -30,6 +30,8 @@ class Running:
 
     Attributes:
         engine: The engine.
+        description: The network's.
+        preparation: What makes images ready for it.
         observed: Names and values that it reported.
     """
 
@@ -42,7 +44,8 @@ class Running:
     async def _engine(self, network: dict[str, Any], settings: dict[str, Any]) -> Engine:
         engine = Engine(network, ServerSettings(**settings))
         engine.observe = lambda name, value: self.observed.append((name, value))
-        await engine.start()
+        opened = await engine.start()
+        self.description, self.preparation = opened.description, opened.preparation
         return engine
 
     def __enter__(self) -> Self:
@@ -61,7 +64,8 @@ class Running:
 
         async def all_of_them() -> list[Any]:
             tasks = [self.engine.answer(*image, wanted or Wanted()) for image in images]
-            return await asyncio.gather(*tasks, return_exceptions=True)
+            found: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+            return found
 
         found = self.run(all_of_them())
         unexpected = [one for one in found if isinstance(one, BaseException) and not isinstance(one, RequestFault)]

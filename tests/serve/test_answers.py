@@ -97,7 +97,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("fuse", [False, True])
 def test_a_classifier_is_described_as_it_was_trained(fuse: bool, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "installed", lambda module: not fuse)
-    settings = {"checkpoint": files / "nano.safetensors", "fuse": fuse}
+    settings: dict[str, Any] = {"checkpoint": files / "nano.safetensors", "fuse": fuse}
     described = describe(transxnet.Predictor(**settings), settings)
     json.dumps(described.model_dump())
     assert (described.name, described.task, described.checkpoint) == (
@@ -114,7 +114,7 @@ def test_a_classifier_is_described_as_it_was_trained(fuse: bool, files: Path, mo
 
 
 def test_a_segmenter_is_described_with_its_colours(files: Path) -> None:
-    settings = {"checkpoint": files / "semantic_fpn.safetensors", "device": "cpu"}
+    settings: dict[str, Any] = {"checkpoint": files / "semantic_fpn.safetensors", "device": "cpu"}
     described = describe(transxnet.Predictor(**settings), settings)
     assert (described.name, described.task, described.input) == ("transxnet_nano", "segmentation", None)
     assert described.classes == ["a", "b", "c"]

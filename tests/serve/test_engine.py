@@ -121,7 +121,7 @@ def test_answers_of_exported_files_are_the_predictors(kind: str, form: Any, tmp_
     with Running(path, network) as running:
         predictor = transxnet.Predictor(path, **network)
         assert_answers(running, predictor, exact=predictor.task != "classification")
-        described = running.engine.opened.description
+        described = running.description
         assert (described.parameters, described.stages, described.name) == (None, 4, "transxnet_nano")
         with pytest.raises(UnsupportedOptionError):
             running.answer(IMAGES[0], explain="gradcam")
@@ -130,7 +130,7 @@ def test_answers_of_exported_files_are_the_predictors(kind: str, form: Any, tmp_
 def test_what_is_wanted_is_each_images_own(opened: Opened) -> None:
     running = opened()
     network = nano()
-    pixels = running.engine.opened.preparation("", Image.open(io.BytesIO(IMAGES[0][1]))).pixels
+    pixels = running.preparation("", Image.open(io.BytesIO(IMAGES[0][1]))).pixels
     pooled = network.forward_head(network.forward_features(pixels[None]), pre_logits=True)[0]
     answer = running.answer(IMAGES[0], top=10**6, features=True)
     assert len(answer["answers"]) == 10
@@ -169,9 +169,9 @@ def test_a_heat_map_is_that_of_the_plain_network(stage: str, label: str, opened:
     found = answer["gradcam"]
     classes = {"": answer["answers"][0]["class"], "3": "class 3", "CLASS 5": "class 5"}
     assert (found["stage"], found["class"]) == (number, classes[label])
-    pixels = running.engine.opened.preparation("", noise(96, 64)).pixels[None]
+    pixels = running.preparation("", noise(96, 64)).pixels[None]
     values = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["png"]))))
-    assert (values.shape, values.dtype) == ((64, 64), np.uint8)
+    assert values.shape == (64, 64) and values.dtype == np.uint8
     assert np.abs(values / 255 - evidence(number, pixels, int(found["class"].split()[1]))).max() < 0.01
     if not label:
         assert found["probability"] == pytest.approx(answer["answers"][0]["probability"], abs=1e-5)
@@ -234,7 +234,7 @@ def test_other_files_are_refused_by_their_content(content: bytes, error: Any, wo
 @pytest.fixture(scope="module")
 def small(files: Path) -> Iterator[Running]:
     """An engine with narrow limits."""
-    limits = {"max_megapixels": 0.01, "max_megabytes": 0.001, "max_queue": 3}
+    limits: dict[str, Any] = {"max_megapixels": 0.01, "max_megabytes": 0.001, "max_queue": 3}
     with Running(files / "retinanet.safetensors", **limits) as running:
         yield running
 
@@ -280,7 +280,8 @@ def test_what_is_accepted_is_answered_when_the_server_stops(files: Path) -> None
                 engine.check_ready()
             await draining
             assert engine.pending == 0
-            return await asyncio.gather(*tasks)
+            found: list[Any] = await asyncio.gather(*tasks)
+            return found
 
         assert [one["image"] for one in running.run(stop())] == ["a.png", "b.png", "c.png"]
 

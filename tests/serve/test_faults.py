@@ -203,7 +203,8 @@ def test_a_stop_leaves_no_request_without_an_answer(network: Path) -> None:
             while running.engine.waiting < 1:
                 await asyncio.sleep(0.005)
             await running.engine.stop()
-            return await asyncio.gather(*tasks, return_exceptions=True)
+            found: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+            return found
 
         found = running.run(stop())
         assert [type(one) for one in found] == [StoppingError] * 4
