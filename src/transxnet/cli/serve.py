@@ -64,7 +64,7 @@ _OPTIONS = {
     "address": {
         "host": "address to listen on; 0.0.0.0 or :: for all of this machine's",
         "port": "port to listen on; 0 for any free one",
-        "allowed_hosts": "names that clients call the server by, beside its address and localhost; also *.example.org, or * for any",
+        "allowed_hosts": "names that clients call the server by, beside its own; also *.example.org, or * for any",
         "cors": "origins, such as https://example.org, whose pages may call the server from a browser; * for all",
     },
     "batching": {
