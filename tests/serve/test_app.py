@@ -13,7 +13,7 @@ import pytest
 from helpers.serving import DESCRIPTION, StubEngine, asked, client_of
 from transxnet.serve.faults import FailedError, StartingError, UnreadableImageError
 
-IMAGE = {"content": b"pixels", "headers": {"Content-Type": "image/png"}}
+IMAGE: dict[str, Any] = {"content": b"pixels", "headers": {"Content-Type": "image/png"}}
 
 
 def error(answer: httpx.Response) -> dict[str, Any]:

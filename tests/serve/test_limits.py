@@ -11,8 +11,8 @@ import pytest
 
 from helpers.serving import StubEngine, asked, client_of
 
-IMAGE = {"content": b"pixels", "headers": {"Content-Type": "image/png"}}
-TINY = {"max_megabytes": 0.001, "max_images": 2}
+IMAGE: dict[str, Any] = {"content": b"pixels", "headers": {"Content-Type": "image/png"}}
+TINY: dict[str, Any] = {"max_megabytes": 0.001, "max_images": 2}
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
@@ -129,10 +129,10 @@ def test_a_token_is_asked_for(path: str) -> None:
         {"Authorization": "Basic s3cret"},
         {"Authorization": "Bearer"},
     ):
-        headers: Any = {**given["headers"], **header}  # type: ignore[dict-item]
+        headers: Any = {**given["headers"], **header}
         answer = asked(method, path, settings={"token": "s3cret"}, **(given | {"headers": headers}))
         assert code(answer) == (401, "unauthorised") and answer.headers["www-authenticate"] == "Bearer"
-    headers = {**given["headers"], "Authorization": "bearer s3cret"}  # type: ignore[dict-item]
+    headers = {**given["headers"], "Authorization": "bearer s3cret"}
     assert asked(method, path, settings={"token": "s3cret"}, **(given | {"headers": headers})).status_code == 200
 
 
