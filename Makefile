@@ -9,6 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest
+RAY := .venv-ray
 
 .PHONY: demo test test-slow test-oldest lint docs conflicts wheel wheel-aarch64 clean
 
@@ -24,8 +25,8 @@ demo: $(STAMP)
 test: $(STAMP) lint docs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
-test-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+test-slow: $(STAMP) $(RAY)/.installed
+	RAY_PYTHON=$(abspath $(RAY))/bin/python $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/uv pip list --python $(OLDEST)/bin/python
@@ -52,11 +53,16 @@ wheel wheel-aarch64: $(STAMP)
 	$(BIN)/twine check --strict dist/*_$(MACHINE).whl
 
 clean:
-	rm -rf .venv $(OLDEST) build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(OLDEST) $(RAY) build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(RAY)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(RAY)
+	$(RAY)/bin/pip install --quiet --disable-pip-version-check -e ".[serve]" "ray[serve]>=2.54"
 	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml

@@ -70,6 +70,8 @@ class StubEngine:
     asked: list[tuple[str, bytes, Any]] = field(default_factory=list)
     cancelled: int = 0
     pending: int = 0
+    waiting: int = 0
+    observe: Callable[[str, float], None] = lambda name, value: None
     stopping: bool = False
     opened: Opened | None = field(default_factory=lambda: Opened(DESCRIPTION))
     not_ready: RequestFault | None = None

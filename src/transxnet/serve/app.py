@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from transxnet.api.batches import Request as NetworkRequest
 from transxnet.serve import descriptions
-from transxnet.serve.bodies import TYPES, Bodies, Upload
+from transxnet.serve.bodies import Bodies, Upload
 from transxnet.serve.descriptions import Options
 from transxnet.serve.engine import Engine
 from transxnet.serve.faults import (
@@ -61,7 +61,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
     """
     metrics = Metrics()
     under_way = UnderWay(engine, 2 * settings.max_queue)
-    vars(engine)["observe"] = metrics.observe
+    engine.observe = metrics.observe
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +90,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
     )
     app.state.under_way, app.state.metrics = under_way, metrics
     metrics.gauge("transxnet_under_way", "Requests being received or answered.", lambda: len(under_way))
+    metrics.gauge("transxnet_waiting", "Images that wait for the network.", lambda: engine.waiting)
     metrics.gauge("transxnet_pending", "Images accepted and not answered.", lambda: engine.pending)
     app.include_router(Routes(engine, settings, under_way, metrics).router())
     app.mount("/static", PageFiles(directory=str(STATIC)), name="static")
@@ -161,7 +162,7 @@ class Routes:
             bytes=given.max_bytes, pixels=given.max_pixels, images=given.max_images, seconds=given.timeout
         )
         described = self.engine.opened.description.model_dump()
-        return JSONResponse(described | {"limits": limits.model_dump(), "types": list(TYPES.values())})
+        return JSONResponse(described | {"limits": limits.model_dump()})
 
     async def figures(self) -> Response:
         """Figures of the server, in Prometheus' text format."""

@@ -24,20 +24,6 @@ from transxnet.serve.faults import (
 from transxnet.serve.settings import ServerSettings
 from transxnet.text import printable, unicode_text
 
-TYPES = {
-    "BMP": "image/bmp",
-    "GIF": "image/gif",
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "PPM": "image/x-portable-anymap",
-    "TIFF": "image/tiff",
-    "WEBP": "image/webp",
-    "AVIF": "image/avif",
-    "JPEG2000": "image/jp2",
-    "TGA": "image/x-tga",
-}
-"""Types of the formats that are decoded, by Pillow's names. The bytes decide, whichever of them is stated."""
-
 FIELDS = 32
 """Fields of a form beside its files; they are ignored."""
 

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from transxnet.serve import faults
-from transxnet.serve.answers import ModelDescription
-from transxnet.serve.bodies import TYPES
+from transxnet.serve.answers import TYPES, ModelDescription
 
 ABOUT = """\
 Classifies, detects or segments images. Send an image to `/predict` as the body, or several as files of a form:
@@ -172,7 +171,7 @@ def image_body(images: int) -> dict[str, Any]:
             "properties": {"image": several},
             "description": f"From 1 to {images} files, in fields of any name.",
         },
-        "encoding": {"image": {"contentType": ", ".join(TYPES.values())}},
+        "encoding": {"image": {"contentType": ", ".join(TYPES)}},
     }
     kinds = ("application/octet-stream", "image/jpeg", "image/png", "image/*")
     return {

@@ -95,7 +95,7 @@ class Protected:
         known = not host or self._any_host or path in _PROBES or self._is_ours(_host_name(host))
         if not known:
             raise BadRequestError(
-                f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed_hosts'
+                f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed-hosts'
             )
         self._check_origin(scope["method"], headers, host)
 
