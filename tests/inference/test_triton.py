@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import runpy
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
 from PIL import Image
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 import transxnet
 from helpers.commands import error_line, run
@@ -25,6 +23,21 @@ from transxnet.dense.head_description import HeadDescription
 from transxnet.inference.description import describe
 from transxnet.inference.export import Exported
 from transxnet.inference.triton import model_path, write_configuration
+
+
+def schema() -> Any:
+    """Triton's published schema of configurations, without the gRPC that its package imports."""
+    spec = importlib.util.find_spec("tritonclient")
+    assert spec is not None and spec.submodule_search_locations
+    file = Path(spec.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    found = importlib.util.spec_from_file_location("triton_model_config", file)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+model_config_pb2 = schema()
 
 CLIENT = Path(__file__).parents[2] / "examples" / "triton_client.py"
 NAMES = [f"digit {number}" for number in range(10)]
@@ -93,39 +106,10 @@ def test_the_configuration_declares_what_the_file_has(folder: Path) -> None:
     assert (folder / config.output[0].label_filename).read_text().splitlines() == NAMES
 
 
-class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers by Triton's protocol for one folder, with batches as its configuration allows."""
+@pytest.mark.slow  # gRPC stays in the process, where tests that fork crashed after it
+def test_the_documentations_client_answers_as_the_predictor(folder: Path, tmp_path: Path) -> None:
+    from helpers.triton_server import serving
 
-    def __init__(self, folder: Path) -> None:
-        self.config = parsed(folder)
-        self.session = importlib.import_module("onnxruntime").InferenceSession(folder / "1" / "model.onnx")
-
-    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 (the protocol's name)
-        assert request.name == self.config.name
-        return service_pb2.ModelConfigResponse(config=self.config)
-
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        (given,), (declared_input,), (declared_output,) = request.inputs, self.config.input, self.config.output
-        assert (request.model_name, given.name, given.datatype) == (self.config.name, declared_input.name, "FP32")
-        assert given.shape[0] <= self.config.max_batch_size
-        values = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(given.shape)
-        (scores,) = self.session.run([declared_output.name], {given.name: values})
-        output = {"name": declared_output.name, "datatype": "FP32", "shape": scores.shape}
-        return service_pb2.ModelInferResponse(outputs=[output], raw_output_contents=[scores.tobytes()])
-
-
-@pytest.fixture
-def address(folder: Path) -> Iterator[str]:
-    with ThreadPoolExecutor(1) as threads:
-        server = grpc.server(threads)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(StandIn(folder), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"127.0.0.1:{port}"
-        server.stop(None).wait()
-
-
-def test_the_documentations_client_answers_as_the_predictor(folder: Path, address: str, tmp_path: Path) -> None:
     files: list[Any] = []
     generator = np.random.default_rng(0)
     for number, size in enumerate(((120, 90), (70, 200))):
@@ -133,7 +117,8 @@ def test_the_documentations_client_answers_as_the_predictor(folder: Path, addres
         files.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(values).resize(size).save(files[-1])
     classify = runpy.run_path(str(CLIENT))["classify"]
-    answers = classify(address, folder.name, folder / "labels.txt", files, top=10)
+    with serving(folder, parsed(folder)) as address:
+        answers = classify(address, folder.name, folder / "labels.txt", files, top=10)
     wanted: Any = transxnet.Predictor(folder / "1" / "model.onnx", top=10)(files)
     for answer, other in zip(answers, wanted, strict=True):
         assert answer == pytest.approx(dict(zip(other.classes, other.probabilities, strict=True)), abs=1e-4)

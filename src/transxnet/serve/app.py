@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from transxnet.api.batches import Request as NetworkRequest
 from transxnet.serve import descriptions
+from transxnet.serve.answers import Answer
 from transxnet.serve.bodies import Bodies, Upload
 from transxnet.serve.descriptions import Options
 from transxnet.serve.engine import Engine
@@ -133,7 +134,7 @@ class Routes:
         )
         router.post(
             "/predict",
-            response_model=descriptions.Answer,
+            response_model=Answer,
             responses=descriptions.answer() | errors(408, 413, 415, 422, 503, 504, *kept),
             openapi_extra=descriptions.image_body(self.settings.max_images),
             dependencies=guards,

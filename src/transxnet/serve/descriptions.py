@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from transxnet.serve import faults
-from transxnet.serve.answers import TYPES, ModelDescription
+from transxnet.serve.answers import TYPES, Fault, ModelDescription
 
 ABOUT = """\
 Classifies, detects or segments images. Send an image to `/predict` as the body, or several as files of a form:
@@ -44,24 +44,10 @@ PARAMETERS = frozenset(field.alias or name for name, field in Options.model_fiel
 """Names of the query's parameters."""
 
 
-class ErrorDetails(BaseModel):
-    """What was wrong.
-
-    Attributes:
-        status: The answer's status.
-        code: The kind of error, for programs.
-        message: What was wrong and what to do, for people.
-    """
-
-    status: int
-    code: str
-    message: str
-
-
 class ErrorAnswer(BaseModel):
     """The answer of every request that fails."""
 
-    error: ErrorDetails
+    error: Fault
 
 
 class Status(BaseModel):
@@ -87,28 +73,9 @@ class Limits(BaseModel):
 
 
 class Model(ModelDescription):
-    """The network that is served, what it can do, and the limits of requests.
-
-    Attributes:
-        types: Types of the image formats that are decoded.
-    """
+    """The network that is served, what it can do, and the limits of requests."""
 
     limits: Limits
-    types: list[str]
-
-
-class Seconds(BaseModel):
-    """Times of an answer."""
-
-    total: float
-
-
-class Answer(BaseModel):
-    """A prediction for each image, in order."""
-
-    task: Literal["classification", "detection", "segmentation"]
-    predictions: list[dict[str, Any]]
-    seconds: Seconds
 
 
 _EXAMPLES: dict[str, tuple[type[faults.RequestFault], str]] = {
