@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,21 @@ def test_openvino_files_that_contradict_themselves(tmp_path: Path, capfd: pytest
     path.unlink()
     os.mkfifo(path)
     refused("it is a pipe or a device")
+
+
+def test_a_signal_after_openvino_files_were_closed(tmp_path: Path) -> None:
+    """On processors with AMX, OpenVINO changes the stack that signals are handled on; a stale one ends the process."""
+    path = tmp_path / "a.onnx"
+    importlib.import_module("onnx").save(program(description().to_json()), str(path))
+    first, second = (transxnet.load_exported(path, "openvino") for _ in range(2))
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert received == [signal.SIGUSR1]

@@ -6,7 +6,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,13 +113,22 @@ class OnnxRuntime(Runtime):
         return list(self._session.run(None, {self.description.input: images}))
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's engine, which lives as long as the process.
+
+    On processors with AMX, each engine gives its thread a stack for signals and puts back the one before when it ends,
+    which may be another engine's that has ended: the next signal then ends the process (seen of 2026.4).
+    """
+    return library("openvino").Core()
+
+
 class OpenVinoRuntime(Runtime):
     """OpenVINO on the processor, in the precision that the file asks for."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(path, threads)
-        openvino = library("openvino")
-        core = openvino.Core()
+        core = _core()
         if path.suffix == ".xml":
             _check_there(path.with_suffix(".bin"), f"it has the weights of {path.name}")
         with _readable(path):
