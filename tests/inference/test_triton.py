@@ -106,7 +106,7 @@ def test_the_configuration_declares_what_the_file_has(folder: Path) -> None:
     assert (folder / config.output[0].label_filename).read_text().splitlines() == NAMES
 
 
-@pytest.mark.slow  # gRPC stays in the process, where tests that fork crashed after it
+@pytest.mark.slow  # gRPC and processes that fork do not go together, and tests after it fork
 def test_the_documentations_client_answers_as_the_predictor(folder: Path, tmp_path: Path) -> None:
     from helpers.triton_server import serving
 
