@@ -68,12 +68,12 @@ def bad_requests(picture: bytes) -> list[Bad]:
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(size)) + b"IHDR" + size + check
     form = b'--x\r\nContent-Disposition: form-data; name="a"; filename="../../a.jpg"\r\n\r\nnothing\r\n--x--\r\n'
     return [
-        Bad("no image", request(b"no image" * 100), (422,)),
+        Bad("no image", request(b"no image" * 100), (415,)),
         Bad("half an image", request(picture[: len(picture) // 2]), (422,)),
         Bad("empty body", request(b""), (400, 422)),
         Bad("too many pixels", request(bomb), (422,)),
         Bad("a text", request(b"words", kind="text/plain"), (415,)),
-        Bad("no image in a form", request(form, kind="multipart/form-data; boundary=x"), (422,)),
+        Bad("no image in a form", request(form, kind="multipart/form-data; boundary=x"), (415,)),
         Bad("a broken form", request(b"--y\r\n\r\n", kind="multipart/form-data; boundary=x"), (400, 422)),
         Bad("a parameter out of range", request(picture, target="/predict?top=0"), (422,)),
         Bad("an unknown address", request(picture, target="/predictions"), (404,)),
