@@ -159,8 +159,10 @@ def listen(settings: ServerSettings) -> socket.socket:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        why = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address
         raise ConfigError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; choose another --port or --host"
+            f"cannot listen on {settings.host} port {settings.port}: {why}; choose another --port (0: any free one) or "
+            "--host"
         ) from error
 
 
