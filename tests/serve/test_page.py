@@ -199,6 +199,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(open_page: OpenPage) -> None:
     fake.token = "secret"
     page.locator("#files").set_input_files([image_file("a.png"), image_file("b.png")])
     dialog = page.get_by_role("dialog", name="This server asks for a token")
+    expect(dialog.get_by_label("Token")).to_be_focused()
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
     expect(dialog.get_by_role("alert")).to_have_text("The server did not accept this token.")
