@@ -11,7 +11,7 @@ class TransXNetError(Exception):
 
     @property
     def for_commands(self) -> str:
-        """The message on a command line, with options in place of functions."""
+        """The message on a command line, with options instead of functions."""
         return str(self)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted for an image.
+    """Answer that is wanted for an image.
 
     Attributes:
         top: Number of classes, if not the predictor's.

@@ -179,7 +179,7 @@ class Predictor:
 
     @property
     def preparation(self) -> Preparation:
-        """What makes images ready for :meth:`predict_prepared`, in this process or another."""
+        """Makes images ready for :meth:`predict_prepared`, in this process or another."""
         if self.head is not None:
             return Preparation(None, 3, self.head)
         return Preparation(vars(self.network)["pretrained_cfg"], self.channels)

@@ -48,7 +48,7 @@ def _prepared(name: str, pixels: npt.NDArray[Any], size: tuple[int, int], group:
 
 
 class Preparation:
-    """What makes a predictor's images ready; it can be pickled, and holds no network.
+    """Makes a predictor's images ready for its network; it can be pickled, and holds no network.
 
     Args:
         pretrained_cfg: Preprocessing of a classifier; None for other networks.

@@ -56,7 +56,7 @@ _KINDS = {
 
 
 class _Ignored(list[Any]):
-    """A value of no use here, in the place of any class or function: arguments and state are dropped."""
+    """A value of no use here, instead of any class or function: arguments and state are dropped."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__()

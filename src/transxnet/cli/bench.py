@@ -117,7 +117,7 @@ def _parser() -> CommandParser:
     add("--device", type=str, default="auto", help='such as "cpu" or "cuda" (default: the GPU, if there is one)')
     add("--plot", type=str, help="draw bars: .png, .pdf or .svg; without an ending, .png and .pdf")
     add("--csv", type=str, help="also write the results to this file")
-    add("--json", action="store_true", help="print JSON, every timing included, in place of a table")
+    add("--json", action="store_true", help="print JSON, every timing included, instead of a table")
     add_force(parser)
     return parser
 

@@ -91,7 +91,7 @@ def _parser() -> RecipeParser:
     add("--out", type=str, required=True, help="folder of the runs and of the comparison")
     parser.add_number("--seeds", SeedCount, default=3, help="runs of each network")
     add("--base", type=str, default="nano", choices=list(BASES), help="network of the tables' rows (default: nano)")
-    add("--json", action="store_true", help="print JSON in place of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     add_force(parser)
     add("--recipe", type=str, help="a YAML file, or the name of a shipped recipe (default: digits)")
     parser.add_recipe(ClassificationRecipe, open_recipe("digits").settings)

@@ -89,7 +89,7 @@ def _parser() -> CommandParser:
     parser.add_number("--max_images", ImageCount, default=100, help="number of images; of more, a random sample")
     parser.add_number("--batch_size", BatchSize, default=1, help="images in a step")
     add("--out", type=str, default="erf", help=".png, .pdf or .svg; without an ending, .png and .pdf (default: erf)")
-    add("--json", action="store_true", help="print JSON in place of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     add_force(parser)
     return parser
 

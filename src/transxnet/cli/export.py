@@ -97,7 +97,7 @@ def _parser() -> CommandParser:
     add("--format", type=str, required=True, choices=list(FORMATS), metavar="FORMAT",
         help="onnx, openvino, torch (torch.export) or aot (AOTInductor: compiled for this machine)")  # fmt: skip
     add("--out", type=str, help="the file to write: .onnx, .xml (openvino) or .pt2 (torch, aot)")
-    add("--triton", type=str, metavar="FOLDER", help="in place of --out: a model repository of NVIDIA Triton, in which "
+    add("--triton", type=str, metavar="FOLDER", help="instead of --out: a model repository of NVIDIA Triton, in which "
         "the model gets a folder with its file, configuration and class names (onnx)")  # fmt: skip
     add("--name", type=str, help="the model's name in that repository (default: the network's name)")
     add("--precision", type=str, default="float32", choices=list(PRECISIONS), metavar="PRECISION",
@@ -105,7 +105,7 @@ def _parser() -> CommandParser:
     add("--calibration", type=str, help='for int8: a folder of your images, "digits" or "scenes"; with a folder for '
         "each class, or with annotations, the accuracy before and after is printed")  # fmt: skip
     parser.add_number("--calibration_images", ImageCount, default=128, help="number of images for calibration")
-    add("--features", action="store_true", help="of a classifier: export the maps of its stages in place of the scores")
+    add("--features", action="store_true", help="of a classifier: export the maps of its stages instead of the scores")
     parser.add_number("--opset", Opset, default=DEFAULT_OPSET,
         help=f"ONNX's version of the operators, {OPSETS[0]} to {OPSETS[-1]}")  # fmt: skip
     add("--no_check", action="store_true", help="do not compare the file with the network")

@@ -79,10 +79,10 @@ def _parser() -> CommandParser:
     add_compared_networks(parser)
     add("--class", dest="target", type=str, metavar="CLASS", help="name or index (default: the most probable one)")
     add("--stage", type=str, nargs="+", default=["last"], help='stages from 1, "last" (default) or "all"')
-    add("--layer", type=str, help="name of a module, in place of a stage")
+    add("--layer", type=str, help="name of a module, instead of a stage")
     parser.add_number("--max_images", ImageCount, default=4, help="number of images; of more, a random sample")
     add("--out", type=str, default="gradcam", help=".png, .pdf or .svg; without an ending, .png and .pdf")
-    add("--json", action="store_true", help="print JSON in place of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     add_force(parser)
     return parser
 

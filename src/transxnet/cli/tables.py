@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--format", type=str, help="terminal (default), markdown, csv or json; with --out, by its suffix"
     )
-    parser.add_argument("--out", type=str, help="write to a .md, .csv or .json file in place of the terminal")
+    parser.add_argument("--out", type=str, help="write to a .md, .csv or .json file instead of the terminal")
     add_force(parser)
     options = parser.parse(arguments)
     wanted = _format(options.format, options.out)

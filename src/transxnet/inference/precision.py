@@ -16,7 +16,7 @@ from transxnet.layers import Block, is_fused
 Network = TypeVar("Network", bound=nn.Module)
 
 Precision = Literal["auto", "32", "bf16"]
-"""What a network computes in: ``32`` (float32), ``bf16`` (bfloat16); ``auto``, bfloat16 on a GPU that has it."""
+"""Type that a network computes in: ``32`` (float32), ``bf16`` (bfloat16); ``auto``, bfloat16 on a GPU that has it."""
 
 
 Fusion = bool | Literal["fold"] | None
@@ -60,7 +60,7 @@ def chooses_bfloat16(precision: Precision, device: str) -> bool:
 
 
 def precision_of(network: Any) -> str:
-    """What a network computes in, such as "float32"; of an exported one, as its file gives it."""
+    """Type that a network computes in, such as "float32"; of an exported one, as its file gives it."""
     exported = getattr(network, "precision", None)
     if isinstance(exported, str):
         return exported

@@ -128,7 +128,7 @@ def is_triton(x: Tensor) -> bool:
 
 
 def _constant(function: Callable[..., Any]) -> Any:
-    """What a function returns while a network is compiled stays in it.
+    """Keep what a function returns while a network is compiled as a constant of it.
 
     As ``torch.compiler.assume_constant_result``, whose import takes a second.
     """

@@ -20,7 +20,7 @@ Every error has one form, with a message for people and a code for programs."""
 
 
 class Options(BaseModel):
-    """What is wanted, as the query gives it."""
+    """Answer that is wanted, as the query gives it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -33,7 +33,7 @@ from transxnet.text import unicode_text
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted for an image beside the plain prediction.
+    """Answer that is wanted for an image.
 
     Attributes:
         request: What the network's step gives.
@@ -50,7 +50,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Opened:
-    """What the server knows of its network.
+    """A network that is served.
 
     Attributes:
         description: For clients.

@@ -185,7 +185,7 @@ def uses_gpu(recipe: Recipe) -> bool:
 
 
 def resolved_precision(recipe: Recipe) -> Precision:
-    """What a recipe's precision is on this machine."""
+    """Precision of a recipe on this machine."""
     if recipe.precision != "auto":
         return recipe.precision
     if not uses_gpu(recipe):

@@ -261,7 +261,7 @@ def _resume_explained(resume: Path | None, monitors: Monitors) -> Iterator[None]
     """Report in one line what Lightning or PyTorch raises up to the end of the first step if a checkpoint does not fit.
 
     Raises:
-        CheckpointError: In place of any such error.
+        CheckpointError: Instead of any such error.
     """
     try:
         yield

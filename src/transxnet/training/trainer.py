@@ -153,7 +153,7 @@ def out_of_memory_explained(recipe: Recipe) -> Iterator[None]:
     """Report every form of "out of memory" in one line, with what helps.
 
     Raises:
-        TransXNetError: In place of PyTorch's errors.
+        TransXNetError: Instead of PyTorch's errors.
     """
     try:
         yield
