@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -228,8 +228,8 @@ def test_a_file_that_differs_is_kept_under_another_name(
 
 def test_the_check_computes_in_float32_whatever_the_program_has_chosen(small: Path, small_onnx: Path) -> None:
     """A network whose products were rounded to bfloat16 would differ from its file."""
-    network, used = transxnet.load_model(small).eval(), set()
-    network.register_forward_hook(lambda *_: used.add(torch.backends.mkldnn.matmul.fp32_precision))
+    network, library, used = transxnet.load_model(small).eval(), cast(Any, torch.backends.mkldnn), set()
+    network.register_forward_hook(lambda *_: used.add(library.matmul.fp32_precision))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:

@@ -83,7 +83,8 @@ def _strict_float32() -> Iterator[None]:
     ``torch.set_float32_matmul_precision("medium")`` rounds factors to bfloat16 on processors that multiply it, and
     the network would differ from every correct file.
     """
-    settings = torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    library: Any = torch.backends.mkldnn
+    settings = library.matmul, library.conv
     before = [one.fp32_precision for one in settings]
     try:
         for one in settings:
