@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from transxnet.extras import MissingExtraError
 from transxnet.inference import formats
 from transxnet.inference.description import FORMAT_VERSION
 from transxnet.inference.export import SUFFIXES
+from transxnet.inference.export_checks import check
 from transxnet.model import init_weights
 
 NAMES = [f"digit {number}" for number in range(10)]
@@ -217,7 +219,25 @@ def test_a_file_that_differs_is_kept_under_another_name(
     assert run("export", weights, "--format", "torch", "--out", out) == 1
     assert [path.name for path in out.parent.iterdir()] == ["wrong.unchecked.pt2"]
     printed = capsys.readouterr()
-    assert printed.out.count(" differs ") == 5 and "differs from the original at 5 of 5 sizes" in printed.err
+    assert printed.out.count(" differs in scores") == 5
+    line = (
+        r"differs from the original at 5 of 5 sizes \(scores deviates by \S+ of its largest value; up to 1e-04 passes\)"
+    )
+    assert re.search(line, printed.err)
+
+
+def test_the_check_computes_in_float32_whatever_the_program_has_chosen(small: Path, small_onnx: Path) -> None:
+    """A network whose products were rounded to bfloat16 would differ from its file."""
+    network, library, used = transxnet.load_model(small).eval(), cast(Any, torch.backends.mkldnn), set()
+    network.register_forward_hook(lambda *_: used.add(library.matmul.fp32_precision))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert all(one.passed for one in check(network, transxnet.load_exported(small_onnx)))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert used == {"ieee"}
 
 
 @pytest.mark.slow

@@ -41,10 +41,10 @@ Files = Callable[[str], Path]
 CHANNELS = 16
 
 
-def detector(kind: str) -> Any:
-    """A lively detector of digits on one block of simple parts, which is exported in seconds."""
-    simple = first_stages(1, img_size=64, token_mixer="sep_conv", ffn="pointwise")
-    body = transxnet.create_backbone("transxnet_nano", out_indices=(0,), **simple)
+def detector(kind: str, levels: int = 1) -> Any:
+    """A lively detector of digits on a block of simple parts for each level, which is exported in seconds."""
+    simple = first_stages(levels, img_size=64, token_mixer="sep_conv", ffn="pointwise")
+    body = transxnet.create_backbone("transxnet_nano", out_indices=range(levels), **simple)
     pyramid = PyramidBackbone(body, CHANNELS, P6P7 if kind == "retinanet" else lambda *_: EverySecondPixel())
     model = lively((RetinaNet if kind == "retinanet" else MaskRCNN)(pyramid, len(DIGIT_NAMES))).eval()
     model.architecture = "transxnet_nano"
@@ -145,14 +145,18 @@ FORMS = [
 
 @pytest.mark.parametrize(("form", "precision"), FORMS)
 def test_every_format_of_mask_rcnn_passes_its_check(form: Any, precision: Any, tmp_path: Path) -> None:
-    model = detector("mask_rcnn")
+    model = detector("mask_rcnn", levels=2)
     written = transxnet.export(model, (tmp_path / "m").with_suffix(SUFFIXES[form]), format=form, precision=precision)
     assert sorted(tmp_path.iterdir()) == sorted(written.files) and len(written.files) in (3, 6)
     assert [check.part for check in written.checks] == [""] * 5 + ["boxes"] * 4 + ["masks"] * 4
     assert (written.agreement is None) if precision == "float32" else (written.agreement or 0) > 0.9
     loaded = transxnet.load_exported(written.path, form)
     metadata = loaded.description
-    assert (metadata.task, metadata.outputs, metadata.strides) == ("detection", ("p2", "scores", "codes"), (4, 8))
+    assert (metadata.task, metadata.outputs, metadata.strides) == (
+        "detection",
+        ("p2", "p3", "scores", "codes"),
+        (4, 8, 16),
+    )
     assert {name: part.description.outputs for name, part in loaded.parts.items()} == {
         "boxes": ("scores", "codes"), "masks": ("masks",),
     }  # fmt: skip

@@ -9,11 +9,16 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional as F
 
 import transxnet
+from helpers.exported_files import description
 from helpers.networks import images, lively, lively_dense
 from transxnet import ConfigError, TransXNetConfig
 from transxnet.config import _CHOICES
+from transxnet.inference.formats import write_openvino
 from transxnet.inference.tracing import NOT_EXPORTED, outputs_of, trace
 from transxnet.layers.registry import REGISTRIES
 
@@ -78,6 +83,28 @@ def test_parts_with_windows_are_refused(name: str, part: str, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=f"networks with {name}='{part}' cannot be exported"):
         transxnet.export(network({name: part}), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Resizing(nn.Module):
+    """Every fourth pixel at twice the size, as in a pyramid, and the image at 1/32, as a position bias is resized."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        coarse, fine, coarsest = (x[:, :, ::step, ::step] for step in (4, 2, 32))
+        grown = F.interpolate(coarse, size=fine.shape[2:], mode="nearest")
+        return grown, F.interpolate(x, size=coarsest.shape[2:], mode="bicubic")
+
+
+def test_openvino_resizes_as_pytorch_does(tmp_path: Path) -> None:
+    sides = {0: Dim("batch", min=1), 2: Dim("height", min=33), 3: Dim("width", min=33)}
+    program = torch.export.export(Resizing(), (images(2, 3, 96, 64),), dynamic_shapes=(sides,))
+    about = description("openvino", task="features", outputs=("stage1", "stage2"), strides=(2, 32), num_classes=0,
+                        class_names=())  # fmt: skip
+    write_openvino(program, tmp_path / "a.xml", about)
+    runtime = transxnet.load_exported(tmp_path / "a.xml")
+    for height, width in ((33, 100), (32, 224)):  # to one row, for which OpenVINO has a mode of its own
+        x = images(1, 3, height, width)
+        for found, wanted in zip(runtime.run(x.numpy()), Resizing()(x), strict=True):
+            np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
 
 
 @pytest.mark.slow

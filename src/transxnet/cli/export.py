@@ -14,7 +14,7 @@ from transxnet.bounds import ImageCount
 from transxnet.checkpoints.reading import read_checkpoint
 from transxnet.cli.parsing import CommandParser, add_force
 from transxnet.cli.streams import note, table_console
-from transxnet.console import SafeConsole, Table
+from transxnet.console import SafeConsole, Table, escape
 from transxnet.dense.backbone import create_backbone
 from transxnet.dense.create import holds_dense, load_dense
 from transxnet.errors import ConfigError
@@ -184,7 +184,7 @@ def _table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("")
     for check in checks:
-        result = "same" if check.passed else f"[bold red]differs[/] {check.error}"
+        result = "same" if check.passed else f"[bold red]differs[/] {escape(check.error) or f'in {check.output}'}"
         size = (str(side) for side in (check.batch, check.height, check.width))
         first = [check.part or "images"] if parts else []
         table.add_row(*first, *size, f"{check.deviation:.1e}", f"{check.bound:.0e}", result)

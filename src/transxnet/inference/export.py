@@ -120,10 +120,11 @@ class ExportError(TransXNetError):
     """
 
     def __init__(self, exported: Exported) -> None:
-        worst = [check for check in exported.checks if not check.passed]
-        how = f"differs from the original at {len(worst)} of {len(exported.checks)} sizes"
-        if not worst:
-            how = f"is less accurate than the original by more than {100 * LARGEST_LOSS:g} points"
+        failed = [check for check in exported.checks if not check.passed]
+        how = f"is less accurate than the original by more than {100 * LARGEST_LOSS:g} points"
+        if failed:
+            how = f"differs from the original at {len(failed)} of {len(exported.checks)} sizes"
+            how += f" ({checking.worst(failed).line})"
         super().__init__(f"the exported network {how}; it is kept as {exported.path}")
         self.exported = exported
 

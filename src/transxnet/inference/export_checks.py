@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,7 @@ class Check:
         bound: Largest deviation that passes.
         error: The runtime's error message, if it failed.
         part: Name of the part whose file was compared; empty for the first file.
+        output: Name of the output that deviates most; empty if the runtime failed.
     """
 
     batch: int
@@ -52,13 +55,47 @@ class Check:
     bound: float
     error: str = ""
     part: str = ""
+    output: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether the deviation is within its bound."""
         return self.deviation <= self.bound
 
+    @property
+    def line(self) -> str:
+        """The result in a few words: the runtime's error message, or which output deviates by how much."""
+        of = f"{self.part}: " if self.part else ""
+        if self.error:
+            return f"{of}{self.error}"
+        return f"{of}{self.output} deviates by {self.deviation:.1e} of its largest value; up to {self.bound:.0e} passes"
 
+
+def worst(checks: Sequence[Check]) -> Check:
+    """The comparison with the largest deviation; one in which the runtime failed, if any did."""
+    return max(checks, key=lambda one: math.inf if math.isnan(one.deviation) else one.deviation)
+
+
+@contextmanager
+def _strict_float32() -> Iterator[None]:
+    """Compute float32 as such on the processor.
+
+    ``torch.set_float32_matmul_precision("medium")`` rounds factors to bfloat16 on processors that multiply it, and
+    the network would differ from every correct file.
+    """
+    library: Any = torch.backends.mkldnn
+    settings = library.matmul, library.conv
+    before = [one.fp32_precision for one in settings]
+    try:
+        for one in settings:
+            one.fp32_precision = "ieee"
+        yield
+    finally:
+        for one, precision in zip(settings, before, strict=True):
+            one.fp32_precision = precision
+
+
+@_strict_float32()
 def check(model: nn.Module, runtime: Runtime, samples: Sequence[Tensor] = ()) -> list[Check]:
     """Compare an exported file with its network at five sizes that were not traced, and those beside it.
 
@@ -96,7 +133,12 @@ def _check(model: nn.Module, runtime: Runtime, images: Tensor) -> Check:
         outputs = runtime.run(images.numpy())
     except Exception as error:  # noqa: BLE001 (every runtime has its own)
         return Check(*size, float("nan"), bound, " ".join(str(error).split())[:200], part)
-    return Check(*size, largest_deviation(wanted, outputs), bound, part=part)
+    deviations = map(_deviation, wanted, outputs)
+    checks = [
+        Check(*size, deviation, bound, part=part, output=name)
+        for name, deviation in zip(runtime.description.outputs, deviations, strict=True)
+    ]
+    return worst(checks)
 
 
 def _example_regions(model: DenseNetwork, part: str) -> Iterator[Tensor]:
@@ -118,16 +160,14 @@ def example_images(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
     return torch.randn(size[0], channels, *size[1:], generator=generator)
 
 
-def largest_deviation(wanted: tuple[Tensor, ...], outputs: list[Any]) -> float:
-    """The largest deviation of an output relative to its largest value; not a number where shapes differ."""
-    deviations = []
-    for one, other in zip(wanted, outputs, strict=True):
-        reference = one.numpy()
-        if reference.shape != other.shape:
-            return float("nan")
-        scale = max(float(np.abs(reference).max()), float(np.finfo(np.float32).tiny))
-        deviations.append(float(np.abs(reference - other).max()) / scale)
-    return max(deviations) if all(np.isfinite(deviations)) else float("nan")
+def _deviation(wanted: Tensor, output: Any) -> float:
+    """The largest deviation relative to the largest value; not a number where shapes differ or one is not finite."""
+    reference = wanted.numpy()
+    if reference.shape != output.shape:
+        return math.nan
+    scale = max(float(np.abs(reference).max()), float(np.finfo(np.float32).tiny))
+    deviation = float(np.abs(reference - output).max()) / scale
+    return deviation if math.isfinite(deviation) else math.nan
 
 
 def random_images(model: nn.Module) -> Iterator[Tensor]:

@@ -92,9 +92,10 @@ def write_openvino(program: Program | Path, path: Path, description: Description
     openvino = library("openvino")
     with quiet():
         model = openvino.convert_model(program)
+    mode = "coordinate_transformation_mode"
     for operation in model.get_ops():
-        if operation.get_type_name() == "Interpolate":  # PyTorch resizes to a length of 1 as to any other
-            operation.set_attribute("coordinate_transformation_mode", "half_pixel")
+        if operation.get_type_name() == "Interpolate" and operation.get_attributes()[mode] == "pytorch_half_pixel":
+            operation.set_attribute(mode, "half_pixel")  # PyTorch resizes to a length of 1 as to any other
     model.inputs[0].get_tensor().set_names({description.input})
     for output, name in zip(model.outputs, description.outputs, strict=True):
         output.get_tensor().set_names({name})
