@@ -78,5 +78,7 @@ def test_the_document_describes_every_parameter_body_and_error() -> None:
     for path in ("/model", "/metrics", "/predict"):
         (operation,) = document["paths"][path].values()
         assert operation["security"] == [{"HTTPBearer": []}]
+    names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert sorted(names) == ["healthz", "metrics", "model", "predict", "readyz"]
     assert "ValidationError" not in json.dumps(document)
     assert "security" not in document["paths"]["/healthz"]["get"]

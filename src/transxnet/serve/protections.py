@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -31,6 +32,13 @@ _LOG = logging.getLogger("transxnet.serve")
 _PROBES = ("/healthz", "/readyz")
 
 
+def allowed_origins(settings: ServerSettings) -> frozenset[str]:
+    """Origins of ``cors`` as browsers write them: in lower case, without the port of the scheme and a last slash."""
+    return frozenset(
+        re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", one.rstrip("/").lower()) for one in settings.cors
+    )
+
+
 def error_response(fault: RequestFault) -> JSONResponse:
     """An error as an answer."""
     return JSONResponse(fault.to_dict(), fault.status, fault.headers)
@@ -54,7 +62,7 @@ class Protected:
         self._any_host = "*" in settings.allowed_hosts or (
             not _is_loopback(_host_name(settings.host)) and not settings.allowed_hosts
         )
-        self._origins = frozenset(one.rstrip("/").lower() for one in settings.cors)
+        self._origins = allowed_origins(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,8 +100,8 @@ class Protected:
             raise _closing(BadRequestError("the request's target is not a path, such as /predict"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         host = headers.get("host", "")
-        known = not host or self._any_host or path in _PROBES or self._is_ours(_host_name(host))
-        if not known:
+        name = _host_name(host)
+        if not (self._any_host or path in _PROBES or not host or _is_address(name) or self._is_ours(name)):
             raise BadRequestError(
                 f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed-hosts'
             )
@@ -141,6 +149,14 @@ def _host_name(given: str) -> str:
         return urlsplit(given if "//" in given else f"//{given}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_address(name: str) -> bool:
+    """Whether a name is an address, which cannot be made to point elsewhere as names can."""
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _is_loopback(name: str) -> bool:
