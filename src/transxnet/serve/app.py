@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -125,7 +124,7 @@ class Routes:
         """The routes."""
         router, errors = APIRouter(), descriptions.errors
         token = self.settings.token
-        guards = [Security(HTTPBearer(auto_error=False)), Security(token_check(token))] if token else []
+        guards = [Depends(token_check(token))] if token else []
         kept = (401,) if token else ()
         router.get("/healthz", responses=errors(), response_model=descriptions.Status)(self.health)
         router.get("/readyz", responses=errors(503), response_model=descriptions.Status)(self.ready)

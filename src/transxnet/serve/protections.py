@@ -7,10 +7,13 @@ import ipaddress
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from fastapi import Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +32,7 @@ MAX_HEAD = 65536
 """Bytes of a request's target and headers. h11 has the same limit, but only for those that arrive in pieces."""
 
 _LOG = logging.getLogger("transxnet.serve")
+_BEARER = HTTPBearer(auto_error=False)
 _PROBES = ("/healthz", "/readyz")
 
 
@@ -37,11 +41,6 @@ def allowed_origins(settings: ServerSettings) -> frozenset[str]:
     return frozenset(
         re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", one.rstrip("/").lower()) for one in settings.cors
     )
-
-
-def error_response(fault: RequestFault) -> JSONResponse:
-    """An error as an answer."""
-    return JSONResponse(fault.to_dict(), fault.status, fault.headers)
 
 
 class Protected:
@@ -86,7 +85,7 @@ class Protected:
                 error = FailedError("the request failed; the server's log has the reason")
             if started:
                 raise
-            await error_response(error)(scope, receive, send)
+            await JSONResponse(error.to_dict(), error.status, error.headers)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
@@ -123,13 +122,12 @@ class Protected:
         return name in self._hosts or _is_loopback(name) or name.endswith(self._domains)
 
 
-def token_check(token: str) -> Callable[[Request], Awaitable[None]]:
+def token_check(token: str) -> Callable[..., Awaitable[None]]:
     """A dependency of routes that raises UnauthorisedError without the token."""
     expected = token.encode()
 
-    async def check(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), expected):
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), expected):
             raise UnauthorisedError("a token is needed: send it as the header `Authorization: Bearer TOKEN`")
 
     return check
