@@ -120,7 +120,7 @@ def _line(scope: Scope, status: int, seconds: float, form: str) -> str:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": (scope.get("client") or ("-",))[0],
         "method": printable(scope["method"])[:20],
-        "path": quote(scope["path"][:200]),
+        "path": quote(scope["path"][:200], errors="replace"),
         "status": status,
         "seconds": round(seconds, 4),
     }
