@@ -241,6 +241,8 @@ def test_a_preflight_is_answered_if_other_origins_are_allowed() -> None:
     assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://app.example"
     assert "authorization" in answer.headers["access-control-allow-headers"].lower()
     assert "cross-origin-resource-policy" not in answer.headers
+    other = asked("OPTIONS", "/predict", settings=settings, headers=asks | {"Origin": "https://other.example"})
+    assert code(other) == (403, "cross-origin") and "access-control-allow-origin" not in other.headers
     refused = asked("POST", "/predict", settings=settings, headers={"Origin": "https://app.example"})
     assert code(refused) == (401, "unauthorised") and "access-control-allow-origin" in refused.headers
     assert asked("OPTIONS", "/predict", headers=asks).status_code == 403

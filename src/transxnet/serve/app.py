@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -33,7 +32,7 @@ from transxnet.serve.faults import (
 )
 from transxnet.serve.metrics import CONTENT_TYPE, Metrics
 from transxnet.serve.observed import Observed
-from transxnet.serve.protections import Protected, allowed_origins, token_check
+from transxnet.serve.protections import Protected, Shared, allowed_origins, token_check
 from transxnet.serve.settings import ServerSettings
 from transxnet.serve.under_way import UnderWay, unless_gone
 from transxnet.serve.work import Wanted
@@ -69,7 +68,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
             await engine.stop()
 
     cors = Middleware(
-        CORSMiddleware,
+        Shared,
         allow_origins=allowed_origins(settings),
         allow_methods=["GET", "POST"],
         allow_headers=["*"],

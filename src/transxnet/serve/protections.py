@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transxnet.serve.faults import (
@@ -33,6 +34,7 @@ MAX_HEAD = 65536
 
 _LOG = logging.getLogger("transxnet.serve")
 _BEARER = HTTPBearer(auto_error=False)
+_OTHER_ORIGIN = "the request comes from a page of another origin; the server's user can allow it with --cors"
 _PROBES = ("/healthz", "/readyz")
 
 
@@ -85,7 +87,7 @@ class Protected:
                 error = FailedError("the request failed; the server's log has the reason")
             if started:
                 raise
-            await JSONResponse(error.to_dict(), error.status, error.headers)(scope, receive, send)
+            await _answer(error)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
@@ -114,12 +116,18 @@ class Protected:
         name = _host_name(origin)
         ours = _same_server(origin, host) or (self._is_ours(name) and not _is_loopback(name))
         if (site == "cross-site" and not visited) or (origin and not ours):
-            raise CrossOriginError(
-                "the request comes from a page of another origin; the server's user can allow it with --cors"
-            )
+            raise CrossOriginError(_OTHER_ORIGIN)
 
     def _is_ours(self, name: str) -> bool:
         return name in self._hosts or _is_loopback(name) or name.endswith(self._domains)
+
+
+class Shared(CORSMiddleware):
+    """Middleware that lets pages of some origins read answers; what it refuses is an error like all others."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        return response if response.status_code == 200 else _answer(CrossOriginError(_OTHER_ORIGIN))
 
 
 def token_check(token: str) -> Callable[..., Awaitable[None]]:
@@ -131,6 +139,10 @@ def token_check(token: str) -> Callable[..., Awaitable[None]]:
             raise UnauthorisedError("a token is needed: send it as the header `Authorization: Bearer TOKEN`")
 
     return check
+
+
+def _answer(fault: RequestFault) -> Response:
+    return JSONResponse(fault.to_dict(), fault.status, fault.headers)
 
 
 def _closing(fault: RequestFault) -> RequestFault:
