@@ -258,6 +258,7 @@ def _requests() -> Iterator[Kind]:
     yield Kind("zero in a header", get("/model", "A: b\0c"), (400,))
     yield Kind("line end in a header", get("/model", "A: b\rc"), (400,))
     yield Kind("space in a header's name", get("/model", "A : b"), (400,))
+    yield Kind("long line that is no header", get("/model", "y" * 50_000), (400,))
     yield Kind("10,000 headers", get("/model", *headers), (431,))
     yield Kind("header of 1 MB", get("/model", "X: " + "y" * 10**6), (431,))
     yield Kind("length and chunks", post(b"0\r\n\r\n", "image/png", "/predict", "Transfer-Encoding: chunked"), (400,))

@@ -120,6 +120,8 @@ def test_too_many_connections_are_refused_but_idle_ones_make_room(server: Runnin
     finally:
         for connection in silent:
             connection.close()
+    with server.client() as client:
+        assert 'transxnet_requests_total{route="none",status="503"} 1.0' in client.get("/metrics").text
 
 
 def test_the_work_of_a_client_that_has_gone_is_cancelled() -> None:

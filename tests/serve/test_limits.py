@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from helpers.serving import StubEngine, asked, client_of
+from transxnet.serve import bodies
 
 IMAGE: dict[str, Any] = {"content": b"pixels", "headers": {"Content-Type": "image/png"}}
 TINY: dict[str, Any] = {"max_megabytes": 0.001, "max_images": 2}
@@ -65,6 +66,16 @@ def test_a_body_that_is_not_accepted(given: dict[str, Any], expected: tuple[int,
         assert "image" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("charset", "expected"), [("UTF-8", 200), ('"utf-8"', 200), ("punycode", 415), ("undefined", 415), ("z" * 99, 415)]
+)
+def test_a_form_in_another_charset_is_refused(charset: str, expected: int) -> None:
+    body = part(file="\u00e4.png") + b"--x--\r\n"
+    answer = asked("POST", "/predict", **sent(body, f"{FORM}; charset={charset}"))
+    assert answer.status_code == expected, answer.text
+    assert expected != 200 or answer.json()["predictions"][0]["image"] == "\u00e4.png"
+
+
 def test_a_form_of_many_parts_is_refused() -> None:
     body = b"".join(part(f"n{index}", None) for index in range(10_000)) + b"--x--\r\n"
     assert code(asked("POST", "/predict", **sent(body, FORM))) == (400, "bad-request")
@@ -86,6 +97,20 @@ def test_a_body_without_length_is_refused_while_it_arrives() -> None:
     answer = asyncio.run(ask())
     assert code(answer) == (413, "body-too-large") and given < 2000
     assert answer.headers["connection"] == "close"
+
+
+def test_a_body_that_begins_quickly_has_no_longer_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MIN_RATE", 1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"1" * 500_000
+        await asyncio.sleep(60)
+
+    async def ask() -> httpx.Response:
+        async with client_of(receive_timeout=0.05) as client:
+            return await client.post("/predict", content=chunks(), headers={"Content-Type": "image/png"})
+
+    assert code(asyncio.run(ask())) == (408, "slow-request")
 
 
 def test_large_files_of_a_form_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +174,8 @@ def test_other_paths_need_no_token() -> None:
         ({}, "[::1]:8000", True),
         ({}, "evil.example", False),
         ({}, "localhost.evil.example:8000", False),
-        ({}, "10.0.0.1", False),
+        ({}, "10.0.0.1", True),
+        ({}, "10.0.0.1.evil.example", False),
         ({}, "[", False),
         ({"allowed_hosts": ("Vision.example",)}, "vision.example:443", True),
         ({"allowed_hosts": ("*.example",)}, "vision.example", True),
@@ -158,6 +184,7 @@ def test_other_paths_need_no_token() -> None:
         ({"host": "0.0.0.0"}, "anything.example", True),
         ({"host": "0.0.0.0", "allowed_hosts": ("vision.example",)}, "anything.example", False),
         ({"host": "0.0.0.0", "allowed_hosts": ("vision.example",)}, "localhost", True),
+        ({"host": "0.0.0.0", "allowed_hosts": ("vision.example",)}, "10.0.0.1:8000", True),
         ({"host": "::1"}, "[::1]", True),
     ],
 )
@@ -178,10 +205,14 @@ def test_the_name_that_the_server_is_called_by(settings: dict[str, Any], host: s
         ({}, {"Origin": "http://127.0.0.1:8000"}, True),
         ({}, {"Origin": "http://localhost:8000"}, False),
         ({}, {"Origin": "http://evil.example"}, False),
+        ({}, {"Origin": "http://10.0.0.1:8000"}, False),
         ({}, {"Origin": "null"}, False),
         ({}, {"Origin": "http://[:"}, False),
         ({"allowed_hosts": ("vision.example",)}, {"Origin": "https://vision.example"}, True),
         ({"cors": ("https://app.example/",)}, {"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}, True),
+        ({"cors": ("HTTPS://App.Example:443",)}, {"Origin": "https://app.example"}, True),
+        ({"cors": ("http://[::1]:80",)}, {"Origin": "http://[::1]"}, True),
+        ({"cors": ("https://app.example:80",)}, {"Origin": "https://app.example"}, False),
         ({"cors": ("https://app.example",)}, {"Origin": "https://other.example"}, False),
         ({"cors": ("*",)}, {"Sec-Fetch-Site": "cross-site", "Origin": "https://other.example"}, True),
     ],
@@ -210,6 +241,8 @@ def test_a_preflight_is_answered_if_other_origins_are_allowed() -> None:
     assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://app.example"
     assert "authorization" in answer.headers["access-control-allow-headers"].lower()
     assert "cross-origin-resource-policy" not in answer.headers
+    other = asked("OPTIONS", "/predict", settings=settings, headers=asks | {"Origin": "https://other.example"})
+    assert code(other) == (403, "cross-origin") and "access-control-allow-origin" not in other.headers
     refused = asked("POST", "/predict", settings=settings, headers={"Origin": "https://app.example"})
     assert code(refused) == (401, "unauthorised") and "access-control-allow-origin" in refused.headers
     assert asked("OPTIONS", "/predict", headers=asks).status_code == 403

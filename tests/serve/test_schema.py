@@ -69,6 +69,10 @@ def test_the_document_describes_every_parameter_body_and_error() -> None:
     predict = document["paths"]["/predict"]["post"]
     assert {one["name"] for one in predict["parameters"]} == PARAMETERS
     assert all(one["description"] for one in predict["parameters"])
+    bounds = {
+        one["name"]: (one["schema"].get("minimum"), one["schema"].get("maximum")) for one in predict["parameters"]
+    }
+    assert (bounds["top"], bounds["min_score"]) == ((1, 1_000_000), (0, 1))
     assert {"multipart/form-data", "image/*", "application/octet-stream"} <= set(predict["requestBody"]["content"])
     statuses = {"200", "400", "401", "403", "405", "408", "413", "415", "422", "431", "500", "503", "504"}
     assert set(predict["responses"]) == statuses
@@ -78,5 +82,7 @@ def test_the_document_describes_every_parameter_body_and_error() -> None:
     for path in ("/model", "/metrics", "/predict"):
         (operation,) = document["paths"][path].values()
         assert operation["security"] == [{"HTTPBearer": []}]
+    names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert sorted(names) == ["healthz", "metrics", "model", "predict", "readyz"]
     assert "ValidationError" not in json.dumps(document)
     assert "security" not in document["paths"]["/healthz"]["get"]

@@ -42,10 +42,9 @@ from transxnet.serve.settings import ServerSettings
 from transxnet.training.run_folder import RunFolder, is_run
 
 _ABOUT = """\
-Serve a network over HTTP, with a page to try it on: classes, objects or pixels of the images that
-are dropped there, and of those that programs send to /predict. Images that arrive together are
-computed together. Without --checkpoint: the run of `make demo`, or the newest run of
-`transxnet train` on the digits.
+Serve a network over HTTP: a page to try it on with images of your own, and /predict for programs.
+Images that arrive together are computed together. Without --checkpoint and --model: the run of
+`make demo`, or the newest run of `transxnet train` on the digits.
 
 Only this machine reaches the server, unless --host is another address. If the environment variable
 TRANSXNET_TOKEN is set, requests must carry it ("Authorization: Bearer ..."). Ctrl-C or SIGTERM
@@ -64,7 +63,7 @@ _OPTIONS = {
     "address": {
         "host": "address to listen on; 0.0.0.0 or :: for all of this machine's",
         "port": "port to listen on; 0 for any free one",
-        "allowed_hosts": "names that clients call the server by, beside its own; also *.example.org, or * for any",
+        "allowed_hosts": "names that clients call the server by, beside localhost; also *.example.org, or * for any",
         "cors": "origins, such as https://example.org, whose pages may call the server from a browser; * for all",
     },
     "batching": {
@@ -75,7 +74,7 @@ _OPTIONS = {
     },
     "limits": {
         "max_queue": "images that are accepted and not answered yet, beyond which requests get 503",
-        "max_megabytes": "size of a request in 10^6 bytes",
+        "max_megabytes": "size of a request's body in 10^6 bytes",
         "max_megapixels": "size of an image in 10^6 pixels, checked before it is decoded",
         "max_images": "images in a request",
         "max_connections": "connections that are open at once",

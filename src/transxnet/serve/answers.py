@@ -20,6 +20,7 @@ from transxnet.extras import EXTRAS, installed
 from transxnet.inference.runtimes import format_of, is_exported
 from transxnet.kernels.cpu.blocks import NativeBlocks
 from transxnet.layers import is_fused
+from transxnet.serve.faults import RequestFault
 from transxnet.text import unicode_text
 from transxnet.version import __version__
 
@@ -37,6 +38,7 @@ TYPES = (
 )
 """Media types of the images that are read; it is an image's content that decides."""
 
+_CODES: Any = sorted({one.code for one in RequestFault.__subclasses__()})
 _RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch's programs", "aot": "AOTInductor"}
 
 
@@ -71,7 +73,7 @@ class Fault(_Model):
     """Why there is no answer."""
 
     status: int
-    code: str
+    code: str = Field(json_schema_extra={"enum": _CODES})
     message: str = Field(description="What was wrong, and what to do")
 
 

@@ -6,15 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
-from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.security import HTTPBearer
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -35,14 +32,12 @@ from transxnet.serve.faults import (
 )
 from transxnet.serve.metrics import CONTENT_TYPE, Metrics
 from transxnet.serve.observed import Observed
-from transxnet.serve.protections import Protected, token_check
+from transxnet.serve.protections import Protected, Shared, allowed_origins, token_check
 from transxnet.serve.settings import ServerSettings
 from transxnet.serve.under_way import UnderWay, unless_gone
 from transxnet.serve.work import Wanted
 from transxnet.text import printable
 from transxnet.version import __version__
-
-STATIC = files("transxnet.serve") / "static"
 
 
 def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) -> FastAPI:
@@ -72,8 +67,13 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
         if start:
             await engine.stop()
 
-    origins = [one.rstrip("/") for one in settings.cors]
-    cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    cors = Middleware(
+        Shared,
+        allow_origins=allowed_origins(settings),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
+    )
     app = FastAPI(
         title="TransXNet",
         version=__version__,
@@ -87,6 +87,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
             Middleware(Protected, settings),
         ],
         exception_handlers={HTTPException: _http_error, RequestValidationError: _invalid_parameter},
+        generate_unique_id_function=lambda route: route.path.strip("/"),
         redirect_slashes=False,
     )
     app.state.under_way, app.state.metrics = under_way, metrics
@@ -94,7 +95,9 @@ def create_app(engine: Engine, settings: ServerSettings, *, start: bool = True) 
     metrics.gauge("transxnet_waiting", "Images that wait for the network.", lambda: engine.waiting)
     metrics.gauge("transxnet_pending", "Images accepted and not answered.", lambda: engine.pending)
     app.include_router(Routes(engine, settings, under_way, metrics).router())
-    app.mount("/static", PageFiles(directory=str(STATIC)), name="static")
+    page_files = PageFiles(packages=[("transxnet.serve", "static")])
+    app.mount("/static", page_files, name="static")
+    app.add_route("/", page_files.page)
     return app
 
 
@@ -120,9 +123,8 @@ class Routes:
         """The routes."""
         router, errors = APIRouter(), descriptions.errors
         token = self.settings.token
-        guards = [Security(HTTPBearer(auto_error=False)), Security(token_check(token))] if token else []
+        guards = [Depends(token_check(token))] if token else []
         kept = (401,) if token else ()
-        router.get("/", include_in_schema=False)(self.page)
         router.get("/healthz", responses=errors(), response_model=descriptions.Status)(self.health)
         router.get("/readyz", responses=errors(503), response_model=descriptions.Status)(self.ready)
         router.get("/model", responses=errors(503, *kept), response_model=descriptions.Model, dependencies=guards)(
@@ -140,10 +142,6 @@ class Routes:
             dependencies=guards,
         )(self.predict)
         return router
-
-    async def page(self) -> FileResponse:
-        """The page."""
-        return FileResponse(str(STATIC / "index.html"), headers={"Cache-Control": "no-cache"})
 
     async def health(self) -> dict[str, str]:
         """Whether the process lives."""
@@ -210,12 +208,18 @@ class Routes:
 
 
 class PageFiles(StaticFiles):
-    """The page's files, which browsers check for changes."""
+    """The page's files, which browsers check for changes and get whole: errors of ranges would not be in JSON."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        scope["headers"] = [one for one in scope["headers"] if one[0] != b"range"]
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
+        del response.headers["Accept-Ranges"]
         return response
+
+    async def page(self, request: Request) -> Response:
+        """The page itself."""
+        return await self.get_response("index.html", request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

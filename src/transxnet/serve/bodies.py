@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -77,8 +78,9 @@ class Bodies:
                 held already.
             ClientDisconnect: If the client goes away before its end.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._check(request, kind)
+        stated, parameters = parse_options_header(request.headers.get("content-type"))
+        kind = stated.decode("latin-1")
+        self._check(request, kind, parameters.get(b"charset", b"utf-8"))
         share = _Share(self)
         try:
             limited = self._limited(request, share)
@@ -89,32 +91,43 @@ class Bodies:
         finally:
             self.held -= share.taken
 
-    def _check(self, request: Request, kind: str) -> None:
-        """Refuse what needs no body to be refused."""
+    def _check(self, request: Request, kind: str, charset: bytes) -> None:
+        """Refuse what needs no body to be refused.
+
+        Forms are in UTF-8: among Python's other codecs are some that take minutes, or that fail in ways of their own.
+        """
         if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise UnsupportedTypeError("compressed bodies are not accepted; send the image file as it is")
         if kind not in ("multipart/form-data", "application/octet-stream") and not kind.startswith("image/"):
             given = f"bodies of type {printable(kind)[:80]} are" if kind else "a body without Content-Type is"
             raise UnsupportedTypeError(f"{given} not accepted; {_TAKEN}")
+        if kind == "multipart/form-data" and charset.lower() not in (b"utf-8", b"utf8"):
+            raise UnsupportedTypeError("forms are read as UTF-8; leave the charset out of Content-Type")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.settings.max_bytes:
             raise self._too_large()
 
     def _limited(self, request: Request, share: _Share) -> Request:
-        """The request, whose body has a maximum size and a minimum rate."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.settings.receive_timeout
+        """The request, whose body has a maximum size and a minimum rate.
+
+        What arrives faster than that is no credit for a pause of more than the time for a request.
+        """
+        loop, patience = asyncio.get_running_loop(), self.settings.receive_timeout
+        end = loop.time() + patience
 
         async def receive() -> Message:
+            nonlocal end
             try:
-                async with asyncio.timeout_at(end + share.taken / MIN_RATE):
+                async with asyncio.timeout_at(end):
                     message = await request.receive()
             except TimeoutError:
                 raise SlowRequestError(
-                    f"the body arrived too slowly: {share.taken:,} bytes in more than "
-                    f"{self.settings.receive_timeout:g} seconds; send a smaller image"
+                    f"the body arrived too slowly: {share.taken:,} bytes so far, and it may pause for {patience:g} "
+                    f"seconds and needs {MIN_RATE // 1000} kB/s; send a smaller image"
                 ) from None
-            share.take(len(message.get("body", b"")))
+            count = len(message.get("body", b""))
+            end = min(end + count / MIN_RATE, loop.time() + patience)
+            share.take(count)
             if share.taken > self.settings.max_bytes:
                 raise self._too_large()
             if self.held > _HELD * self.settings.max_bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
@@ -45,6 +46,7 @@ class LimitedConnection(H11Protocol):
     """
 
     settings: ServerSettings
+    count_refused: Callable[[int], None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -94,7 +96,8 @@ class LimitedConnection(H11Protocol):
         if getattr(error, "error_status_hint", 400) == 431:
             self.refuse(HeadersTooLargeError("the request's headers are larger than 64 KB; send fewer or shorter ones"))
         else:
-            self.refuse(BadRequestError(f"this is not a valid HTTP/1.1 request ({error or msg})"))
+            reason = str(error or msg).partition(": bytearray(")[0]  # what was sent may be long
+            self.refuse(BadRequestError(f"this is not a valid HTTP/1.1 request ({reason})"))
 
     def refuse(self, fault: RequestFault) -> None:
         """Answer with an error, if no answer has begun, and close the connection."""
@@ -103,6 +106,8 @@ class LimitedConnection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # the application may have begun to read
             self.cycle.message_event.set()
+        else:
+            self.count_refused(fault.status)
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._write(fault)
         self.close()
@@ -246,6 +251,12 @@ class _ClosedByProtocol:
         return self._connection.closing
 
 
-def connections(settings: ServerSettings) -> type[LimitedConnection]:
-    """The class of connections with these limits, as uvicorn wants it."""
-    return type("Connection", (LimitedConnection,), {"settings": settings})
+def connections(settings: ServerSettings, count_refused: Callable[[int], None]) -> type[LimitedConnection]:
+    """The class of connections with these limits, as uvicorn wants it.
+
+    Args:
+        settings: The limits.
+        count_refused: Called with the status of an error that is answered without the application.
+    """
+    attributes = {"settings": settings, "count_refused": staticmethod(count_refused)}
+    return type("Connection", (LimitedConnection,), attributes)

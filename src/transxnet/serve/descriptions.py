@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -24,11 +24,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    top: int | SkipJsonSchema[None] = Field(
-        default=None, ge=1, le=1_000_000, description="Number of classes of a classifier's answer."
+    top: Annotated[int, Field(ge=1, le=1_000_000)] | SkipJsonSchema[None] = Field(
+        default=None, description="Number of classes of a classifier's answer."
     )
-    min_score: float | SkipJsonSchema[None] = Field(
-        default=None, ge=0, le=1, allow_inf_nan=False, description="Minimum score of a detector's objects."
+    min_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | SkipJsonSchema[None] = Field(
+        default=None, description="Minimum score of a detector's objects."
     )
     explain: Literal["", "gradcam"] = Field(
         default="", description="`gradcam` adds a heat map of where a classifier's stage finds the class."

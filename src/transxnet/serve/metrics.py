@@ -63,6 +63,10 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
+    def refused(self, status: int) -> None:
+        """Count what a connection refused before it was a request."""
+        self._requests.labels("none", str(status)).inc()
+
     def predicted(self, images: int) -> None:
         """Count images answered."""
         self._images.inc(images)

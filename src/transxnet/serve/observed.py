@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -104,6 +105,7 @@ def log_to_standard_error() -> None:
             logger.addHandler(handler)
             logger.propagate = False
     logging.getLogger("transxnet.serve.access").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that cannot be read
 
 
 def _route(scope: Scope) -> str:
@@ -118,7 +120,7 @@ def _line(scope: Scope, status: int, seconds: float, form: str) -> str:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": (scope.get("client") or ("-",))[0],
         "method": printable(scope["method"])[:20],
-        "path": printable(scope["path"][:200]),
+        "path": quote(scope["path"][:200], errors="replace"),
         "status": status,
         "seconds": round(seconds, 4),
     }

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import re
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from fastapi import Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transxnet.serve.faults import (
@@ -28,12 +33,16 @@ MAX_HEAD = 65536
 """Bytes of a request's target and headers. h11 has the same limit, but only for those that arrive in pieces."""
 
 _LOG = logging.getLogger("transxnet.serve")
+_BEARER = HTTPBearer(auto_error=False)
+_OTHER_ORIGIN = "the request comes from a page of another origin; the server's user can allow it with --cors"
 _PROBES = ("/healthz", "/readyz")
 
 
-def error_response(fault: RequestFault) -> JSONResponse:
-    """An error as an answer."""
-    return JSONResponse(fault.to_dict(), fault.status, fault.headers)
+def allowed_origins(settings: ServerSettings) -> frozenset[str]:
+    """Origins of ``cors`` as browsers write them: in lower case, without the port of the scheme and a last slash."""
+    return frozenset(
+        re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", one.rstrip("/").lower()) for one in settings.cors
+    )
 
 
 class Protected:
@@ -54,7 +63,7 @@ class Protected:
         self._any_host = "*" in settings.allowed_hosts or (
             not _is_loopback(_host_name(settings.host)) and not settings.allowed_hosts
         )
-        self._origins = frozenset(one.rstrip("/").lower() for one in settings.cors)
+        self._origins = allowed_origins(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +87,7 @@ class Protected:
                 error = FailedError("the request failed; the server's log has the reason")
             if started:
                 raise
-            await error_response(error)(scope, receive, send)
+            await _answer(error)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
@@ -92,8 +101,8 @@ class Protected:
             raise _closing(BadRequestError("the request's target is not a path, such as /predict"))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         host = headers.get("host", "")
-        known = not host or self._any_host or path in _PROBES or self._is_ours(_host_name(host))
-        if not known:
+        name = _host_name(host)
+        if not (self._any_host or path in _PROBES or not host or _is_address(name) or self._is_ours(name)):
             raise BadRequestError(
                 f'the server is not called "{printable(host)[:100]}"; its user can allow that name with --allowed-hosts'
             )
@@ -107,24 +116,33 @@ class Protected:
         name = _host_name(origin)
         ours = _same_server(origin, host) or (self._is_ours(name) and not _is_loopback(name))
         if (site == "cross-site" and not visited) or (origin and not ours):
-            raise CrossOriginError(
-                "the request comes from a page of another origin; the server's user can allow it with --cors"
-            )
+            raise CrossOriginError(_OTHER_ORIGIN)
 
     def _is_ours(self, name: str) -> bool:
         return name in self._hosts or _is_loopback(name) or name.endswith(self._domains)
 
 
-def token_check(token: str) -> Callable[[Request], Awaitable[None]]:
+class Shared(CORSMiddleware):
+    """Middleware that lets pages of some origins read answers; what it refuses is an error like all others."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        return response if response.status_code == 200 else _answer(CrossOriginError(_OTHER_ORIGIN))
+
+
+def token_check(token: str) -> Callable[..., Awaitable[None]]:
     """A dependency of routes that raises UnauthorisedError without the token."""
     expected = token.encode()
 
-    async def check(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), expected):
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), expected):
             raise UnauthorisedError("a token is needed: send it as the header `Authorization: Bearer TOKEN`")
 
     return check
+
+
+def _answer(fault: RequestFault) -> Response:
+    return JSONResponse(fault.to_dict(), fault.status, fault.headers)
 
 
 def _closing(fault: RequestFault) -> RequestFault:
@@ -141,6 +159,14 @@ def _host_name(given: str) -> str:
         return urlsplit(given if "//" in given else f"//{given}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_address(name: str) -> bool:
+    """Whether a name is an address, which cannot be made to point elsewhere as names can."""
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _is_loopback(name: str) -> bool:

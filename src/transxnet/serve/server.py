@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=connections(settings),
+                http=connections(settings, app.state.metrics.refused),
                 ws="none",
                 lifespan="off",
                 log_config=None,
