@@ -26,10 +26,12 @@ def error(answer: httpx.Response) -> dict[str, Any]:
     return details
 
 
-def test_an_image_as_body_is_answered() -> None:
+@pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", None])
+def test_an_image_as_body_is_answered(kind: str | None) -> None:
     engine = StubEngine()
     query = {"top": 3, "min_score": 0.25, "explain": "gradcam", "stage": 2, "class": "dog", "features": "true"}
-    answer = asked("POST", "/predict", engine, params=query, **IMAGE)
+    headers = {"Content-Type": kind} if kind else {}
+    answer = asked("POST", "/predict", engine, params=query, content=b"pixels", headers=headers)
     assert answer.status_code == 200, answer.text
     found = answer.json()
     assert found["task"] == "classification" and found["seconds"]["total"] >= 0

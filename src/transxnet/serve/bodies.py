@@ -98,9 +98,9 @@ class Bodies:
         """
         if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise UnsupportedTypeError("compressed bodies are not accepted; send the image file as it is")
-        if kind not in ("multipart/form-data", "application/octet-stream") and not kind.startswith("image/"):
-            given = f"bodies of type {printable(kind)[:80]} are" if kind else "a body without Content-Type is"
-            raise UnsupportedTypeError(f"{given} not accepted; {_TAKEN}")
+        # HTTP lets a body without a type be taken for bytes (RFC 9110, 8.3), which clients send without being asked to.
+        if kind not in ("", "multipart/form-data", "application/octet-stream") and not kind.startswith("image/"):
+            raise UnsupportedTypeError(f"bodies of type {printable(kind)[:80]} are not accepted; {_TAKEN}")
         if kind == "multipart/form-data" and charset.lower() not in (b"utf-8", b"utf8"):
             raise UnsupportedTypeError("forms are read as UTF-8; leave the charset out of Content-Type")
         length = request.headers.get("content-length", "")
