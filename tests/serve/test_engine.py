@@ -21,7 +21,9 @@ from helpers.engines import Running, has_ended, noise, stored
 from helpers.exported_files import description, program
 from helpers.image_files import bomb
 from helpers.networks import leaves, lively_dense, nano
+from transxnet.api.batches import predict_batch
 from transxnet.errors import TransXNetError
+from transxnet.serve import work
 from transxnet.serve.answers import Answer
 from transxnet.serve.engine import Engine
 from transxnet.serve.faults import (
@@ -186,6 +188,16 @@ def test_a_network_that_gives_gradients_is_not_opened_twice(fuse: bool, copied: 
     state = NetworkState({"checkpoint": str(files / "classifier.safetensors"), "fuse": fuse})
     assert (state.differentiable.model is not state.predictor.network) == copied
     assert state.differentiable is state.differentiable
+
+
+@pytest.mark.parametrize(("name", "count"), [("classifier", 1), ("retinanet", 0)])
+def test_a_classifier_has_computed_an_image_before_it_is_ready(
+    name: str, count: int, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(work, "predict_batch", lambda *given: found.append(predict_batch(*given)))
+    NetworkState({"checkpoint": str(files / f"{name}.safetensors"), "fuse": False})
+    assert len(found) == count
 
 
 @pytest.mark.parametrize(

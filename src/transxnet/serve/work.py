@@ -77,8 +77,8 @@ class NetworkState:
         prepare: Import what heat maps need while nothing is asked yet: it takes seconds, for which the first one would
             hold up all other images.
 
-    A classifier has computed an image before it is ready, since the first one takes longer than others. A detector's or
-    segmenter's first image takes little longer than others, but seconds.
+    A classifier has computed an image before it is ready, since the first one takes longer than others. Detectors and
+    segmenters have not: a step of theirs takes seconds, for which a start or restart would wait.
     """
 
     def __init__(self, settings: dict[str, Any], replicas: int = 1, prepare: bool = False) -> None:
