@@ -89,6 +89,8 @@ class StubEngine:
         if self.not_ready is not None:
             raise self.not_ready
 
+    check_accepting = check_ready
+
     async def answer(self, name: str, content: bytes, wanted: Any) -> dict[str, Any]:
         self.asked.append((name, content, wanted))
         self.pending += 1

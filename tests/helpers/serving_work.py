@@ -55,6 +55,19 @@ def breaks_off() -> State:
     return State()
 
 
+def chokes() -> State:
+    """A state of a process that is lost while it reads a large message."""
+    receive = Connection._recv  # type: ignore[attr-defined]
+
+    def some(pipe: Connection, size: int, *rest: Any) -> Any:
+        if size > _SENT:
+            die()
+        return receive(pipe, size, *rest)
+
+    Connection._recv = some  # type: ignore[attr-defined]
+    return State()
+
+
 def echo(state: State, value: Any) -> Any:
     return value
 

@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import transxnet
-from helpers.engines import Running, noise, stored
+from helpers.engines import Running, has_ended, noise, stored
 from helpers.exported_files import description, program
 from helpers.image_files import bomb
 from helpers.networks import leaves, lively_dense, nano
+from transxnet.api.batches import predict_batch
+from transxnet.errors import TransXNetError
+from transxnet.serve import work
 from transxnet.serve.answers import Answer
 from transxnet.serve.engine import Engine
 from transxnet.serve.faults import (
@@ -187,6 +190,16 @@ def test_a_network_that_gives_gradients_is_not_opened_twice(fuse: bool, copied: 
     assert state.differentiable is state.differentiable
 
 
+@pytest.mark.parametrize(("name", "count"), [("classifier", 1), ("retinanet", 0)])
+def test_a_classifier_has_computed_an_image_before_it_is_ready(
+    name: str, count: int, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(work, "predict_batch", lambda *given: found.append(predict_batch(*given)))
+    NetworkState({"checkpoint": str(files / f"{name}.safetensors"), "fuse": False})
+    assert len(found) == count
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [({"stage": "5"}, "stages 1 to 4"), ({"label": "clas 5"}, "did you mean"), ({"label": "x" * 10**6}, "characters")],
@@ -263,38 +276,37 @@ def test_the_queue_is_bounded_in_images_and_bytes(small: Running) -> None:
     assert (small.engine.pending, small.engine.waiting) == (0, 0)
 
 
-def test_what_is_accepted_is_answered_when_the_server_stops(files: Path) -> None:
-    with Running(files / "classifier.onnx") as running:
-        engine = running.engine
-
-        async def stop() -> list[Any]:
-            tasks = [asyncio.create_task(engine.answer(*image, Wanted())) for image in IMAGES]
-            await asyncio.sleep(0)
-            draining = asyncio.create_task(engine.drain())
-            await asyncio.sleep(0)
-            with pytest.raises(StoppingError) as caught:
-                await engine.answer(*IMAGES[0], Wanted())
-            assert caught.value.retry_after
-            with pytest.raises(StoppingError):
-                engine.check_ready()
-            await draining
-            assert engine.pending == 0
-            found: list[Any] = await asyncio.gather(*tasks)
-            return found
-
-        assert [one["image"] for one in running.run(stop())] == ["a.png", "b.png", "c.png"]
-
-
-def test_nothing_is_accepted_before_the_start(files: Path) -> None:
+def test_nothing_is_accepted_before_the_start_and_after_the_stop(files: Path) -> None:
     async def ask() -> None:
         engine = Engine({"checkpoint": str(files / "classifier.onnx")}, ServerSettings())
-        with pytest.raises(StartingError):
-            engine.check_ready()
-        with pytest.raises(StartingError):
-            await engine.answer(*IMAGES[0], Wanted())
-        await engine.stop()
+        for error in (StartingError, StoppingError):
+            with pytest.raises(error):
+                engine.check_ready()
+            with pytest.raises(error) as caught:
+                await engine.answer(*IMAGES[0], Wanted())
+            assert caught.value.retry_after
+            await engine.stop()
+        with pytest.raises(TransXNetError):
+            await engine.start()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("which", ["_networks", "_decoders"])
+def test_an_engine_that_is_stopped_while_it_starts_leaves_nothing(which: str, files: Path) -> None:
+    async def stop() -> None:
+        engine = Engine({"checkpoint": str(files / "classifier.onnx")}, ServerSettings(replicas=2))
+        starting = asyncio.create_task(engine.start())
+        while not (processes := getattr(engine, which)) or processes[0].pid is None:
+            await asyncio.sleep(0)
+        pids = [process.pid for process in (*engine._networks, *engine._decoders)]
+        await engine.stop()
+        with pytest.raises(TransXNetError):
+            await starting
+        assert engine.opened is None and all(has_ended(pid) for pid in pids if pid is not None)
+        assert [process.pid for process in (*engine._networks, *engine._decoders)] == [None] * len(pids)
+
+    asyncio.run(stop())
 
 
 def test_what_it_does_is_observed(opened: Opened) -> None:

@@ -143,6 +143,32 @@ def test_images_that_nobody_waits_for_are_not_computed(running: Running) -> None
     assert [(one["image"], one["batch"]) for one in found] == [("a", 3), ("b", 3), ("c", 3)]
 
 
+def test_images_are_accepted_while_a_lost_network_is_opened_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (process,) = running.engine._networks
+    seconds: list[int | None] = []
+    monkeypatch.setattr(process, "start_seconds", 2.5)
+    wake = process._on_lost
+
+    def lost() -> None:
+        running.engine.check_accepting()
+        with pytest.raises(StartingError) as caught:
+            running.engine.check_ready()
+        seconds.append(caught.value.retry_after)
+        wake()
+
+    async def lose() -> list[Any]:
+        os.kill(process.pid or 0, signal.SIGKILL)
+        while not seconds:
+            await asyncio.sleep(0.005)
+        return list(await asyncio.gather(*(running.engine.answer(name, CONTENT, Wanted()) for name in "abc")))
+
+    monkeypatch.setattr(process, "_on_lost", lost)
+    assert [one["batch"] for one in running.run(lose())] == [3, 3, 3]
+    assert seconds == [3]  # as long as the network took to open
+
+
 def test_a_network_that_cannot_be_opened_again_comes_back(network: Path) -> None:
     with Running(network) as running:
         (process,) = running.engine._networks

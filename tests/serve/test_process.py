@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from helpers import serving_work
-from helpers.engines import has_ended
+from helpers.engines import has_ended, stored
 from helpers.processes import FORKED
+from transxnet.api.preparation import Preparation
+from transxnet.data.worker_processes import worker_context
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.serve import process, work
 from transxnet.serve.faults import FailedError, TooSlowError, UnreadableImageError, WorkerLostError
 from transxnet.serve.process import WorkerProcess
 
@@ -136,6 +142,64 @@ def test_a_loss_is_noticed_when_nothing_is_run(runner: asyncio.Runner, create: C
     runner.run(use())
 
 
+def test_what_kills_it_when_it_is_taken_is_given_up(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create(serving_work.chokes)
+        await worker.start()
+        with pytest.raises(WorkerLostError):
+            await worker.run(serving_work.echo, bytes(10**6))
+        assert await worker.run(serving_work.echo, 5) == 5
+
+    runner.run(use())
+
+
+def test_it_is_killed_when_nobody_waits_for_it(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create()
+        await worker.start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker.run(serving_work.hang), 0.05)
+        assert await worker.run(serving_work.echo, 5) == 5
+
+    runner.run(use())
+
+
+def test_it_is_started_again_when_there_are_files_again(
+    runner: asyncio.Runner, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), RuntimeError("can't start new thread")]
+
+    def context(preload: str) -> Any:
+        if missing:
+            raise missing.pop()
+        return worker_context(preload)
+
+    async def use() -> None:
+        worker = create()
+        monkeypatch.setattr(process, "worker_context", context)
+        with pytest.raises(WorkerLostError, match="thread"):
+            await worker.start()
+        assert await worker.run(serving_work.echo, 5) == 5
+        assert not missing
+
+    runner.run(use())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_an_image_that_takes_too_much_memory_is_refused(runner: asyncio.Runner, create: Create) -> None:
+    async def use() -> None:
+        worker = create(work.DecodingState, Preparation({"input_size": (3, 32, 32)}), 10**9, 2**23)
+        await worker.start()
+        pid = worker.pid
+        for form in ("PNG", "GIF"):
+            with pytest.raises(UnreadableImageError, match="memory"):
+                await worker.run(work.decode, "large", stored(Image.new("RGB", (3000, 2000)), form))
+        image = await worker.run(work.decode, "small", stored(Image.new("RGB", (50, 30))))
+        assert image.size == (50, 30) and worker.pid == pid
+
+    runner.run(use())
+
+
 @pytest.mark.parametrize(
     ("set_up", "error"), [(serving_work.dies, WorkerLostError), (serving_work.needs_file, ConfigError)]
 )
@@ -215,32 +279,39 @@ def test_nothing_is_left_after_a_stop(moment: str, runner: asyncio.Runner, creat
                 await task
         assert has_ended(pid) and not worker.alive
         assert left() == before
+        for start in (worker.start(), worker.run(serving_work.echo, 5)):
+            with pytest.raises(WorkerLostError, match="stopped"):
+                await start
 
     runner.run(use())
 
 
-def _serve(pids: Any) -> None:
-    """A server that is killed."""
+def _serve(pids: Any, hangs: bool) -> None:
+    """A server that is killed, or ends without stopping its processes."""
 
     async def serve() -> None:
         workers = [WorkerProcess("worker", serving_work.State) for _ in range(2)]
         for worker in workers:
             await worker.start()
         pids.send([worker.pid for worker in workers])
-        await workers[0].run(serving_work.hang)
+        if hangs:
+            await workers[0].run(serving_work.hang)
 
     asyncio.run(serve())
 
 
 @pytest.mark.slow  # the server starts a process to fork from, which takes seconds
-def test_processes_of_a_killed_server_end(runner: asyncio.Runner) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_processes_of_a_server_end_with_it(killed: bool, runner: asyncio.Runner) -> None:
     ours, theirs = FORKED.Pipe(duplex=False)
-    server = FORKED.Process(target=_serve, args=(theirs,))
+    server = FORKED.Process(target=_serve, args=(theirs, killed))
     server.start()
     pids = ours.recv()
-    assert not any(map(has_ended, pids))
-    server.kill()
-    server.join()
+    if killed:
+        assert not any(map(has_ended, pids))
+        server.kill()
+    server.join(60)
+    assert server.exitcode == (-signal.SIGKILL if killed else 0)
 
     async def ends() -> None:
         await asyncio.gather(*map(end_of, pids))

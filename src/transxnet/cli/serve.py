@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -229,8 +229,9 @@ def _start_process() -> Callable[[], None]:
     process = context.Process(target=os.getpid, daemon=True)
 
     def wait() -> None:
-        process.start()
-        process.join()
+        with suppress(EOFError):  # it was lost; the engine starts it again, or reports that it cannot
+            process.start()
+            process.join()
 
     return wait
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from transxnet.api.preparation import Prepared
+from transxnet.api.preparation import Preparation, Prepared
 from transxnet.serve import work
 from transxnet.serve.batching import BatchQueue
 from transxnet.serve.faults import (
@@ -30,6 +31,7 @@ _LOG = logging.getLogger("transxnet.serve")
 _WAITING_BODIES = 8  # bytes that wait to be decoded, in bodies of the maximum size
 _WAITING_IMAGES = 2  # decoded bytes that wait for the network, in images of the maximum size
 _BANDS = 3
+_OPENING_SECONDS = 3  # before a network was opened for the first time
 _MAX_LABEL = 200
 
 
@@ -108,8 +110,6 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._bytes = 0
         self._unanswered: set[Job | Body] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def waiting(self) -> int:
@@ -120,29 +120,55 @@ class Engine:
         """Open the network, and start everything.
 
         Raises:
-            TransXNetError: If the network cannot be opened.
+            TransXNetError: If the network cannot be opened, or the engine is stopped meanwhile; nothing is left then.
         """
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> Opened:
         first, *others = self._networks
         opened: Opened = await first.start()
-        self._decoders = [
-            WorkerProcess(
-                f"decoder-{index}", work.DecodingState, opened.preparation, self.settings.max_pixels,
-                on_lost=self._bodies.wake, on_restart=self._restarted,
-            )
-            for index in range(self.settings.decoders)
-        ]  # fmt: skip
+        self._check_not_stopping()
+        self._decoders = [self._decoder(index, opened.preparation) for index in range(self.settings.decoders)]
         await asyncio.gather(*(one.start() for one in (*others, *self._decoders)))
+        self._check_not_stopping()
         self.opened = opened
         loops = [self._compute(one) for one in self._networks] + [self._decode(one) for one in self._decoders]
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         return opened
 
+    def _decoder(self, index: int, preparation: Preparation) -> WorkerProcess:
+        return WorkerProcess(
+            f"decoder-{index}", work.DecodingState, preparation, self.settings.max_pixels,
+            self.settings.decoder_bytes, on_lost=self._bodies.wake, on_restart=self._restarted,
+        )  # fmt: skip
+
+    def check_accepting(self) -> None:
+        """Raise a RequestFault if no further images are accepted; while a lost network is opened again, they are."""
+        self._check_not_stopping()
+        if self.opened is None:
+            raise StartingError("the network is being opened; try again soon", retry_after=_OPENING_SECONDS)
+        if any(all(one.failures for one in processes) for processes in (self._networks, self._decoders)):
+            raise StartingError("the network could not be opened again yet; try again later", retry_after=5)
+
     def check_ready(self) -> None:
-        """Raise a RequestFault if images are not accepted now."""
+        """Raise a RequestFault if images are not accepted, or would have to wait for a network to be opened again."""
+        self.check_accepting()
+        if not any(network.alive for network in self._networks):
+            raise StartingError("the network is being opened again; try again soon", self._seconds_to_another_try())
+
+    def _check_not_stopping(self) -> None:
         if self.stopping:
             raise StoppingError("the server is stopping; send the request to another one", retry_after=1)
-        if self.opened is None or not any(network.alive for network in self._networks):
-            raise StartingError("the network is being opened; try again soon", retry_after=1)
+
+    def _seconds_to_another_try(self) -> int:
+        """Seconds after which another image may be accepted: a step or, of a lost network, its opening."""
+        if any(network.alive for network in self._networks):
+            return 1
+        return max(1, math.ceil(min(network.start_seconds for network in self._networks)))
 
     async def answer(self, name: str, content: bytes, wanted: Wanted) -> dict[str, Any]:
         """The answer for an image's bytes; cancelled, it is not computed unless that has begun.
@@ -153,7 +179,6 @@ class Engine:
         self._check(wanted, len(content))
         self.pending += 1
         self._bytes += len(content)
-        self._idle.clear()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 body = Body(name, content)
@@ -170,13 +195,6 @@ class Engine:
         finally:
             self.pending -= 1
             self._bytes -= len(content)
-            if not self.pending:
-                self._idle.set()
-
-    async def drain(self) -> None:
-        """Accept nothing further, and return when everything accepted is answered."""
-        self.stopping = True
-        await self._idle.wait()
 
     async def stop(self) -> None:
         """End all processes at once; what is not answered gets a StoppingError."""
@@ -191,11 +209,8 @@ class Engine:
 
     def _check(self, wanted: Wanted, size: int) -> None:
         """Raise a RequestFault if an image is not accepted."""
-        if self.stopping or self.opened is None:
-            self.check_ready()
+        self.check_accepting()
         assert self.opened is not None
-        if all(network.failures for network in self._networks):
-            raise StartingError("the network could not be opened again yet; try again later", retry_after=5)
         description = self.opened.description
         if wanted.request.features and not description.supports["features"]:
             raise UnsupportedOptionError("this network gives no features; leave features out")
@@ -208,10 +223,13 @@ class Engine:
             raise InvalidParameterError(f"the class has {len(wanted.label):,} characters; give its name or index")
         if self.pending >= self.settings.max_queue:
             raise OverloadedError(
-                f"{self.pending} images are waiting already; try again soon, or send fewer at once", retry_after=1
+                f"{self.pending} images are waiting already; try again soon, or send fewer at once",
+                self._seconds_to_another_try(),
             )
         if self.pending and self._bytes + size > _WAITING_BODIES * self.settings.max_bytes:
-            raise OverloadedError("too many large images are waiting already; try again soon", retry_after=1)
+            raise OverloadedError(
+                "too many large images are waiting already; try again soon", self._seconds_to_another_try()
+            )
 
     async def _computed(self, job: Job) -> dict[str, Any]:
         answer: dict[str, Any] = await self._answered(

@@ -11,13 +11,16 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 from transxnet.data.worker_processes import set_up_worker, worker_context
 from transxnet.errors import ConfigError, TransXNetError
+from transxnet.files import reason
 from transxnet.serve.faults import FailedError, RequestFault, TooSlowError, WorkerLostError
 
 _LOG = logging.getLogger("transxnet.serve")
@@ -31,7 +34,7 @@ class NotTakenError(WorkerLostError):
 
 
 class WorkerProcess:
-    """A process with a state of its own, which runs one function after the other.
+    """A process with a state of its own, which runs one function at a time.
 
     Its methods are called in one event loop; a thread waits for the process.
 
@@ -44,6 +47,7 @@ class WorkerProcess:
 
     Attributes:
         failures: Starts that failed since the last one that did not.
+        start_seconds: Duration of the last start that did not fail.
         first_delay: Seconds between the first failed start and the next one, which double with each.
         longest_delay: Maximum of these.
     """
@@ -61,6 +65,7 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self.failures = 0
+        self.start_seconds = 0.0
         self._set_up = (set_up, arguments)
         self._on_lost, self._on_restart = on_lost, on_restart
         self._process: Any = None
@@ -69,6 +74,7 @@ class WorkerProcess:
         self._ended = False
         self._stopped = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._at_exit = Finalize(None, self._end, exitpriority=1)  # multiprocessing sends SIGTERM, and waits for ever
 
     @property
     def pid(self) -> int | None:
@@ -90,24 +96,32 @@ class WorkerProcess:
             TransXNetError: As ``set_up``, or if the process ended before it.
         """
         self.kill()
-        context = worker_context(_PRELOADED)  # here, since only the main thread can shield it from Ctrl-C
+        began = time.monotonic()
         try:
+            if self._stopped:
+                raise WorkerLostError(f"{self.name} was stopped")
+            context = worker_context(_PRELOADED)  # here, since only the main thread can shield it from Ctrl-C
             described = await self._in_thread(self._start, context)
         except TransXNetError:
             self.failures += 1
             raise
-        self.failures = 0
+        except Exception as error:  # files, processes, threads or memory may have run out
+            self.failures += 1
+            raise WorkerLostError(f"the process that computes cannot be started ({reason(error)})") from error
+        self.failures, self.start_seconds, self._ready = 0, time.monotonic() - began, True
         self._await_end()
         return described
 
     async def keep(self) -> None:
-        """Start a lost process again, as often as it takes."""
+        """Start a lost process again, as often as it takes; raises WorkerLostError once it was stopped."""
         while not self.alive:
             _LOG.warning("%s was lost and is started again", self.name)
             try:
                 await self.start()
                 self._on_restart()
             except TransXNetError as error:
+                if self._stopped:
+                    raise
                 delay = min(self.longest_delay, self.first_delay * 2 ** min(self.failures - 1, 20))
                 _LOG.warning("%s did not start (%s); the next try is in %g s", self.name, error, delay)
                 await asyncio.sleep(delay)
@@ -115,8 +129,8 @@ class WorkerProcess:
     async def run(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
         """Run a function of the process's module, with its state as the first argument.
 
-        A process that was lost while it had nothing to run is started again first. What runs when this is cancelled
-        runs to its end, and what is given next waits for it.
+        A process that was lost while it had nothing to run is started again first. One that runs something when this
+        is cancelled is killed.
 
         Args:
             function: The function.
@@ -127,29 +141,32 @@ class WorkerProcess:
             RequestFault: As the function; FailedError for any other exception in it, WorkerLostError if the process
                 is lost, and TooSlowError if it was killed.
         """
-        while True:
-            await self.keep()
-            self._ignore_end()
-            call = asyncio.ensure_future(self._in_thread(self._call, (function, arguments)))
-            call.add_done_callback(self._called)
-            done, _ = await asyncio.wait([call], timeout=limit)
-            if not done:
+        try:
+            return await self._run((function, arguments), limit)
+        except NotTakenError:
+            return await self._run((function, arguments), limit)
+
+    async def _run(self, message: Any, limit: float | None) -> Any:
+        await self.keep()
+        self._ignore_end()
+        call = asyncio.ensure_future(self._in_thread(self._call, message))
+        call.add_done_callback(self._called)
+        try:
+            await asyncio.wait([call], timeout=limit)
+        finally:
+            if late := not call.done():
                 self.kill()
-                await asyncio.wait([call])
-                if isinstance(call.exception(), WorkerLostError):
-                    raise TooSlowError(f"an image was given up after {limit:g} seconds; allow more with --timeout")
-            try:
-                return call.result()
-            except NotTakenError:
-                continue
+        if late:
+            await asyncio.wait([call])
+            if isinstance(call.exception(), WorkerLostError):
+                raise TooSlowError(f"an image was given up after {limit:g} seconds; allow more with --timeout")
+        return call.result()
 
     def kill(self) -> None:
         """End the process at once; what it runs is lost."""
         self._ignore_end()
         self._ready = False
-        if self._process is not None and self._process.pid is not None and not self._ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)  # multiprocessing does not if the fork server has ended
+        self._end()
 
     def stop(self) -> None:
         """End the process at once, for good, and return when nothing is left of it."""
@@ -157,6 +174,12 @@ class WorkerProcess:
         self.kill()
         self._thread.shutdown(cancel_futures=True)
         self._close()
+        self._at_exit.cancel()
+
+    def _end(self) -> None:
+        if self._process is not None and self._process.pid is not None and not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)  # multiprocessing does not if the fork server has ended
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
@@ -190,15 +213,11 @@ class WorkerProcess:
         self._process, self._ended = process, False
         try:
             process.start()
-        except (OSError, EOFError) as error:
-            raise WorkerLostError(f"the process that computes cannot be started ({error})") from error
         finally:
             theirs.close()  # otherwise its end would not be noticed
         if self._stopped:
             process.kill()  # what stopped it may not have known its number
-        described = self._received()
-        self._ready = True
-        return described
+        return self._received()
 
     def _call(self, message: Any) -> Any:
         assert self._pipe is not None
@@ -216,6 +235,9 @@ class WorkerProcess:
         except (EOFError, OSError) as error:
             self._lost()
             raise WorkerLostError("the process that computes was lost with this request; try once more") from error
+        except Exception:  # too large for the memory: what follows would be taken for the next result
+            self._ready = False
+            raise
         if outcome == _LAST_FAULT:
             self._lost()
         if outcome != _RETURNED:
@@ -223,7 +245,8 @@ class WorkerProcess:
         return value
 
     def _close(self) -> None:
-        """Close what is left of a lost process."""
+        """End the process, if it has not ended, and close what is left of it."""
+        self._end()
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None and self._process.pid is not None:
@@ -251,6 +274,7 @@ def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ..
             pipe.send(answer)
             if answer[0] == _LAST_FAULT:
                 os._exit(1)
+            del answer  # it may be large
             function, given = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)

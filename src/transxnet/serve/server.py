@@ -135,22 +135,11 @@ async def serve(engine: Engine, settings: ServerSettings, announce: Callable[[st
             await serving
         finally:
             server.should_exit = True
-            await _stopped(engine, opening)
+            await engine.stop()
+            await asyncio.gather(opening, return_exceptions=True)
             await serving
     if server.ended_by is not None:
         raise SystemExit(128 + server.ended_by)
-
-
-async def _stopped(engine: Engine, opening: asyncio.Task[object]) -> None:
-    """Stop an engine, whose start may be under way: a process of it may be started after those that are stopped."""
-    await engine.stop()
-    for _ in range(50):
-        if opening.done():
-            break
-        await asyncio.wait((opening,), timeout=0.1)
-        await engine.stop()
-    opening.cancel()
-    await asyncio.gather(opening, return_exceptions=True)
 
 
 def listen(settings: ServerSettings) -> socket.socket:

@@ -19,6 +19,9 @@ from transxnet.bounds import (
     check_bounds,
 )
 
+_DECODER_BYTES = 2**29  # for what an image takes beside its bytes and pixels, such as threads
+_BYTES_OF_PIXEL = 64  # up to 25 of usual formats, 44 of floats in TIFF
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -71,6 +74,11 @@ class ServerSettings:
     def max_bytes(self) -> int:
         """Bytes of a request's body."""
         return int(self.max_megabytes * 1e6)
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Bytes that a process may take to decode an image: more than any format was seen to take."""
+        return _DECODER_BYTES + 4 * self.max_bytes + _BYTES_OF_PIXEL * self.max_pixels
 
     @property
     def max_pixels(self) -> int:

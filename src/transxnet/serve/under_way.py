@@ -32,17 +32,18 @@ class UnderWay:
         self._maximum = maximum
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cut_off = False
-        self._none = asyncio.Event()
-        self._none.set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def check_ready(self) -> None:
-        """Raise a RequestFault if no further request is accepted."""
+        """Raise a RequestFault if further requests are refused, or would have to wait for the network."""
+        self._check_not_stopping()
+        self._engine.check_ready()
+
+    def _check_not_stopping(self) -> None:
         if self.stopping:
             raise StoppingError("the server is stopping; send the request to another one", retry_after=1)
-        self._engine.check_ready()
 
     @asynccontextmanager
     async def accepted(self) -> AsyncIterator[None]:
@@ -51,13 +52,13 @@ class UnderWay:
         Raises:
             RequestFault: If it is refused, or when it is cut off.
         """
-        self.check_ready()
+        self._check_not_stopping()
+        self._engine.check_accepting()
         if len(self) >= self._maximum:
             raise OverloadedError(f"{len(self)} requests are under way already; try again soon", retry_after=1)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._none.clear()
         try:
             yield
         except asyncio.CancelledError:
@@ -67,12 +68,11 @@ class UnderWay:
             raise StoppingError("the server ended before the answer; try another one", retry_after=1) from None
         finally:
             self._tasks.discard(task)
-            if not self._tasks:
-                self._none.set()
 
     async def finished(self) -> None:
-        """Return when no request is under way."""
-        await self._none.wait()
+        """Return when no request is under way, and the last answers are sent."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def cut_off(self) -> None:
         """End all requests under way."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +28,14 @@ from transxnet.research.networks import Network, stage_index
 from transxnet.serve.answers import ModelDescription, answer_for, describe, grey_png
 from transxnet.serve.faults import (
     InvalidParameterError,
+    RequestFault,
     TooManyPixelsError,
     UnreadableImageError,
     UnsupportedTypeError,
 )
 from transxnet.text import unicode_text
+
+_TOO_LARGE = "the image takes more memory to decode than it may; send a smaller one, or in another format"
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,9 @@ class NetworkState:
         replicas: Number of such processes, which share the processor's cores.
         prepare: Import what heat maps need while nothing is asked yet: it takes seconds, for which the first one would
             hold up all other images.
+
+    A classifier has computed an image before it is ready, since the first one takes longer than others. Detectors and
+    segmenters have not: a step of theirs takes seconds, for which a start or restart would wait.
     """
 
     def __init__(self, settings: dict[str, Any], replicas: int = 1, prepare: bool = False) -> None:
@@ -79,8 +89,15 @@ class NetworkState:
         self.predictor.network.eval()
         self.preparation = self.predictor.preparation
         self.described = Opened(describe(self.predictor, settings), self.preparation)
+        if self.predictor.task == "classification":
+            self._warm_up()
         if prepare and self.described.description.supports["gradcam"]:
             threading.Thread(target=import_module, args=["pytorch_grad_cam"], daemon=True).start()
+
+    def _warm_up(self) -> None:
+        height, width = vars(self.predictor.network)["pretrained_cfg"]["input_size"][1:]
+        shape = (self.predictor.channels, height, width)
+        predict_batch(self.predictor, [Prepared("", torch.zeros(shape), (width, height), shape)], [Request()])
 
     @cached_property
     def differentiable(self) -> Network:
@@ -97,14 +114,40 @@ class DecodingState:
     Args:
         preparation: What makes images ready.
         max_pixels: Pixels of an image beyond which it is not decoded.
+        memory: Bytes that may be allocated for an image, where the system can limit them (Linux).
     """
 
     described = None
 
-    def __init__(self, preparation: Preparation, max_pixels: int) -> None:
+    def __init__(self, preparation: Preparation, max_pixels: int, memory: int) -> None:
         torch.set_num_threads(1)
         self.preparation = preparation
         self.max_pixels = max_pixels
+        self._warm_up()
+        limit_memory(memory)
+
+    def _warm_up(self) -> None:
+        """Load what the first image would wait for."""
+        Image.init()
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, "JPEG")
+        with suppress(RequestFault):  # the network may take other bands
+            decode(self, "", file.getvalue())
+
+
+def limit_memory(count: int) -> None:
+    """Let this process allocate no more than some further bytes, where the system can limit that (Linux).
+
+    Address space that is only reserved, as for threads, does not count.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [one for one in (soft, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([pages * resource.getpagesize() + count, *limits]), hard))
 
 
 def decode(state: DecodingState, name: str, content: bytes) -> Prepared:
@@ -117,9 +160,13 @@ def decode(state: DecodingState, name: str, content: bytes) -> Prepared:
     """
     try:
         return state.preparation(name, decode_image(name, content, state.max_pixels))
+    except MemoryError as error:
+        raise UnreadableImageError(_TOO_LARGE) from error
     except ImageSizeError as error:
         raise TooManyPixelsError(f"the image has {error.reason}; send a smaller one") from error
     except BadImageError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise UnreadableImageError(_TOO_LARGE) from error
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise UnreadableImageError(f"the image cannot be used: {error.reason}") from error
         if is_known(content):
