@@ -78,6 +78,7 @@ export function createDetection({ model, viewer, controls, found }) {
         pinned = pinned === object ? null : object;
         for (const each of objects) each.row.setAttribute("aria-pressed", String(each === pinned));
         light(object);
+        if (pinned) viewer.reveal();
       },
     },
     make("span", { class: "swatch", vars: { "--colour": object.colour } }),
