@@ -180,10 +180,12 @@ def test_a_busy_server_is_asked_again(open_page: OpenPage) -> None:
     busy(fake, 2)
     page.locator("#files").set_input_files(image_file())
     expect(page.get_by_text("The server is busy. Trying again in 60 s (1 of 3).")).to_have_count(2)  # also announced
+    page.get_by_role("switch", name="Grad-CAM").check()  # before there is a result
     page.clock.fast_forward(60_000)
     expect(page.locator("#state")).to_have_text("The server is busy. Trying again in 60 s (2 of 3).")
     page.clock.fast_forward(60_000)
     expect(page.locator("#after")).to_be_visible()
+    expect(page.locator("#live")).to_have_text("Heat map of stage 4 for tabby")
 
 
 def test_a_server_that_stays_busy_is_given_up_until_the_reader_wants_it(open_page: OpenPage) -> None:

@@ -59,6 +59,13 @@ def test_axe_finds_nothing_serious_and_nothing_is_too_wide(open_page: OpenPage, 
     page.emulate_media(color_scheme="light")
 
 
+def test_a_small_screen_goes_to_the_picture_when_a_class_is_selected(open_page: OpenPage) -> None:
+    page, _ = open_page(width=360)
+    choose(page, image_file())
+    page.get_by_role("button", name="lynx").click()
+    expect(page.locator("#frame")).to_be_in_viewport(ratio=0.9)
+
+
 def test_dialogs_have_nothing_serious_either(open_page: OpenPage) -> None:
     page, fake = open_page()
     page.get_by_role("button", name="Use the camera").click()
