@@ -16,7 +16,7 @@ const TITLES = {
   "too-many-pixels": "This image is too large",
 };
 
-const FINAL = ["unreadable-image", "unsupported-type", "body-too-large", "too-many-pixels"]; // with this file
+const FINAL = ["unreadable-image", "unsupported-type", "body-too-large", "too-many-pixels"]; // whenever it is sent
 
 /** Shows the selected entry with the view of its task; `again` is called with an entry to ask for once more. */
 export function createResults(gallery, viewer, again) {
