@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("url", help="address of the page")
     parser.add_argument("images", nargs="+", type=Path, help="images to show, the first of them large")
     parser.add_argument("folder", type=Path, help="folder that the files are written to")
+    parser.add_argument("--stage", type=int, default=4, help="stage of the heat map")
     parser.add_argument("--dark", action="store_true", help="use dark colours")
     options = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -36,12 +37,12 @@ def main() -> None:
                 color_scheme="dark" if options.dark else "light",
                 reduced_motion="reduce",
             )
-            task = show(page, options.url, options.images)
+            task = show(page, options.url, options.images, options.stage)
             write(page.screenshot(full_page=True), options.folder / f"serve_{task}{suffix}.png")
         browser.close()
 
 
-def show(page: Page, url: str, images: list[Path]) -> str:
+def show(page: Page, url: str, images: list[Path], stage: int) -> str:
     """Open the page with images, and wait for the results; returns the network's task."""
     with page.expect_response("**/model") as answer:
         page.goto(url)
@@ -51,9 +52,9 @@ def show(page: Page, url: str, images: list[Path]) -> str:
     page.locator(".thumb:not([data-state=done])").first.wait_for(state="detached")
     switch = page.get_by_role("switch")
     if switch.count():
-        with page.expect_response("**/predict*"):
-            switch.check()
-        page.locator("#live", has_text="Heat map").wait_for(state="attached")
+        switch.check()
+        page.get_by_label(f"Stage {stage}").check()
+        page.locator("#live", has_text=f"Heat map of stage {stage}").wait_for(state="attached")
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return task
 

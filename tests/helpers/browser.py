@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 from helpers.fake_server import Fake, fake_server
 from helpers.pages import OpenPage
 
-expect.set_options(timeout=30_000)  # a loaded machine is slower than Playwright's 5 s
+PATIENCE = 30_000  # milliseconds; a loaded machine is slower than Playwright's 5 s
+expect.set_options(timeout=PATIENCE)
 
 FLAGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
@@ -39,7 +40,7 @@ class Watched:
     def page(self, **options: Any) -> Page:
         """A page in a context of its own."""
         context: BrowserContext = self.browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE)
         context.on("request", lambda request: self.sent.append(request.url))
         context.on("console", self._note)
         context.on("weberror", lambda error: self.problems.append(str(error.error)))
@@ -51,6 +52,7 @@ class Watched:
             self.shared = self.page(reduced_motion="reduce")
         elif self.shared.url.startswith("http"):
             self.shared.context.set_offline(False)
+            self.shared.mouse.move(0, 0)  # where it highlights nothing
             self.shared.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
         return self.shared
 

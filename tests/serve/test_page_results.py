@@ -65,6 +65,7 @@ def test_a_class_of_the_heat_map_is_any_of_the_networks(open_page: OpenPage) -> 
     page, fake = open_page()
     choose(page, image_file())
     page.get_by_role("switch").check()
+    expect(page.locator("#live")).to_have_text("Heat map of stage 4 for tabby")
     field = page.get_by_role("combobox", name="Class")
     assert page.locator("#classes option").count() == 7  # two share a name
     for name, asked in (("space shuttle", "space shuttle"), ("crane", "6")):  # which an index keeps apart

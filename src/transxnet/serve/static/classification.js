@@ -30,9 +30,13 @@ export function createClassification({ model, viewer, controls, found, ask }) {
 
   /** The class that is shown already is hidden again. */
   function toggle(name) {
-    if (!cam.on.checked || cam.label !== name) return cam.choose(name);
-    cam.on.checked = false;
-    return cam.update();
+    if (cam.on.checked && cam.label === name) {
+      cam.on.checked = false;
+      cam.update();
+    } else {
+      cam.choose(name);
+      viewer.reveal();
+    }
   }
 
   return {

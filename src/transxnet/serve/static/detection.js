@@ -43,6 +43,7 @@ export function createDetection({ model, viewer, controls, found }) {
   const heading = make("h3", {});
   const legend = make("ul", { class: "legend", "aria-label": "Classes to show" });
   const list = make("ul", { class: "objects", "aria-label": "Objects" });
+  const listed = make("div", { class: "part" }, make("h3", {}, "Objects"), list);
   const nothing = make("p", { class: "muted" });
   const refreshLegend = roving(legend, "li:not([hidden]) > .key");
   const refreshList = roving(list, "li:not([hidden]) > .object");
@@ -78,6 +79,7 @@ export function createDetection({ model, viewer, controls, found }) {
         pinned = pinned === object ? null : object;
         for (const each of objects) each.row.setAttribute("aria-pressed", String(each === pinned));
         light(object);
+        if (pinned) viewer.reveal();
       },
     },
     make("span", { class: "swatch", vars: { "--colour": object.colour } }),
@@ -101,6 +103,7 @@ export function createDetection({ model, viewer, controls, found }) {
     }
     const now = visible();
     for (const object of objects) object.row.parentElement.hidden = !now.includes(object);
+    listed.hidden = !now.length;
     heading.textContent = `${count(now.length)} at ${whole(score)} or above`;
     nothing.hidden = above.length > 0;
     nothing.textContent = objects.length
@@ -125,10 +128,7 @@ export function createDetection({ model, viewer, controls, found }) {
     legend.replaceChildren(...keys.map(({ item }) => item));
     const masks = objects.some((object) => object.result?.segmentation);
     for (const toggle of toggles) if (toggle.dataset.toggle === "masks") toggle.hidden = !masks;
-    found.replaceChildren(
-      make("div", { class: "part" }, heading, legend, nothing),
-      make("div", { class: "part" }, make("h3", {}, "Objects"), list),
-    );
+    found.replaceChildren(make("div", { class: "part" }, heading, legend, nothing), listed);
     update();
     viewer.paint((context, pixel) => drawObjects(context, pixel, visible(), lit, shown), prediction.width, prediction.height);
     viewer.onpoint = (point) => light(point && objectAt(visible(), point));

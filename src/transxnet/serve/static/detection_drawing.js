@@ -3,6 +3,8 @@
 import { channels, textOn } from "./colours.js";
 import { maskWithin, paintMask } from "./masks.js";
 
+const LONGEST = 24; // characters of a name on the picture
+
 /** A rectangle [left, top, width, height] from sides [left, top, right, bottom]. */
 const rectangle = ([left, top, right, bottom]) => [left, top, right - left, bottom - top];
 
@@ -33,7 +35,7 @@ export function drawObjects(context, pixel, objects, lit, shown) {
     if (shown.boxes || object === lit) drawBox(context, pixel, object, object === lit);
   }
   context.globalAlpha = 1;
-  for (const object of ordered) if (lit ? object === lit : shown.labels) drawLabel(context, pixel, object);
+  for (const object of ordered) if (lit ? object === lit : shown.labels) drawLabel(context, pixel, object, lit);
 }
 
 /** The dark line beneath keeps light colours apart from a light picture. */
@@ -46,9 +48,11 @@ function drawBox(context, pixel, { box, colour }, lit) {
   }
 }
 
-/** Above the box, or inside it where the picture ends. */
-function drawLabel(context, pixel, { class: name, score, box: [left, top], colour }) {
-  const text = `${name} ${Math.round(100 * score)} %`;
+/** Above the box, or inside it where the picture ends; with the whole name if the object is `lit`. */
+function drawLabel(context, pixel, object, lit) {
+  const { class: name, score, box: [left, top], colour } = object;
+  const fits = object === lit || name.length <= LONGEST;
+  const text = `${fits ? name : `${name.slice(0, LONGEST - 1)}…`} ${Math.round(100 * score)} %`;
   const height = 19 * pixel;
   context.font = `600 ${12 * pixel}px system-ui, sans-serif`;
   const width = context.measureText(text).width + 12 * pixel;

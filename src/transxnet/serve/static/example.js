@@ -32,13 +32,13 @@ const STROKES = [
   "M70 34C66 4 28 8 30 34C32 58 66 56 70 34C72 52 68 74 56 89",
 ];
 
-/** White on black, like the embedded handwritten digits. */
+/** White on black and as tall as the picture, like the embedded handwritten digits. */
 function drawDigit(canvas, context, digit) {
   canvas.width = canvas.height = 256;
   context.fillStyle = "#000";
   context.fillRect(0, 0, 256, 256);
-  context.scale(2.56, 2.56);
-  write(context, digit, "#fff", 13);
+  context.setTransform(2.56, 0, 0, 2.94, 0, -19);
+  write(context, digit, "#fff", 16);
 }
 
 function write(context, digit, colour, thickness) {

@@ -49,9 +49,8 @@ export function createExport(gallery, viewer) {
   const button = byId("copy");
   button.addEventListener("click", async () => {
     if (!(await copy(json([gallery.selected])))) return;
-    const label = button.textContent;
     button.textContent = "Copied";
-    setTimeout(() => (button.textContent = label), 1500);
+    setTimeout(() => (button.textContent = "Copy JSON"), 1500);
   });
   const download = (entries, name) => save(new Blob([json(entries)], { type: "application/json" }), `${name}.json`);
   byId("download").addEventListener("click", () => download([gallery.selected], stem(gallery.selected.name)));

@@ -94,7 +94,7 @@ export class GradCam {
       this.problem.textContent = `The network has no class “${name}”. Choose one of the list.`;
       return;
     }
-    this.entry.label = name;
+    if (this.entry) this.entry.label = name;
     this.on.checked = true;
     this.update();
   }
@@ -106,8 +106,7 @@ export class GradCam {
 
   /** While another image has no results. */
   hide() {
-    this.entry = null;
-    byId("busy").hidden = true;
+    this.show(null);
   }
 
   /** Draw the map that is wanted, after asking for it unless it is there. */
@@ -118,6 +117,7 @@ export class GradCam {
     this.field.value = this.label;
     this.changed();
     const { entry, stage, label } = this;
+    if (!entry) return;
     const { width, height } = entry.answer.prediction;
     if (!this.on.checked) {
       this.viewer.paint(null, width, height);

@@ -16,6 +16,8 @@ const TITLES = {
   "too-many-pixels": "This image is too large",
 };
 
+const FINAL = ["unreadable-image", "unsupported-type", "body-too-large", "too-many-pixels"]; // whenever it is sent
+
 /** Shows the selected entry with the view of its task; `again` is called with an entry to ask for once more. */
 export function createResults(gallery, viewer, again) {
   const [state, found, details, after] = ["state", "found", "details", "after"].map(byId);
@@ -23,7 +25,9 @@ export function createResults(gallery, viewer, again) {
   let view = null;
 
   function failure({ message, code }, entry) {
-    const retry = make("button", { type: "button", class: "button", click: () => again(entry) }, "Try again");
+    const retry = FINAL.includes(code)
+      ? null
+      : make("button", { type: "button", class: "button", click: () => again(entry) }, "Try again");
     return make("div", { class: "failure", role: "alert" },
       make("strong", {}, TITLES[code] ?? "The server could not answer"), make("p", {}, message), retry);
   }
@@ -44,6 +48,7 @@ export function createResults(gallery, viewer, again) {
     byId("filename").textContent = entry.name;
     byId("filename").title = entry.name;
     details.hidden = after.hidden = !done;
+    byId("work").classList.toggle("failed", entry.state === "failed");
     state.replaceChildren();
     if (done) {
       view.show(entry);

@@ -4,6 +4,7 @@ import { channels, palette } from "./colours.js";
 import { announce, make, percent, roving } from "./dom.js";
 import { decodeGrey } from "./png.js";
 
+const HINT = "Point at the picture to see a class.";
 const LARGEST = 1600; // pixels of the painted map's longer side; the values keep theirs
 
 /** Classes in a map with their shares, the largest first. */
@@ -96,7 +97,7 @@ export function createSegmentation({ model, viewer, controls, found }) {
   /** Show the class at a point; returns its name. */
   function read(point) {
     if (!map || !point) {
-      readout.replaceChildren();
+      readout.replaceChildren(HINT);
       return "";
     }
     const [x, y] = point.map((side, axis) => Math.min(Math.max(Math.floor(side), 0), [map.width, map.height][axis] - 1));

@@ -95,6 +95,11 @@ export class Viewer {
     this.painter(context, this.size[0] / clientWidth);
   }
 
+  /** Scroll to the picture if it is out of sight, as on a small screen. */
+  reveal() {
+    this.frame.scrollIntoView({ block: "nearest" });
+  }
+
   /** Where an event is on the image, in its pixels. */
   position(event) {
     const box = this.canvas.getBoundingClientRect();
