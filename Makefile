@@ -1,5 +1,6 @@
 # make demo: set up, learn the embedded digits, show the result.
 # make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
+# make test-slow: the slow tests, with Ray in an environment of its own.
 # make test-oldest: the same tests with the oldest releases that pyproject.toml allows, in an environment of their own.
 # make conflicts: which releases are chosen beside other packages.
 # make docs: build the documentation in site/; it fetches nothing when it is read.
