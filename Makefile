@@ -1,9 +1,12 @@
 # make demo: set up, learn the embedded digits, show the result.
 # make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
+# make test-slow: the slow tests, with Ray in an environment of its own.
 # make test-oldest: the same tests with the oldest releases that pyproject.toml allows, in an environment of their own.
 # make conflicts: which releases are chosen beside other packages.
 # make docs: build the documentation in site/; it fetches nothing when it is read.
 # make wheel, make wheel-aarch64: a wheel with compiled kernels in dist/; the latter needs g++-aarch64-linux-gnu.
+# make clean: remove environments, runs and everything built.
+# make help: these lines.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +14,7 @@ STAMP := .venv/.installed
 OLDEST := .venv-oldest
 RAY := .venv-ray
 
-.PHONY: demo test test-slow test-oldest lint docs conflicts wheel wheel-aarch64 clean
+.PHONY: demo help test test-slow test-oldest lint docs conflicts wheel wheel-aarch64 clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -21,6 +24,9 @@ demo: $(STAMP)
 		rm -rf runs/demo && $(BIN)/transxnet train --out runs/demo; \
 	fi
 	@echo "open runs/demo/samples.png and runs/demo/curves.png, or try it on a page: $(BIN)/transxnet serve"
+
+help:
+	@sed -n 's/^# //p' Makefile
 
 test: $(STAMP) lint docs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"

@@ -198,7 +198,7 @@ def test_a_server_that_others_reach_without_a_token_says_so(
     assert capsys.readouterr().err.count("set TRANSXNET_TOKEN to a secret") == remarks
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_network_is_opened(
     number: signal.Signals, started: Started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,8 +77,8 @@ def test_it_runs_functions_and_their_errors_leave_it_as_it_is(runner: asyncio.Ru
                 await worker.run(serving_work.fail, kind)
             assert "/secret" not in str(caught.value)
             assert await worker.run(serving_work.echo, kind) == kind
-        os.kill(pid or 0, signal.SIGTERM)  # as a group of processes gets it
-        os.kill(pid or 0, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # as a group of processes gets them
+            os.kill(pid or 0, number)
         assert await worker.run(serving_work.echo, 5) == 5
         assert worker.pid == pid
 

@@ -113,12 +113,12 @@ def test_two_replicas_answer_as_the_server(tmp_path: Path, pictures: list[bytes]
             replicas |= {answer.replica for answer in answers}
             if len(replicas) == 2:
                 break
-        bad = post(port, b"no image")
+        bad = post(port, pictures[0][:-100])
     assert len(replicas) == 2 and None not in replicas
     server = [sys.executable, "-m", "transxnet", "serve", "--checkpoint", str(checkpoint), "--port", "0"]
     with announced(server, tmp_path / "server", subprocess.Popen.terminate) as port:
         wanted = [post(port, body) for body in pictures]
-        refused = post(port, b"no image")
+        refused = post(port, pictures[0][:-100])
     predictor = transxnet.Predictor(checkpoint, fuse=True)
     for body, answer, other in zip(pictures, answers, wanted, strict=True):
         assert answer.status == other.status == 200 and answer.content["seconds"]["total"] > 0

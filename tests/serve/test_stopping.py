@@ -129,7 +129,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Signalled:
 SERVE = ("serve", "--model", "transxnet_nano", "--no-fuse", "--port", 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_command_with_status_0_while_the_network_is_opened(
     number: int, signalled: Signalled, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ from transxnet.kernels.cpu import build
 from transxnet.serve import work
 from transxnet.serve.answers import ModelDescription
 from transxnet.serve.engine import Engine
-from transxnet.serve.server import listen, serve
+from transxnet.serve.server import ending_signals, listen, serve
 from transxnet.serve.settings import ServerSettings
 from transxnet.training.run_folder import RunFolder, is_run
 
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         "top": options.top,
         "min_score": options.min_score,
     }
-    with _stopped_by_sigterm():
+    with _stopped_by_signals():
         try:
             listen(settings).close()  # a port in use is reported before anything is opened
             _warn_if_open(settings)
@@ -248,8 +248,8 @@ def _announce(engine: Engine, found: str, address: str) -> None:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM is Ctrl-C until the server handles both."""
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP are Ctrl-C until the server handles all of them."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -257,8 +257,9 @@ def _stopped_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in ending_signals() if number != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -258,8 +258,9 @@ class WorkerProcess:
 
 def _work(pipe: Connection, set_up: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """Run functions until the pipe is closed. Signals to a group of processes are the server's to follow."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
     set_up_worker(0)
     try:
         state = set_up(*arguments)

@@ -7,6 +7,7 @@ import contextlib
 import math
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -70,7 +71,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the server, whatever they did before."""
+        """SIGINT, SIGTERM and SIGHUP end the server."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -79,7 +80,7 @@ class Server(uvicorn.Server):
         def end(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self.end, number)
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, end) for number in ending_signals()}
         try:
             yield
         finally:
@@ -140,6 +141,14 @@ async def serve(engine: Engine, settings: ServerSettings, announce: Callable[[st
             await serving
     if server.ended_by is not None:
         raise SystemExit(128 + server.ended_by)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Signals that end a server: Ctrl-C, SIGTERM and, unless ``nohup`` has it ignored, the end of the terminal."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
 
 
 def listen(settings: ServerSettings) -> socket.socket:
