@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,15 @@ class Signalled(StubEngine):
 
 
 @pytest.fixture
-def signalled(monkeypatch: pytest.MonkeyPatch) -> Signalled:
-    """The engine of the command."""
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Signalled]:
+    """The engine of the command, which is not run by ``nohup``."""
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals are handled in the main thread")
     engine = Signalled()
     monkeypatch.setattr(command, "Engine", lambda *_: engine)
-    return engine
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield engine
+    signal.signal(signal.SIGHUP, before)
 
 
 SERVE = ("serve", "--model", "transxnet_nano", "--no-fuse", "--port", 0)
