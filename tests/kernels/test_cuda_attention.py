@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.cuda_device import DEVICE
 from transxnet.kernels import FactoredBias, attention, flash_attention, operators, use
 from transxnet.layers import PositionBias
 
@@ -24,12 +25,12 @@ UTILS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_a
 
 def table(*shape: int, seed: int = 0) -> Tensor:
     """A position bias, or a factor of one."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def maps(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * scale
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+    return x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
 
 
 def expected(q: Tensor, kv: Tensor, whole: Tensor, heads: int, scale: float) -> Tensor:
@@ -124,7 +125,7 @@ def test_autocast_chooses_the_type(keys: tuple[int, int]) -> None:
     """Of maps of float32, with a factored bias whose product is of float32 nevertheless where it is computed."""
     q, kv = maps(torch.float32, 1, 8, 2, 2), maps(torch.float32, 1, 16, *keys)
     rows, columns = table(1, 2, 4, 3).requires_grad_(), table(keys[0] * keys[1], 3)
-    with use("triton"), torch.autocast("cpu", dtype=torch.bfloat16):
+    with use("triton"), torch.autocast(DEVICE, dtype=torch.bfloat16):
         found = attention(q, kv, FactoredBias(rows, columns), 2)
         found.float().sum().backward()
     assert found.dtype == torch.bfloat16
@@ -162,10 +163,10 @@ def test_the_form_for_flash_attention(dtype: torch.dtype) -> None:
 def test_a_resized_bias_of_many_keys_stays_in_factors() -> None:
     """Also a small one; and those of large tables reach flash attention, which takes no mask."""
     with use("triton"), torch.no_grad():
-        stage = PositionBias(2, (4, 4), 1)
-        assert isinstance(stage(torch.empty(1, 8, 20, 20)), FactoredBias)
-        assert isinstance(stage(torch.empty(1, 8, 7, 8)), Tensor)
-        stage = PositionBias(2, (10, 10), 1)
+        stage = PositionBias(2, (4, 4), 1).to(DEVICE)
+        assert isinstance(stage(torch.empty(1, 8, 20, 20, device=DEVICE)), FactoredBias)
+        assert isinstance(stage(torch.empty(1, 8, 7, 8, device=DEVICE)), Tensor)
+        stage = PositionBias(2, (10, 10), 1).to(DEVICE)
         torch.nn.init.normal_(stage.table)
         q, kv = maps(torch.float32, 1, 24, 11, 11), maps(torch.float32, 1, 48, 11, 11)
         bias = stage(q)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.cuda_device import DEVICE
 from helpers.networks import assert_same
 from transxnet import kernels
 
 pytest.importorskip("triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 SLOW = ("test_aot_dispatch_dynamic",)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}

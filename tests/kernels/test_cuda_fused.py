@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from helpers.cuda_device import DEVICE
 from helpers.networks import assert_same
 from transxnet import kernels
 from transxnet.layers.affine import Affine
@@ -20,7 +22,6 @@ from transxnet.layers.ste import STE
 
 pytest.importorskip("triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random(*shape: int) -> Tensor:
@@ -33,16 +34,27 @@ def last(*shape: int) -> Tensor:
     return random(batch, channels + 4, height, width).contiguous(memory_format=torch.channels_last)[:, 4:]
 
 
+def shift_sums(channels: int, sizes: list[int]) -> Tensor:
+    """Sums over the first rows and columns of kernels, as an operator takes them."""
+    kernels = [F.pad(random(channels, size, size).cumsum(1).cumsum(2), (1, 0, 1, 0)) for size in sizes]
+    return torch.cat([one.flatten(1).T for one in kernels])
+
+
 OPERATORS: dict[str, tuple[str, Any]] = {
     "scales": (
         "multi_scale_conv2d",
-        (last(2, 7, 3, 5), random(7), random(7), random(10, 4), random(7), [4, 3], [1, 3]),
+        (last(2, 7, 3, 5), shift_sums(4, [1, 3]), random(10, 4), random(7), [4, 3], [1, 3]),
     ),
-    "one scale": ("multi_scale_conv2d", (last(1, 5, 3, 2), *[random(5)] * 2, random(9, 5), random(5), [5], [3])),
+    "one scale": ("multi_scale_conv2d", (last(1, 5, 3, 2), shift_sums(5, [3]), random(9, 5), random(5), [5], [3])),
+    "a tile within the map": (
+        "multi_scale_conv2d",
+        (last(1, 5, 23, 21), shift_sums(5, [5]), random(25, 5), random(5), [5], [5]),
+    ),
     "reduction by 8": ("filtered_conv2d", (last(1, 4, 3, 9), random(4, 1, 11, 11), *[random(4)] * 3, 8)),
     "reduction by 2": ("filtered_conv2d", (last(1, 5, 3, 4), random(5, 1, 5, 5), *[random(5)] * 3, 2)),
     "GELU alone": ("filtered_conv2d", (last(2, 5, 3, 4), random(5, 1, 3, 3), random(5), None, None, 1)),
     "bins": ("pooled_positions", (last(2, 4, 5, 9), 3)),
+    "bins of a map of some size": ("pooled_positions", (last(1, 3, 16, 17), 3)),
     "bins of a map smaller than they": ("pooled_positions", (last(1, 3, 1, 2), 3)),
     "bins of a large map": ("pooled_positions", (last(1, 2, 65, 64), 1)),
     "two groups": ("mixed_kernels", (random(2, 10, 6), random(2, 6, 10))),
@@ -100,8 +112,8 @@ def test_the_kernels_constants_follow_weights_that_are_loaded() -> None:
     scales = MultiScale(Affine(random(4), random(4), random(1)), nn.Conv2d(4, 4, 3, padding=1, groups=4))
     scales._keep(scales._pack(), torch.device(DEVICE))
     weights = {name: value * 2 for name, value in scales.state_dict().items()}
-    before: Any = {name: getattr(scales, name).clone() for name in ("packed_scale", "packed_weight", "packed_bias")}
+    before: Any = {name: getattr(scales, name).clone() for name in ("packed_edges", "packed_weight", "packed_bias")}
     scales.load_state_dict(weights)
     for name, value in before.items():
-        assert_same(getattr(scales, name), 2 * value)
+        assert_same(getattr(scales, name), value * (2 if name == "packed_bias" else 4))  # products of two
     assert not any("packed" in name for name in weights)

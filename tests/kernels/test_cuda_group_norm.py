@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.cuda_device import DEVICE
 from helpers.networks import assert_same
 from transxnet import kernels
 from transxnet.kernels import operators
@@ -19,7 +20,8 @@ TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0, seed: int = 0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape) + seed)) + mean
-    return (x.to(dtype).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x.to(dtype)).detach()
+    x = x.to(DEVICE, dtype)
+    return (x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x).detach()
 
 
 def with_gradients(compute: Any, gradient: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
@@ -82,7 +84,7 @@ def test_group_normalisation_without_a_kernel(dtype: torch.dtype) -> None:
 
 
 def test_the_layer_is_pytorchs_on_cpus() -> None:
-    layer, x = group_norm(6), random(2, 6, 3, 2)
+    layer, x = group_norm(6), random(2, 6, 3, 2).cpu()
     original = nn.GroupNorm(1, 6)
     original.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x), original(x))
@@ -90,6 +92,6 @@ def test_the_layer_is_pytorchs_on_cpus() -> None:
 
 
 def test_the_layer_returns_16_bits_under_autocast() -> None:
-    layer, x = group_norm(6), random(2, 6, 3, 2, dtype=torch.bfloat16)
-    with kernels.use("triton"), torch.autocast("cpu", torch.bfloat16):
+    layer, x = group_norm(6).to(DEVICE), random(2, 6, 3, 2, dtype=torch.bfloat16)
+    with kernels.use("triton"), torch.autocast(DEVICE, torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import transxnet
+from helpers.cuda_device import DEVICE
 from helpers.networks import assert_same, first_stages, images, nano
 from transxnet import kernels
 
@@ -18,11 +19,11 @@ pytest.importorskip("triton")
 
 
 def batch(side: int = 32) -> Tensor:
-    return images(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+    return images(2, 3, side, side).to(DEVICE).contiguous(memory_format=torch.channels_last)
 
 
 def small() -> Any:
-    return nano(depths=(1, 1, 1, 1), img_size=32).to(memory_format=torch.channels_last)
+    return nano(depths=(1, 1, 1, 1), img_size=32).to(DEVICE, memory_format=torch.channels_last)
 
 
 def trained(policy: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -30,7 +31,7 @@ def trained(policy: Any) -> tuple[Tensor, dict[str, Tensor]]:
     model, x = small().train(), batch().requires_grad_()
     with kernels.use(policy):
         y = model(x)
-        (y * torch.arange(y.numel()).view_as(y).cos()).sum().backward()
+        (y * torch.arange(y.numel(), device=DEVICE).view_as(y).cos()).sum().backward()
     return y.detach(), {"images": x.grad, **{name: one.grad for name, one in model.named_parameters()}}
 
 
@@ -75,10 +76,10 @@ def test_a_network_is_one_graph(name: str, form: str) -> None:
         """Keep the graph; it is not computed, which is slow."""
         graphs.append(graph)
         output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-        return lambda *_: tree_map(lambda node: torch.zeros(node.meta["example_value"].shape), tuple(output))
+        return lambda *_: tree_map(lambda node: torch.zeros(node.meta["example_value"].shape, device=DEVICE), tuple(output))
 
     small = first_stages(2) if name == "transxnet_nano" else {}
-    model: Any = transxnet.create_model(name, img_size=64, **small).train(form == "training")
+    model: Any = transxnet.create_model(name, img_size=64, **small).to(DEVICE).train(form == "training")
     if form == "fused":
         model = transxnet.fuse(model, depthwise="split", pointwise="linear", channels_last=True)
     torch._dynamo.reset()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from helpers.cuda_device import DEVICE
 from helpers.networks import assert_same, first_stages, images, nano
 from transxnet import kernels
 from transxnet.layers import BatchNorm2d, Block
@@ -20,6 +21,7 @@ TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) + mean
+    x = x.to(DEVICE)
     return (x.to(dtype).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x).requires_grad_()
 
 
@@ -72,7 +74,7 @@ def test_batch_normalisation(shape: Any, order: Any, dtype: torch.dtype, mean: f
 
 
 def test_a_single_value_is_normalised_by_the_running_statistics() -> None:
-    norm, x = BatchNorm2d(6).train(), random(1, 6, 1, 1)
+    norm, x = BatchNorm2d(6).to(DEVICE).train(), random(1, 6, 1, 1)
     with kernels.use("triton"):
         assert torch.equal(norm(x), norm.eval()(x))
 
@@ -83,7 +85,7 @@ def test_residual_sums(dtype: torch.dtype, scaled: bool, kept: bool) -> None:
     x, branch = random(3, 7, 5, 4, dtype=dtype), random(3, 14, 4, 5, dtype=dtype)[:, 7:].transpose(2, 3)
     branch = branch.detach().requires_grad_()
     parts: Any = [random(7, 1, 1), random(7, 1, 1).detach().flip(0).requires_grad_()] if scaled else []
-    keep = torch.tensor([0.0, 1.25, 1.25]) if kept else None
+    keep = torch.tensor([0.0, 1.25, 1.25], device=DEVICE) if kept else None
     exact: Any = doubles(x, branch, *parts)
     gradient = random(4, 5, 7, 3).detach().permute(3, 2, 1, 0).to(dtype)
     weight, bias = parts or (None, None)
@@ -132,11 +134,11 @@ def test_normalisation_of_images(shape: Any, dtype: torch.dtype, mean: float) ->
 def operators(dtype: torch.dtype = torch.float32) -> Any:
     """Names and arguments."""
     x, weight, bias = random(2, 6, 3, 2, dtype=dtype), random(6), random(6).detach().flip(0).requires_grad_()
-    running = [torch.zeros(6), torch.ones(6)]
+    running = [torch.zeros(6, device=DEVICE), torch.ones(6, device=DEVICE)]
     per_channel = [one.detach().reshape(6, 1, 1).requires_grad_() for one in (weight, bias)]
     yield "batch_norm", (x, weight, bias, *running, 0.1, 1e-5, "after")
     yield "group_norm", (x, weight, bias, 1e-5)
-    yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), *per_channel, torch.tensor([0.0, 2.0]))
+    yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), *per_channel, torch.tensor([0.0, 2.0], device=DEVICE))
     yield "residual", (x, random(2, 6, 3, 2, dtype=dtype), None, None, None)
 
 
@@ -181,8 +183,8 @@ def test_blocks_with_different_rates_share_a_compiled_graph() -> None:
 @pytest.mark.slow
 def test_a_block_computes_the_same_by_the_kernels() -> None:
     """In evaluation, and with gradients in training."""
-    x = images(2, 3, 32, 32)
-    model = nano(**first_stages(1))
+    x = images(2, 3, 32, 32).to(DEVICE)
+    model = nano(**first_stages(1)).to(DEVICE)
     expected = model(x)
     with kernels.use("triton"):
         assert_same(model(x), expected, 1e-5)

@@ -239,15 +239,18 @@ def synchronised_batch_norm_backward(
 
 
 def multi_scale_conv2d(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, channels: Sequence[int],
-    sizes: Sequence[int],
-) -> Tensor:  # fmt: skip
-    scale, shift, weight, bias = (one.to(x.dtype) for one in (scale, shift, weight, bias))
-    parts = weight.split([size * size for size in sizes])
-    given = zip(parts, channels, sizes, strict=True)
-    weights = [part[:, :count].T.reshape(count, 1, size, size) for part, count, size in given]
-    x = torch.addcmul(shift[:, None, None], x, scale[:, None, None])
-    return _last(F.gelu(reference.depthwise_conv2d(x, weights, bias.split(list(channels)), False)))
+    x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor, channels: Sequence[int], sizes: Sequence[int]
+) -> Tensor:
+    def kernels(packed: Tensor, sides: Sequence[int]) -> list[Tensor]:
+        given = zip(packed.split([side * side for side in sides]), channels, sides, strict=True)
+        return [part[:, :count].T.reshape(count, 1, side, side) for part, count, side in given]
+
+    of_shift = [one.diff(dim=2).diff(dim=3).to(x.dtype) for one in kernels(edges, [size + 1 for size in sizes])]
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    zeros = torch.zeros_like(bias).split(list(channels))
+    added = reference.depthwise_conv2d(torch.ones_like(x[:1]), of_shift, zeros, False)
+    y = reference.depthwise_conv2d(x, kernels(weight, sizes), bias.split(list(channels)), False)
+    return _last(F.gelu(y + added))
 
 
 def filtered_conv2d(

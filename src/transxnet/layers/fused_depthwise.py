@@ -142,16 +142,21 @@ class MultiScale(nn.Sequential):
         return [affine.scale.numel()], [scales]
 
     def _pack(self) -> list[Tensor]:
-        """The kernel's constants: scale and shift (C), the positions of the kernels (sum of K * K, C'), bias (C)."""
+        """The kernel's constants: what the shift adds (sum of (K + 1)², C'), the positions of the kernels times the scale
+        (sum of K * K, C'), the bias (C).
+        """
         affine = cast(Affine, self[0])
         channels, convs = self._convs()
-        weights, biases = [], []
-        for count, conv in zip(channels, convs, strict=True):
+        weights, biases, edges = [], [], []
+        scales, shifts = (one.detach().double()[:, None, None, None] for one in (affine.scale, affine.shift))
+        of_shares = zip(channels, convs, scales.split(channels), shifts.split(channels), strict=True)
+        for count, conv, scale, shift in of_shares:
             known = isinstance(conv, nn.Conv2d)
-            weight = cast(Tensor, conv.weight).detach().flatten(1).T if known else affine.scale.new_ones(1, count)
-            weights.append(F.pad(weight, (0, max(channels) - count)))
+            weight = cast(Tensor, conv.weight).detach() if known else affine.scale.new_ones(count, 1, 1, 1)
+            edges.append(_rows(F.pad((weight * shift).cumsum(2).cumsum(3), (1, 0, 1, 0)), max(channels)))
+            weights.append(_rows(weight * scale, max(channels)))
             biases.append(cast(Tensor, conv.bias).detach() if known else affine.scale.new_zeros(count))
-        constants = (affine.scale.detach(), affine.shift.detach(), torch.cat(weights), torch.cat(biases))
+        constants = (torch.cat(edges), torch.cat(weights), torch.cat(biases))
         return [one.float().contiguous() for one in constants]
 
     def _keep(self, constants: list[Tensor], device: torch.device) -> None:
@@ -177,6 +182,11 @@ class MultiScale(nn.Sequential):
         return known and affine.scale.device.type != "meta"
 
 
+def _rows(kernels: Tensor, channels: int) -> Tensor:
+    """Shapes: (C', 1, K, K) to (K * K, channels), padded with zeros."""
+    return F.pad(kernels.flatten(1).T, (0, channels - len(kernels)))
+
+
 def _repack(module: MultiScale, incompatible: Any) -> None:
     """Make the constants anew from weights that were loaded."""
     constants = getattr(module, _CONSTANTS[0])
@@ -184,4 +194,4 @@ def _repack(module: MultiScale, incompatible: Any) -> None:
         module._keep(module._pack(), constants.device)
 
 
-_CONSTANTS = ("packed_scale", "packed_shift", "packed_weight", "packed_bias")
+_CONSTANTS = ("packed_edges", "packed_weight", "packed_bias")

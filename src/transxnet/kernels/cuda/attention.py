@@ -223,6 +223,6 @@ class Plan(NamedTuple):
 
 def precision(x: Tensor) -> str:
     """How maps are multiplied: float32 exactly, unless PyTorch's own products may be less exact."""
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":  # by Triton's interpreter
         return "widened"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

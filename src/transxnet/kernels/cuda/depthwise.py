@@ -18,17 +18,21 @@ from transxnet.kernels.cuda.depthwise_tiles import (
     laid_out,
     share_of,
     steps,
-    tile,
+    store,
+    summed,
     vector,
 )
 from transxnet.kernels.cuda.rows import whole
 
+LARGE_MAP = 2**20
+"""Values of a map from which a copy of its kernels, with the channels adjacent, is paid back."""
+
 
 @triton.jit
 def convolve(
-    x, weight, bias, scale, shift, out, height, width, first, share, x_b, x_h, x_w, out_b, out_h, out_w, w_b, w_c, w_y,
-    w_x, bias_b, bias_c, SIZES: tl.constexpr, BEFORE: tl.constexpr, PACKED: tl.constexpr, FLIPPED: tl.constexpr,
-    BIAS: tl.constexpr, IDENTITY: tl.constexpr, AFFINE: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr,
+    x, weight, bias, edges, out, height, width, first, share, x_b, x_h, x_w, out_b, out_h, out_w, w_b, w_c, w_y,
+    w_x, bias_b, bias_c, SIZES: tl.constexpr, BEFORE: tl.constexpr, EDGES_BEFORE: tl.constexpr, PACKED: tl.constexpr,
+    FLIPPED: tl.constexpr, BIAS: tl.constexpr, IDENTITY: tl.constexpr, SHIFT: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, VECTOR: tl.constexpr, WEIGHT_VECTOR: tl.constexpr,
 ):  # fmt: skip
     """A tile of one share of the channels; see :func:`launch`.
@@ -46,14 +50,11 @@ def convolve(
     part, begin, count, within = share_of(tl.program_id(1), first, share, CHANNELS)
     inside, channel = within < count, begin + within
     image = tl.program_id(2).to(tl.int64)
-    start = tl.zeros((1, CHANNELS), tl.float32)
+    start = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     if BIAS:
-        start = tl.load(bias + image * bias_b + channel * bias_c, mask=inside, other=0.0).to(tl.float32)
-    factor, added = start, start
-    if AFFINE:
-        factor = tl.load(scale + channel, mask=inside, other=0.0)
-        added = tl.load(shift + channel, mask=inside, other=0.0)
-    weight += image * w_b
+        start += tl.load(bias + image * bias_b + channel * bias_c, mask=inside, other=0.0).to(tl.float32)
+    sums, taken, edges_before = (start,) * ROWS, SIZES[0], EDGES_BEFORE[0]
+    x, weight, out = x + image * x_b, weight + image * w_b, out + image * out_b
     for which in tl.static_range(len(SIZES)):
         if part == which:
             size: tl.constexpr = SIZES[which]
@@ -70,11 +71,14 @@ def convolve(
             if FLIPPED:
                 kernel += (size - 1) * (step_y + step_x)
                 step_y, step_x = -step_y, -step_x
-            tile(
-                x + image * x_b + channel, kernel, start, factor, added, out + image * out_b + channel, row, column,
-                inside, height, width, x_h, x_w, out_h, out_w, step_y, step_x, size, IDENTITY, AFFINE, GELU, ROWS,
-                COLUMNS, CHANNELS,
-            )  # fmt: skip
+            sums = summed(
+                x, kernel, sums, row, column, channel, inside, height, width, x_h, x_w, step_y, step_x, size, ROWS
+            )
+            taken, edges_before = size, EDGES_BEFORE[which]
+    store(
+        sums, edges + edges_before * w_x + within, taken, x, out, row, column, channel, inside, height, width, x_h, x_w,
+        out_h, out_w, w_x, IDENTITY, SHIFT, GELU, ROWS,
+    )  # fmt: skip
 
 
 def forward(
@@ -141,7 +145,7 @@ def groups(
 
 def launch(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, channels: Sequence[int], sizes: Sequence[int], *,
-    affine: tuple[Tensor, Tensor] | None = None, packed: bool = False, flipped: bool = False, identity: bool = False,
+    edges: Tensor | None = None, packed: bool = False, flipped: bool = False, identity: bool = False,
     gelu: bool = False,
 ) -> None:  # fmt: skip
     """Convolve a map by one kernel, which is compiled for these sizes and options on first use.
@@ -154,25 +158,28 @@ def launch(
         out: The result, as ``x``.
         channels: Of the shares; all but the first have as many.
         sizes: K of the shares.
-        affine: Scale and shift (C), in float32, of the map before it is convolved, and padded with zeros.
+        edges: What a shift of the map adds, as :func:`of_shift` takes it: (sum of (K + 1) * (K + 1), as the packed
+            weight), in float32.
         packed: Whether the weight is packed.
         flipped: Turn the kernels by 180 degrees, as the gradient of the input needs it.
-        identity: Add the map, after ``affine``.
+        identity: Add the map.
         gelu: Apply GELU at the end.
     """
     batch, _, height, width = x.shape
     first, share = channels[0], channels[-1]
     block = blocks(width, share)
+    if weight.ndim == 4 and weight.stride(1) != 1 and x.numel() > LARGE_MAP * len(weight):
+        weight = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # which threads read at once
     tiles = triton.cdiv(height, ROWS) * triton.cdiv(width, block["COLUMNS"])
     grid = (tiles, channel_blocks(channels, block["CHANNELS"]), batch)
-    scale, shift = (x, x) if affine is None else affine
     given = x if bias is None else bias
     steps_of_weight = _steps_of(weight, packed)
     positions = before([size * size for size in sizes], with_first=packed)
+    of_edges = before([(size + 1) ** 2 for size in sizes], with_first=True)
     convolve[grid](
-        x, weight, given, scale, shift, out, height, width, first, share, *steps(x), *steps(out), *steps_of_weight,
-        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=positions,
-        PACKED=packed, FLIPPED=flipped, BIAS=bias is not None, IDENTITY=identity, AFFINE=affine is not None, GELU=gelu,
+        x, weight, given, x if edges is None else edges, out, height, width, first, share, *steps(x), *steps(out), *steps_of_weight,
+        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=positions, EDGES_BEFORE=of_edges,
+        PACKED=packed, FLIPPED=flipped, BIAS=bias is not None, IDENTITY=identity, SHIFT=edges is not None, GELU=gelu,
         ROWS=ROWS, VECTOR=vector(x, out, channels=channels), WEIGHT_VECTOR=_weight_vector(steps_of_weight), **block,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ STEP = 8
 
 @triton.jit
 def column_of_kernel(
-    x, gradient, out, row, column, kx, inside, height, width, x_h, x_w, g_h, g_w, count, SIZE: tl.constexpr,
+    x, gradient, out, row, column, channel, kx, inside, height, width, x_h, x_w, g_h, g_w, count, SIZE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """One column of a kernel's gradient, from ``ROWS`` rows of the map; with the first column, the bias's.
@@ -39,16 +39,17 @@ def column_of_kernel(
     """
     pad: tl.constexpr = SIZE // 2
     zero = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    of_map, given = column + kx - pad, column * g_w + channel
+    known, known_of_map = (column < width) & inside, (of_map >= 0) & (of_map < width) & inside
+    of_map = of_map * x_w + channel
     sums, of_bias = (zero,) * SIZE, zero
     window = (zero,)  # the gradient's rows around the map's; the last one is loaded in the loop
     for index in tl.static_range(2 * pad):
-        window = window + (
-            row_of(gradient, row + index - pad, column, g_h, g_w, inside, height, width, 0.0, 0.0, False),
-        )
+        window = window + (row_of(gradient, row + index - pad, given, g_h, known, height),)
     for step in range(ROWS):
-        new = row_of(gradient, row + step + pad, column, g_h, g_w, inside, height, width, 0.0, 0.0, False)
+        new = row_of(gradient, row + step + pad, given, g_h, known, height)
         window = window[1:] + (new,)
-        value = row_of(x, row + step, column + kx - pad, x_h, x_w, inside, height, width, 0.0, 0.0, False)
+        value = row_of(x, row + step, of_map, x_h, known_of_map, height)
         for ky in tl.static_range(SIZE):
             sums = replaced(sums, ky, sums[ky] + value * window[SIZE - 1 - ky])
         of_bias += window[pad]
@@ -79,8 +80,8 @@ def partial_sums(
         if part == which and kx < SIZES[which]:
             skipped = tl.minimum(which, 1) * first * (SIZES[0] * SIZES[0] + 1) + share * BEFORE[which]
             column_of_kernel(
-                x + image * x_b + channel, gradient + image * g_b + channel, out + skipped, row, column, kx,
-                within < count, height, width, x_h, x_w, g_h, g_w, count, SIZES[which], ROWS, COLUMNS, CHANNELS,
+                x + image * x_b, gradient + image * g_b, out + skipped, row, column, channel, kx, within < count,
+                height, width, x_h, x_w, g_h, g_w, count, SIZES[which], ROWS, COLUMNS, CHANNELS,
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Depthwise convolutions of several sizes with the affine map before them and GELU after them, for inference."""
+"""Depthwise convolutions of several sizes with the shift before them and GELU after them, for inference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from transxnet.kernels.cuda.depthwise_tiles import laid_out
 
 
 def forward(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, channels: Sequence[int],
-    sizes: Sequence[int],
-) -> Tensor:  # fmt: skip
+    x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor, channels: Sequence[int], sizes: Sequence[int]
+) -> Tensor:
     """Compute all scales in one launch; arguments as for the operator.
 
     Returns:
@@ -27,5 +26,5 @@ def forward(
     several = len(sizes) > 1
     if not several:
         weight = weight[:, : channels[0]].T.unflatten(1, (sizes[0], sizes[0])).unsqueeze(0)  # (1, C, K, K)
-    launch(x, weight, bias.unsqueeze(0), out, channels, sizes, affine=(scale, shift), packed=several, gelu=True)
+    launch(x, weight, bias.unsqueeze(0), out, channels, sizes, edges=edges, packed=several, gelu=True)
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +20,9 @@ MAX_CHANNELS = 32
 
 LARGEST_MAP = 4096
 """Pixels up to which one program of the kernel computes the mean of the whole map."""
+
+SMALL_MAP = 256
+"""Pixels up to which one program computes the means of all bins of some channels."""
 
 
 @triton.jit
@@ -48,6 +53,38 @@ def _bins(
     tl.store(out + image * out_b + position * out_p + channel, mean.to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _small_bins(
+    x, out, channels, height, width, tallest, widest, x_b, x_h, x_w, out_b, out_p, SIZE: tl.constexpr,
+    BINS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """All means of some channels of a small map, whose bins have up to ``tallest`` x ``widest`` pixels."""
+    channels, x_b, x_h, x_w = whole(channels, VECTOR), whole(x_b, VECTOR), whole(x_h, VECTOR), whole(x_w, VECTOR)
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    image = tl.program_id(1).to(tl.int64)
+    inside = channel < channels
+    x, out = x + image * x_b, out + image * out_b
+    position = tl.arange(0, BINS)[:, None]
+    row, column = position // SIZE, position % SIZE
+    top, bottom = row * height // SIZE, ((row + 1) * height + SIZE - 1) // SIZE
+    left, right = column * width // SIZE, ((column + 1) * width + SIZE - 1) // SIZE
+    known = inside & (position < SIZE * SIZE)
+    sums = tl.zeros((BINS, CHANNELS), tl.float32)
+    for step in range(tallest * widest):
+        y, at = top + step // widest, left + step % widest
+        mask = known & (y < bottom) & (at < right)
+        sums += tl.load(x + y * x_h + at * x_w + channel, mask=mask, other=0.0).to(tl.float32)
+    mean = sums / ((bottom - top) * (right - left))
+    tl.store(out + position * out_p + channel, mean.to(out.dtype.element_ty), mask=known)
+    total = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    for begin in range(0, height * width, PIXELS):
+        index = begin + tl.arange(0, PIXELS)[:, None]
+        pixel = index // width * x_h + index % width * x_w
+        total += tl.load(x + pixel + channel, mask=(index < height * width) & inside, other=0.0).to(tl.float32)
+    mean = tl.sum(total, 0, keep_dims=True) / (height * width)
+    tl.store(out + SIZE * SIZE * out_p + channel, mean.to(out.dtype.element_ty), mask=inside)
+
+
 def forward(x: Tensor, size: int) -> Tensor:
     """Shapes: (B, C, H, W) to (B, size * size + 1, C)."""
     x = laid_out(x)
@@ -55,6 +92,14 @@ def forward(x: Tensor, size: int) -> Tensor:
     out = x.new_empty(batch, size * size + 1, channels)
     in_one = height * width <= LARGEST_MAP
     deep = min(triton.next_power_of_2(channels), MAX_CHANNELS)
+    if height * width <= SMALL_MAP:
+        tallest, widest = (_largest_bin(length, size) for length in (height, width))
+        _small_bins[triton.cdiv(channels, deep), batch](
+            x, out, channels, height, width, tallest, widest, *steps(x), out.stride(0), out.stride(1), SIZE=size,
+            BINS=triton.next_power_of_2(size * size), PIXELS=PIXELS, CHANNELS=deep,
+            VECTOR=vector(x, channels=[channels]),
+        )  # fmt: skip
+        return out
     _bins[size * size + in_one, triton.cdiv(channels, deep), batch](
         x, out, channels, height, width, *steps(x), out.stride(0), out.stride(1), SIZE=size, PIXELS=PIXELS,
         CHANNELS=deep, VECTOR=vector(x, channels=[channels]),
@@ -62,3 +107,9 @@ def forward(x: Tensor, size: int) -> Tensor:
     if not in_one:
         out[:, -1] = torch.mean(x, (2, 3))
     return out
+
+
+@functools.cache
+def _largest_bin(length: int, bins: int) -> int:
+    """The longest side of the bins of adaptive average pooling."""
+    return max(-(-(index + 1) * length // bins) - index * length // bins for index in range(bins))

@@ -23,14 +23,33 @@ def whole(value, VECTOR: tl.constexpr):
 
 
 @triton.jit
+def tail(x):
+    """The standard normal distribution beyond ``|x|``, as a power of two of a fitted polynomial.
+
+    ``|x|`` times its error is below 1e-8. ``tl.erf`` has two branches, and takes twice the instructions.
+    """
+    a = tl.abs(x)
+    power = 1.902119376e-06
+    power = power * a - 2.805752592e-05
+    power = power * a + 1.314757246e-04
+    power = power * a + 2.720703487e-04
+    power = power * a - 7.245414890e-03
+    power = power * a + 5.262760818e-02
+    power = power * a + 4.591621459e-01
+    power = power * a + 1.151111007
+    return tl.exp2(-1.0 - power * a)
+
+
+@triton.jit
 def gelu(x):
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    return tl.maximum(x, 0.0) - tl.abs(x) * tail(x)
 
 
 @triton.jit
 def gelu_slope(x):
     """The derivative of GELU."""
-    return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    beyond = tail(x)
+    return tl.where(x > 0, 1.0 - beyond, beyond) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
 
 
 def row_step(x: Tensor) -> int | None:

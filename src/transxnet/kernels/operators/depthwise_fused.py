@@ -11,9 +11,10 @@ from torch import Tensor
 from transxnet.kernels.operators import registration
 
 SCHEMAS = {
-    # GELU of depthwise convolutions of x * scale + shift, which is zero outside the map. scale, shift, bias (C); weight
-    # (sum of K * K, the largest C' or more): the positions of one share's kernels after another's, channels last.
-    "multi_scale": "multi_scale_conv2d(Tensor x, Tensor scale, Tensor shift, Tensor weight, Tensor bias, "
+    # GELU of depthwise convolutions of x + shift, which is zero outside the map. bias (C); weight (sum of K * K, the
+    # largest C' or more): the positions of one share's kernels after another's, channels last. edges (sum of (K + 1) *
+    # (K + 1), as many): sums of shift * weight over the first rows and columns of a kernel, from none to K.
+    "multi_scale": "multi_scale_conv2d(Tensor x, Tensor edges, Tensor weight, Tensor bias, "
     "int[] channels, int[] sizes) -> Tensor",
     # gelu(depthwise convolution) * scale + shift. weight (C, 1, K, K) with K odd, bias, scale and shift (C).
     "filtered": "filtered_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int stride) "
@@ -31,7 +32,7 @@ for _module, _schema in SCHEMAS.items():
 
 
 @registration.shapes("multi_scale_conv2d")
-def _(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, channels: Any, sizes: Any) -> Tensor:
+def _(x: Tensor, edges: Tensor, weight: Tensor, bias: Tensor, channels: Any, sizes: Any) -> Tensor:
     return registration.last(x)
 
 

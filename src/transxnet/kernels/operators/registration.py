@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
@@ -73,12 +74,20 @@ def _on_cuda(name: str) -> Callable[..., Any]:
         index = device.index if device.type == "cuda" else None
         if operator not in CUDA or x.numel() == 0 or x.dtype == torch.float64 or not has_triton(index):
             return otherwise(*given)
-        module = import_module(f"transxnet.kernels.cuda.{CUDA[operator]}")
-        current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # where Triton launches
+        kernel = _kernel(CUDA[operator], function)
+        elsewhere = index is not None and index != torch.cuda.current_device()
+        if not elsewhere and not torch.is_autocast_enabled(device.type):  # contexts take as long as a launch
+            return kernel(*given)
+        current = torch.cuda.device(device) if elsewhere else nullcontext()  # where Triton launches
         with current, torch.autocast(device.type, enabled=False):
-            return getattr(module, function)(*given)
+            return kernel(*given)
 
     return compute
+
+
+@functools.cache
+def _kernel(module: str, function: str) -> Callable[..., Any]:
+    return getattr(import_module(f"transxnet.kernels.cuda.{module}"), function)  # type: ignore[no-any-return]
 
 
 def shapes(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
