@@ -14,7 +14,10 @@ import torch
 
 import transxnet
 from helpers.commands import run
+from helpers.cuda_device import NEEDS_DEVICE
 from transxnet.data.scenes import write_scenes
+
+pytestmark = NEEDS_DEVICE
 
 KINDS = ("retinanet", "mask_rcnn", "semantic_fpn")
 
@@ -38,7 +41,11 @@ def test_a_run_learns_in_mixed_precision(digits: Path, capsys: pytest.CaptureFix
     assert max(scores) - min(scores) < 0.01
 
 
-@pytest.mark.parametrize("settings", [("--precision", "16-mixed"), ("--compile", "network"), ("--compile", "blocks")], ids=" ".join)
+@pytest.mark.parametrize(
+    "settings",
+    [("--precision", "16-mixed"), ("--cuda-graph", "false"), ("--compile", "network"), ("--compile", "blocks")],
+    ids=" ".join,
+)
 def test_a_run_with_other_settings(settings: tuple[str, ...], tmp_path: Path) -> None:
     assert run("train", "--epochs", 2, *settings, "--out", tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["top1"] > 0.3
@@ -64,9 +71,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_detectors_and_segmenters(
-    kind: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_detectors_and_segmenters(kind: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes: tuple[Any, ...] = ("--augmentation.crop", 64, "--augmentation.short", 64) if kind == "semantic_fpn" else (
         "--short", 96, "--long", 96)  # fmt: skip
     settings = ("--recipe", f"scenes/{kind}", "--data", scenes, "--epochs", 2, "--epoch-steps", 3, *sizes)
@@ -84,7 +89,7 @@ def test_detectors_and_segmenters(
 
 def test_a_predictor(digits: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    pictures = [torch.rand(3, 32, 32, generator=generator) for _ in range(5)]
+    pictures: list[Any] = [torch.rand(3, 32, 32, generator=generator) for _ in range(5)]
     on_gpu, on_cpu = (transxnet.Predictor(digits, device=device)(pictures) for device in ("cuda", "cpu"))
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert one.to_dict().keys() == other.to_dict().keys()

@@ -23,7 +23,6 @@ from transxnet.layers.ste import STE
 pytest.importorskip("triton")
 
 
-
 def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 

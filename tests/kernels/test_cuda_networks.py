@@ -23,7 +23,7 @@ def batch(side: int = 32) -> Tensor:
 
 
 def small() -> Any:
-    return nano(depths=(1, 1, 1, 1), img_size=32).to(DEVICE, memory_format=torch.channels_last)
+    return nano(depths=(1, 1, 1, 1), img_size=32).to(memory_format=torch.channels_last).to(DEVICE)
 
 
 def trained(policy: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,7 +76,9 @@ def test_a_network_is_one_graph(name: str, form: str) -> None:
         """Keep the graph; it is not computed, which is slow."""
         graphs.append(graph)
         output = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-        return lambda *_: tree_map(lambda node: torch.zeros(node.meta["example_value"].shape, device=DEVICE), tuple(output))
+        return lambda *_: tree_map(
+            lambda node: torch.zeros(node.meta["example_value"].shape, device=DEVICE), tuple(output)
+        )
 
     small = first_stages(2) if name == "transxnet_nano" else {}
     model: Any = transxnet.create_model(name, img_size=64, **small).to(DEVICE).train(form == "training")

@@ -142,8 +142,8 @@ class MultiScale(nn.Sequential):
         return [affine.scale.numel()], [scales]
 
     def _pack(self) -> list[Tensor]:
-        """The kernel's constants: what the shift adds (sum of (K + 1)², C'), the positions of the kernels times the scale
-        (sum of K * K, C'), the bias (C).
+        """The kernel's constants: what the shift adds (sum of (K + 1)², C'), the positions of the kernels times the
+        scale (sum of K * K, C'), the bias (C).
         """
         affine = cast(Affine, self[0])
         channels, convs = self._convs()

@@ -30,10 +30,11 @@ LARGE_MAP = 2**20
 
 @triton.jit
 def convolve(
-    x, weight, bias, edges, out, height, width, first, share, x_b, x_h, x_w, out_b, out_h, out_w, w_b, w_c, w_y,
-    w_x, bias_b, bias_c, SIZES: tl.constexpr, BEFORE: tl.constexpr, EDGES_BEFORE: tl.constexpr, PACKED: tl.constexpr,
-    FLIPPED: tl.constexpr, BIAS: tl.constexpr, IDENTITY: tl.constexpr, SHIFT: tl.constexpr, GELU: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, VECTOR: tl.constexpr, WEIGHT_VECTOR: tl.constexpr,
+    x, weight, bias, edges, out, height, width, first, share, x_b, x_h, x_w, out_b, out_h, out_w, w_b, w_c, w_y, w_x,
+    bias_b, bias_c, SIZES: tl.constexpr, BEFORE: tl.constexpr, EDGES_BEFORE: tl.constexpr, PACKED: tl.constexpr,
+    FLIPPED: tl.constexpr, BIAS: tl.constexpr, IDENTITY: tl.constexpr, SHIFT: tl.constexpr, GELU: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, VECTOR: tl.constexpr,
+    WEIGHT_VECTOR: tl.constexpr,
 ):  # fmt: skip
     """A tile of one share of the channels; see :func:`launch`.
 
@@ -177,10 +178,11 @@ def launch(
     positions = before([size * size for size in sizes], with_first=packed)
     of_edges = before([(size + 1) ** 2 for size in sizes], with_first=True)
     convolve[grid](
-        x, weight, given, x if edges is None else edges, out, height, width, first, share, *steps(x), *steps(out), *steps_of_weight,
-        given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes), BEFORE=positions, EDGES_BEFORE=of_edges,
-        PACKED=packed, FLIPPED=flipped, BIAS=bias is not None, IDENTITY=identity, SHIFT=edges is not None, GELU=gelu,
-        ROWS=ROWS, VECTOR=vector(x, out, channels=channels), WEIGHT_VECTOR=_weight_vector(steps_of_weight), **block,
+        x, weight, given, x if edges is None else edges, out, height, width, first, share, *steps(x), *steps(out),
+        *steps_of_weight, given.stride(0) if len(given) > 1 else 0, given.stride(1), SIZES=tuple(sizes),
+        BEFORE=positions, EDGES_BEFORE=of_edges, PACKED=packed, FLIPPED=flipped, BIAS=bias is not None,
+        IDENTITY=identity, SHIFT=edges is not None, GELU=gelu, ROWS=ROWS, VECTOR=vector(x, out, channels=channels),
+        WEIGHT_VECTOR=_weight_vector(steps_of_weight), **block,
     )  # fmt: skip
 
 

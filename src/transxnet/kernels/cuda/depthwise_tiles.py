@@ -57,8 +57,8 @@ def share_of(program, first, share, CHANNELS: tl.constexpr):
 def row_of(x, row, offset, x_h, inside, height):
     """A row of a map as float32, zero outside the map.
 
-    ``x`` points to the image, which is the same in all threads, as is the row: only ``offset``, of a pixel's channels in
-    their row, is computed by each thread. ``inside``: whether they are in the map.
+    ``x`` points to the image, which is the same in all threads, as is the row: only ``offset``, of a pixel's channels
+    in their row, is computed by each thread. ``inside``: whether they are in the map.
     """
     known = inside & (row >= 0) & (row < height)
     return tl.load(x + row * x_h + offset, mask=known, other=0.0).to(tl.float32)

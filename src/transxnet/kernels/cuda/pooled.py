@@ -13,7 +13,10 @@ from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector
 from transxnet.kernels.cuda.rows import whole
 
 PIXELS = 32
-"""Pixels that a program reads at once."""
+"""Pixels of a small map that a program reads at once."""
+
+MANY_PIXELS = 64
+"""The same of other maps."""
 
 MAX_CHANNELS = 32
 """Channels of a program."""
@@ -101,8 +104,8 @@ def forward(x: Tensor, size: int) -> Tensor:
         )  # fmt: skip
         return out
     _bins[size * size + in_one, triton.cdiv(channels, deep), batch](
-        x, out, channels, height, width, *steps(x), out.stride(0), out.stride(1), SIZE=size, PIXELS=PIXELS,
-        CHANNELS=deep, VECTOR=vector(x, channels=[channels]),
+        x, out, channels, height, width, *steps(x), out.stride(0), out.stride(1), SIZE=size,
+        PIXELS=MANY_PIXELS, CHANNELS=deep, VECTOR=vector(x, channels=[channels]),
     )  # fmt: skip
     if not in_one:
         out[:, -1] = torch.mean(x, (2, 3))
