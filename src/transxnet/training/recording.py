@@ -54,7 +54,7 @@ class _Recorded:
     def __init__(self, network: nn.Module, report: Callable[[str], None]) -> None:
         self.network = network
         self.report = report
-        self.passes: nn.Module | None = None
+        self.passes: Any = None
         self.given: tuple[Any, ...] | None = None
 
     def __call__(self, images: Tensor) -> Any:

@@ -21,11 +21,14 @@ from transxnet.kernels.cuda.depthwise_tiles import (
 )
 from transxnet.kernels.cuda.rows import whole
 
-ROWS = 64
-"""Maximum of the rows of a program."""
+UNROLLED = tl.constexpr(7)
+"""Rows that pass in one turn of the loop, whose loads do not wait for each other."""
 
-STEP = 8
-"""Partial sums that are added at a time."""
+MAX_ROWS = 56
+"""Maximum of the rows of a program, a multiple of ``UNROLLED``."""
+
+MAX_STEP = 64
+"""Maximum of the partial sums that are added at a time."""
 
 
 @triton.jit
@@ -46,13 +49,14 @@ def column_of_kernel(
     window = (zero,)  # the gradient's rows around the map's; the last one is loaded in the loop
     for index in tl.static_range(2 * pad):
         window = window + (row_of(gradient, row + index - pad, given, g_h, known, height),)
-    for step in range(ROWS):
-        new = row_of(gradient, row + step + pad, given, g_h, known, height)
-        window = window[1:] + (new,)
-        value = row_of(x, row + step, of_map, x_h, known_of_map, height)
-        for ky in tl.static_range(SIZE):
-            sums = replaced(sums, ky, sums[ky] + value * window[SIZE - 1 - ky])
-        of_bias += window[pad]
+    for turn in range(ROWS // UNROLLED):
+        for index in tl.static_range(UNROLLED):
+            at = row + turn * UNROLLED + index
+            window = window[1:] + (row_of(gradient, at + pad, given, g_h, known, height),)
+            value = row_of(x, at, of_map, x_h, known_of_map, height)
+            for ky in tl.static_range(SIZE):
+                sums = replaced(sums, ky, sums[ky] + value * window[SIZE - 1 - ky])
+            of_bias += window[pad]
     for ky in tl.static_range(SIZE):
         tl.store(out + (ky * SIZE + kx) * count, tl.sum(sums[ky], 0)[None, :], mask=inside)
     tl.store(out + SIZE * SIZE * count, tl.sum(of_bias, 0)[None, :], mask=inside & (kx == 0))
@@ -135,7 +139,7 @@ def of_parameters(
     first, share = channels[0], channels[-1]
     block = blocks(width, share)
     deep = channel_blocks(channels, block["CHANNELS"])
-    rows = min(triton.next_power_of_2(height), ROWS)
+    rows = min(triton.cdiv(height, UNROLLED.value) * UNROLLED.value, MAX_ROWS)
     pieces = triton.cdiv(width, block["COLUMNS"]) * triton.cdiv(height, rows)
     numbers = sum(count * (size * size + 1) for count, size in zip(channels, sizes, strict=True))
     partial = x.new_empty(batch * pieces, numbers, dtype=torch.float32)
@@ -146,10 +150,11 @@ def of_parameters(
         VECTOR=vector(x, gradient, channels=channels), **block,
     )  # fmt: skip
     images = len(weight)
+    step = max(8, min(triton.next_power_of_2(batch * pieces // images), MAX_STEP))
     add_up[(largest * largest + 1, deep, images)](
         partial, weight, bias, first, share, batch * pieces // images, numbers, *_steps_of(weight), *bias.stride(),
         SIZES=tuple(sizes), BEFORE=before([size * size + 1 for size in sizes]),
-        NUMBERS=before([size * size for size in sizes]), STEP=STEP, CHANNELS=block["CHANNELS"],
+        NUMBERS=before([size * size for size in sizes]), STEP=step, CHANNELS=block["CHANNELS"],
     )  # fmt: skip
 
 
