@@ -17,8 +17,6 @@ from gpu_operators import LAST, Run, error_of, first
 from gpu_rows import Values
 from literal import Literal
 from transxnet import kernels
-from transxnet.classification.recipe import ClassificationRecipe
-from transxnet.training.acceleration import accelerated
 
 PEERS = ("pvt_v2_b1", "swin_tiny_patch4_window7_224", "convnext_tiny")
 Form = Callable[[Any, Tensor], Callable[[Tensor], Any]]
@@ -123,16 +121,11 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
         self.images = torch.randn(run.batch, 3, *run.size, device=run.device).contiguous(memory_format=LAST)
         self.labels = torch.randint(1000, (run.batch,), device=run.device)
-        compiles: Any = "network" if form == "compiled" else False
-        recipe = ClassificationRecipe(cuda_graph=form == "CUDA graph", compile=compiles)
-        self.form = accelerated(self.model, recipe, gpu=not run.dry)
-
-    def __enter__(self) -> Step:
-        self.form.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self.form.__exit__(*raised)
+        if form == "compiled":
+            self.model.compile(dynamic=False)
+        if form == "CUDA graph":  # of the forward and of the backward pass
+            with kernels.use(policy), torch.autocast(run.device, torch.bfloat16, cache_enabled=False):
+                self.model = torch.cuda.make_graphed_callables(self.model, (self.images,))
 
     def __call__(self) -> None:
         with kernels.use(self.policy):
@@ -145,10 +138,9 @@ class Step:
 
 def training(run: Run, forms: tuple[str, ...] = ("eager", "CUDA graph"), limit: float = 50) -> None:
     def speed(policy: Any, form: str) -> Values:
-        with Step(run, policy, form) as step:
-            if not run.dry:
-                torch.cuda.reset_peak_memory_stats()
-            ms = run.ms(step)
+        if not run.dry:
+            torch.cuda.reset_peak_memory_stats()
+        ms = run.ms(Step(run, policy, form))
         memory = {} if run.dry else {"GiB": torch.cuda.max_memory_allocated() / 2**30}
         return {"ms": ms, "images/s": 1000 * run.batch / ms} | memory
 
@@ -193,9 +185,5 @@ def waits(run: Run) -> None:
         with torch.inference_mode(), kernels.use("auto"):
             model(x)
 
-    def trained() -> Values:
-        with Step(run, "auto", "eager") as step:
-            return counted(step)
-
     run.rows.measure("waits", "inference, fuse", lambda: counted(infer))
-    run.rows.measure("waits", "training step", trained, 40)
+    run.rows.measure("waits", "training step", lambda: counted(Step(run, "auto", "eager")), 40)

@@ -43,7 +43,7 @@ def test_a_run_learns_in_mixed_precision(digits: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     "settings",
-    [("--precision", "16-mixed"), ("--cuda-graph", "false"), ("--compile", "network"), ("--compile", "blocks")],
+    [("--precision", "16-mixed"), ("--compile", "network"), ("--compile", "blocks")],
     ids=" ".join,
 )
 def test_a_run_with_other_settings(settings: tuple[str, ...], tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Settings of PyTorch during a run: compiled or recorded networks, and arithmetic of GPUs."""
+"""Settings of PyTorch during a run: compiled networks, and arithmetic of GPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,16 +10,13 @@ from torch import nn
 
 from transxnet.model import Block
 from transxnet.training.recipe import Recipe
-from transxnet.training.recording import recorded
 
 _RECOMPILE_LIMIT = 256  # blocks share their code: each stage, mode and size of batch counts, and PyTorch's limit is 8
 
 
 @contextmanager
-def accelerated(
-    network: nn.Module, recipe: Recipe, *, gpu: bool, report: Callable[[str], None] = lambda line: None
-) -> Iterator[None]:
-    """Compile or record a network as a recipe asks for, and let GPUs use TF32; everything is as before afterwards.
+def accelerated(network: nn.Module, recipe: Recipe, *, gpu: bool) -> Iterator[None]:
+    """Compile a network as a recipe asks for, and let GPUs use TF32; everything is as before afterwards.
 
     Names in the state dict, and copies of the network, are those of the network that is not compiled.
 
@@ -27,13 +24,10 @@ def accelerated(
         network: The network, which compiles itself when it is first called.
         recipe: The settings.
         gpu: Whether the run is on GPUs.
-        report: Prints a remark.
     """
     with ExitStack() as stack:
         if recipe.compile:
             stack.enter_context(_compiled(network, recipe))
-        if gpu and recipe.records:
-            stack.enter_context(recorded(network, recipe, report))
         if gpu:
             stack.enter_context(_fast_arithmetic(benchmark=recipe.fixed_size))
         yield

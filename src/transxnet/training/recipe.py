@@ -63,8 +63,6 @@ class Recipe:
         grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
         compile: Compile the whole "network" with torch.compile, or each of its "blocks", which takes less
             time at the start; true for "blocks". Minutes at first, then faster on a GPU.
-        cuda_graph: Whether the passes of training are recorded as CUDA graphs, which launch all their kernels at
-            once: true, false, or "auto" for true on one GPU where no other setting is against it.
         native_kernels: Compute depthwise convolutions, attention, batch normalisation, GELU and layer
             scales with the package's own kernels, unless TRANSXNET_KERNELS chooses others: on a GPU in
             Triton, on a CPU, in float32, where there are compiled ones or a C++ compiler; false for
@@ -102,7 +100,6 @@ class Recipe:
     precision: Precision = "auto"
     grad_checkpointing: bool = False
     compile: Literal["network", "blocks", True, False] = False
-    cuda_graph: Literal["auto", True, False] = "auto"
     native_kernels: bool = True
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: str = "auto"
@@ -121,8 +118,6 @@ class Recipe:
         check_bounds(self)
         if self.compile is True:  # one spelling, so that equal recipes are equal
             object.__setattr__(self, "compile", "blocks")
-        if self.cuda_graph is True and (wrong := self._against_recording):
-            raise ConfigError(f"cuda_graph does not go with {wrong[0]}: leave out one of them")
         if self.devices != "auto":
             if not re.fullmatch("[0-9]{1,9}", self.devices):
                 raise ConfigError(f'devices is a number above 0 or "auto", not {shown(self.devices)}')
@@ -148,23 +143,6 @@ class Recipe:
         """A learning rate of the recipe for the actual number of images in a step."""
         meant = self.scale_lr_from
         return rate * self.images_per_step(world_size) / meant if meant else rate
-
-    @property
-    def records(self) -> bool:
-        """Whether a run on one GPU records the passes of training."""
-        return self.cuda_graph is not False and not self._against_recording
-
-    @property
-    def _against_recording(self) -> list[str]:
-        """What is not the same in every step, or reads gradients that the next step has overwritten."""
-        against = {
-            "images of many sizes": not self.fixed_size,
-            "compile": bool(self.compile),
-            "grad_checkpointing": self.grad_checkpointing,
-            "accumulate": self.accumulate > 1,
-            "strategy fsdp": self.strategy == "fsdp",
-        }
-        return [name for name, present in against.items() if present]
 
     @property
     def memory_note(self) -> str:

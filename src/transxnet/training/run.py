@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -144,15 +143,13 @@ def train(
     task = experiment.build_task(network)
     task.data = fingerprint.state()
 
-    report = partial(console.print, markup=False)
-    accelerating = accelerated(network, recipe, gpu=uses_gpu(recipe), report=report)
-    with quiet_lightning(), out_of_memory_explained(recipe), accelerating:
+    with quiet_lightning(), out_of_memory_explained(recipe), accelerated(network, recipe, gpu=uses_gpu(recipe)):
         set_up_process(network, recipe)
         monitors = Monitors.create(recipe, task, experiment.image_name, folder, console, profile=profile)
         trainer = make_trainer(recipe, folder, monitors, first_step=step_of(resume))
         device = str(trainer.strategy.root_device)
         policy = kernel_policy(recipe, device)
-        task.kernels, task.report = [policy], report
+        task.kernels, task.report = [policy], lambda line: console.print(line, markup=False)
         training, validation = experiment.loaders(network, Process(trainer.global_rank, trainer.world_size))
         console.print(_introduction(recipe, network, trainer.world_size))
         if trainer.is_global_zero:

@@ -42,8 +42,6 @@ def make_trainer(recipe: Recipe, folder: RunFolder, monitors: Monitors, first_st
         raise ConfigError("there is no GPU here: leave --accelerator auto, or give cpu")
     if recipe.precision == "16-mixed" and not gpu:
         raise ConfigError("precision 16-mixed needs a GPU; on a CPU, take bf16-mixed or 32")
-    if recipe.cuda_graph is True and not gpu:
-        raise ConfigError("cuda_graph needs a GPU: leave it out")
     if recipe.strategy == "fsdp" and not gpu:
         raise ConfigError("strategy fsdp needs GPUs; on a CPU, take ddp")
     plugins: list[Any] = [monitors.files]
