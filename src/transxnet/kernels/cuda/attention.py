@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from transxnet.kernels.cpu.attention import check
 from transxnet.kernels.cuda import attention_few as few
 from transxnet.kernels.cuda import attention_many as many
+from transxnet.kernels.cuda.rows import cdiv, next_power_of_2
 from transxnet.kernels.functional import FEW_KEYS, MOST_STORED
 
 PROGRAMS = 1024
@@ -95,7 +95,7 @@ def backward(
     of_queries = plan.fitted("of_queries", *maps)
     _launch(module.of_queries, of_queries, of_queries.grid, maps, **arguments)
     if of_bias and not plan.is_few and columns is None:
-        grid = (plan.grid[0], heads * triton.cdiv(keys, plan.block), plan.grid[2])
+        grid = (plan.grid[0], heads * cdiv(keys, plan.block), plan.grid[2])
         _launch(many.of_bias, plan, grid, maps, **arguments)
     kv_gradient = _of_keys(module.of_keys, plan.fitted("of_keys", *maps), maps, kv, **arguments).to(kv_type)
     if not of_bias:
@@ -109,9 +109,9 @@ def backward(
 def _of_keys(kernel: Any, plan: Plan, maps: tuple[Tokens, ...], kv: Tensor, **arguments: Any) -> Tensor:
     """Gradients of keys and values, a sum of those from some parts of the queries."""
     images, queries, keys, channels = plan.sizes
-    blocks, tiles = triton.cdiv(keys, plan.block), triton.cdiv(queries, plan.rows)
-    each = triton.cdiv(tiles, max(1, min(tiles, PROGRAMS // (images * plan.heads * blocks))))
-    parts = triton.cdiv(tiles, each)
+    blocks, tiles = cdiv(keys, plan.block), cdiv(queries, plan.rows)
+    each = cdiv(tiles, max(1, min(tiles, PROGRAMS // (images * plan.heads * blocks))))
+    parts = cdiv(tiles, each)
     summed = torch.empty(parts, images, keys, 2 * channels, dtype=torch.float32, device=kv.device)
     _launch(kernel, plan, (images * blocks, plan.heads, parts), maps, kv_gradient=summed, TILES=each, **arguments)
     summed = summed.sum(0).to(kv.dtype).reshape(images, *kv.shape[2:], 2 * channels).permute(0, 3, 1, 2)
@@ -183,10 +183,10 @@ class Plan(NamedTuple):
         queries, keys = height * width, kv.shape[2] * kv.shape[3]
         exact = q.dtype == torch.float32
         rows, warps = (32, 8) if exact else (64, 4 if keys > FEW_KEYS else 8)
-        block = max(16, triton.next_power_of_2(keys)) if keys <= FEW_KEYS else 32
-        tiles = triton.cdiv(queries, rows)
+        block = max(16, next_power_of_2(keys)) if keys <= FEW_KEYS else 32
+        tiles = cdiv(queries, rows)
         group = max(1, min(LARGEST_GROUP, images * tiles * heads // PROGRAMS))
-        grid = (tiles, heads, triton.cdiv(images, group))
+        grid = (tiles, heads, cdiv(images, group))
         stored = 0 if columns is None else columns.shape[1]
         return cls((images, queries, keys, channels), heads, stored, rows, block, warps, group, grid)
 
@@ -197,7 +197,7 @@ class Plan(NamedTuple):
         vector, rows, warps = FITTED.get((form, kernel, maps[0].x.dtype == torch.float32), given)
         if self.vector(*maps) > vector:
             return self
-        return self._replace(rows=rows, warps=warps, grid=(triton.cdiv(self.sizes[1], rows), *self.grid[1:]))
+        return self._replace(rows=rows, warps=warps, grid=(cdiv(self.sizes[1], rows), *self.grid[1:]))
 
     def vector(self, *maps: Tokens) -> int:
         """Channels, up to 8, that are read at once: all heads, pixels and images begin at multiples of it."""
@@ -210,10 +210,10 @@ class Plan(NamedTuple):
         width = self.sizes[3] // self.heads
         return {
             "WIDTH": width,
-            "DEPTH": max(16, triton.next_power_of_2(width)),
+            "DEPTH": max(16, next_power_of_2(width)),
             "ROWS": self.rows,
             "KEYS": self.block,
-            "STORED": max(16, triton.next_power_of_2(self.stored)) if self.stored else 0,
+            "STORED": max(16, next_power_of_2(self.stored)) if self.stored else 0,
             "VECTOR": self.vector(*maps),
             "PRECISION": precision(maps[0].x),
             "num_warps": self.warps,

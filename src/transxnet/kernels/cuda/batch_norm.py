@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from transxnet.kernels.cuda.rows import cdiv, gelu_slope, in_rows, split, tile, whole
 from transxnet.kernels.cuda.rows import gelu as gelu_of
-from transxnet.kernels.cuda.rows import gelu_slope, in_rows, split, tile, whole
 
 COMBINED = {"PARTS": 32, "CHANNELS": 16}
 """Parts and channels that a program of the small kernels combines at a time."""
@@ -292,11 +292,11 @@ def combine(
     """
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, step)
-    blocks = triton.cdiv(channels, sizes["CHANNELS"])
+    blocks = cdiv(channels, sizes["CHANNELS"])
     parts, per_part = split(rows, blocks, sizes["ROWS"])
     partials = x.new_empty(parts, 3, channels, dtype=torch.float32)
     _statistics[(parts * blocks,)](x, partials, rows, channels, step, per_part, ORDER=gelu, **sizes)
-    _combine[(triton.cdiv(channels, COMBINED["CHANNELS"]),)](
+    _combine[(cdiv(channels, COMBINED["CHANNELS"]),)](
         partials, partials if sums is None else sums, partials if statistics is None else statistics, *running, rows,
         channels, parts, per_part, ALONE=sums is None, **settings, **COMBINED,
     )  # fmt: skip
@@ -307,7 +307,7 @@ def normalised(x: Tensor, step: int, weight: Tensor, bias: Tensor, statistics: T
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, step)
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
+    grid = (cdiv(rows, sizes["ROWS"]) * cdiv(channels, sizes["CHANNELS"]),)
     _normalise[grid](x, weight, bias, statistics, y, rows, channels, step, ORDER=gelu, **sizes)
     return y
 
@@ -318,7 +318,7 @@ def summed(
     """Sums (2, C) in float64 of the gradient and of its product with the normalised map; the parameters' gradients."""
     channels = x.shape[1]
     rows, sizes = x.numel() // channels, tile(x, *steps)
-    blocks = triton.cdiv(channels, sizes["CHANNELS"])
+    blocks = cdiv(channels, sizes["CHANNELS"])
     parts, per_part = split(rows, blocks, sizes["ROWS"])
     partials = x.new_empty(parts, 2, channels, dtype=torch.float32)
     _sum_gradients[(parts * blocks,)](
@@ -326,7 +326,7 @@ def summed(
     )
     sums = x.new_empty(2, channels, dtype=torch.float64)
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
-    _combine_gradients[(triton.cdiv(channels, COMBINED["CHANNELS"]),)](
+    _combine_gradients[(cdiv(channels, COMBINED["CHANNELS"]),)](
         partials, sums, of_weight, of_bias, channels, parts, **COMBINED
     )
     return sums, of_weight, of_bias
@@ -341,7 +341,7 @@ def input_gradient(
     rows, sizes = x.numel() // channels, tile(x, *steps)
     sizes["ROWS"] //= 2 if sizes["VECTOR"] == 8 else 4  # fewer registers: more programs share a multiprocessor
     back = torch.empty_like(x, memory_format=torch.channels_last)
-    grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
+    grid = (cdiv(rows, sizes["ROWS"]) * cdiv(channels, sizes["CHANNELS"]),)
     _input_gradient[grid](
         gradient, x, weight, bias, statistics, sums, back, rows, channels, *steps, ORDER=gelu, ALONE=alone, **sizes
     )

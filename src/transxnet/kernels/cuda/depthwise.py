@@ -22,7 +22,7 @@ from transxnet.kernels.cuda.depthwise_tiles import (
     summed,
     vector,
 )
-from transxnet.kernels.cuda.rows import whole
+from transxnet.kernels.cuda.rows import cdiv, whole
 
 LARGE_MAP = 2**20
 """Values of a map from which a copy of its kernels, with the channels adjacent, is paid back."""
@@ -171,7 +171,7 @@ def launch(
     block = blocks(width, share)
     if weight.ndim == 4 and weight.stride(1) != 1 and x.numel() > LARGE_MAP * len(weight):
         weight = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # which threads read at once
-    tiles = triton.cdiv(height, ROWS) * triton.cdiv(width, block["COLUMNS"])
+    tiles = cdiv(height, ROWS) * cdiv(width, block["COLUMNS"])
     grid = (tiles, channel_blocks(channels, block["CHANNELS"]), batch)
     given = x if bias is None else bias
     steps_of_weight = _steps_of(weight, packed)

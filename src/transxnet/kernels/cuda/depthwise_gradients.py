@@ -19,7 +19,7 @@ from transxnet.kernels.cuda.depthwise_tiles import (
     steps,
     vector,
 )
-from transxnet.kernels.cuda.rows import whole
+from transxnet.kernels.cuda.rows import cdiv, next_power_of_2, whole
 
 UNROLLED = tl.constexpr(7)
 """Rows that pass in one turn of the loop, whose loads do not wait for each other."""
@@ -139,8 +139,8 @@ def of_parameters(
     first, share = channels[0], channels[-1]
     block = blocks(width, share)
     deep = channel_blocks(channels, block["CHANNELS"])
-    rows = min(triton.cdiv(height, UNROLLED.value) * UNROLLED.value, MAX_ROWS)
-    pieces = triton.cdiv(width, block["COLUMNS"]) * triton.cdiv(height, rows)
+    rows = min(cdiv(height, UNROLLED.value) * UNROLLED.value, MAX_ROWS)
+    pieces = cdiv(width, block["COLUMNS"]) * cdiv(height, rows)
     numbers = sum(count * (size * size + 1) for count, size in zip(channels, sizes, strict=True))
     partial = x.new_empty(batch * pieces, numbers, dtype=torch.float32)
     largest = max(sizes)
@@ -150,7 +150,7 @@ def of_parameters(
         VECTOR=vector(x, gradient, channels=channels), **block,
     )  # fmt: skip
     images = len(weight)
-    step = max(8, min(triton.next_power_of_2(batch * pieces // images), MAX_STEP))
+    step = max(8, min(next_power_of_2(batch * pieces // images), MAX_STEP))
     add_up[(largest * largest + 1, deep, images)](
         partial, weight, bias, first, share, batch * pieces // images, numbers, *_steps_of(weight), *bias.stride(),
         SIZES=tuple(sizes), BEFORE=before([size * size + 1 for size in sizes]),

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from transxnet.kernels.cuda.rows import gelu
+from transxnet.kernels.cuda.rows import cdiv, gelu, next_power_of_2
 
 ROWS = 7
 """Rows of a tile; divides the sides of maps of images of 224 pixels: 56, 28, 14 and 7."""
@@ -156,13 +156,13 @@ def blocks(width: int, channels: int) -> dict[str, int]:
 
     As few of their threads as possible are beyond the map and the channels.
     """
-    largest = triton.next_power_of_2(channels)
+    largest = next_power_of_2(channels)
     options = [
-        (triton.cdiv(channels, deep) * deep * triton.cdiv(width, columns) * columns, -warps, deep, columns)
+        (cdiv(channels, deep) * deep * cdiv(width, columns) * columns, -warps, deep, columns)
         for warps in (4, 2, 1)
         for deep in CHANNELS
         for columns in [warps * WARP_VALUES // deep]
-        if deep <= max(largest, 8) and (columns <= triton.next_power_of_2(width) or warps == 1) and columns > 1
+        if deep <= max(largest, 8) and (columns <= next_power_of_2(width) or warps == 1) and columns > 1
     ]
     _, warps, deep, columns = min(options, key=lambda one: (one[0], CHANNELS.index(one[2]), one[1]))
     return {"COLUMNS": columns, "CHANNELS": deep, "num_warps": -warps}
@@ -175,4 +175,4 @@ def before(counts: Sequence[int], *, with_first: bool = False) -> tuple[int, ...
 
 def channel_blocks(channels: Sequence[int], block: int) -> int:
     """Programs that take ``block`` channels of a share each, of all shares."""
-    return sum(triton.cdiv(count, block) for count in channels)
+    return sum(cdiv(count, block) for count in channels)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise import launch
 from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector
-from transxnet.kernels.cuda.rows import gelu, whole
+from transxnet.kernels.cuda.rows import cdiv, gelu, next_power_of_2, whole
 
 THREADS_VALUES = 512
 """Values of a tile: four for each of a program's 128 threads."""
@@ -63,9 +63,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift
     if stride == 1 and scale is None and size <= 7:
         launch(x, weight[None, :, 0], bias.unsqueeze(0), out, [channels], [size], gelu=True)
         return out
-    deep = min(triton.next_power_of_2(channels), 64)
-    columns = max(min(triton.next_power_of_2(lengths[1]), THREADS_VALUES // deep), 1)
-    grid = (lengths[0] * triton.cdiv(lengths[1], columns), triton.cdiv(channels, deep), batch)
+    deep = min(next_power_of_2(channels), 64)
+    columns = max(min(next_power_of_2(lengths[1]), THREADS_VALUES // deep), 1)
+    grid = (lengths[0] * cdiv(lengths[1], columns), cdiv(channels, deep), batch)
     _strided[grid](
         x, weight, bias, bias if scale is None else scale, bias if shift is None else shift, out, channels, height,
         width, *lengths, *steps(x), *steps(out), weight.stride(0), weight.stride(2), weight.stride(3), SIZE=size,

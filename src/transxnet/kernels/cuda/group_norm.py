@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from transxnet.kernels.cuda.rows import in_rows, split, tile, whole
+from transxnet.kernels.cuda.rows import cdiv, in_rows, next_power_of_2, split, tile, whole
 
 
 @triton.jit
@@ -182,10 +182,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
     _statistics[(batch * parts * blocks,)](x, partials, area, channels, step, per_part, parts, **sizes)
     statistics = x.new_empty(batch, 2, dtype=torch.float64)
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = triton.cdiv(area, sizes["ROWS"])
+    tiles = cdiv(area, sizes["ROWS"])
     _normalise[(batch * tiles * blocks,)](
         x, weight, bias, partials, statistics, y, area, channels, step, per_part, parts, tiles, EPS=eps,
-        PROGRAMS=triton.next_power_of_2(parts * blocks), **sizes,
+        PROGRAMS=next_power_of_2(parts * blocks), **sizes,
     )  # fmt: skip
     return y, statistics
 
@@ -208,15 +208,15 @@ def backward(
     if not of_input:
         return x.new_empty(0), of_weight, of_bias
     back = torch.empty_like(x, memory_format=torch.channels_last)
-    tiles = triton.cdiv(area, sizes["ROWS"])
+    tiles = cdiv(area, sizes["ROWS"])
     _input_gradient[(batch * tiles * blocks,)](
         gradient, x, weight, statistics, sums, back, area, channels, gradient_step, step, parts, tiles,
-        PROGRAMS=triton.next_power_of_2(parts * blocks), **sizes,
+        PROGRAMS=next_power_of_2(parts * blocks), **sizes,
     )  # fmt: skip
     return back, of_weight, of_bias
 
 
 def _split(batch: int, channels: int, area: int, sizes: dict[str, int]) -> tuple[int, int, int]:
     """Blocks of channels, parts of an image and rows of a part; few enough for every program to combine an image's."""
-    blocks = triton.cdiv(channels, sizes["CHANNELS"])
+    blocks = cdiv(channels, sizes["CHANNELS"])
     return blocks, *split(area, blocks * max(batch, 2), sizes["ROWS"])

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from transxnet.kernels.cuda.rows import cdiv
+
 VALUES = 512
 """Values of a program."""
 
@@ -47,7 +49,7 @@ def forward(scores: Tensor, bank: Tensor) -> Tensor:
     scores = scores.contiguous()
     out = scores.new_empty(len(scores), positions, channels, dtype=torch.float32)
     count = positions * channels
-    _mix[triton.cdiv(count, VALUES), len(scores)](
+    _mix[cdiv(count, VALUES), len(scores)](
         scores, bank, out, channels, positions, count, *bank.stride(), GROUPS=groups, VALUES=VALUES
     )
     return out

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from transxnet.kernels.cuda.depthwise_tiles import laid_out, steps, vector
-from transxnet.kernels.cuda.rows import whole
+from transxnet.kernels.cuda.rows import cdiv, next_power_of_2, whole
 
 PIXELS = 32
 """Pixels of a small map that a program reads at once."""
@@ -94,16 +94,16 @@ def forward(x: Tensor, size: int) -> Tensor:
     batch, channels, height, width = x.shape
     out = x.new_empty(batch, size * size + 1, channels)
     in_one = height * width <= LARGEST_MAP
-    deep = min(triton.next_power_of_2(channels), MAX_CHANNELS)
+    deep = min(next_power_of_2(channels), MAX_CHANNELS)
     if height * width <= SMALL_MAP:
         tallest, widest = (_largest_bin(length, size) for length in (height, width))
-        _small_bins[triton.cdiv(channels, deep), batch](
+        _small_bins[cdiv(channels, deep), batch](
             x, out, channels, height, width, tallest, widest, *steps(x), out.stride(0), out.stride(1), SIZE=size,
-            BINS=triton.next_power_of_2(size * size), PIXELS=PIXELS, CHANNELS=deep,
+            BINS=next_power_of_2(size * size), PIXELS=PIXELS, CHANNELS=deep,
             VECTOR=vector(x, channels=[channels]),
         )  # fmt: skip
         return out
-    _bins[size * size + in_one, triton.cdiv(channels, deep), batch](
+    _bins[size * size + in_one, cdiv(channels, deep), batch](
         x, out, channels, height, width, *steps(x), out.stride(0), out.stride(1), SIZE=size,
         PIXELS=MANY_PIXELS, CHANNELS=deep, VECTOR=vector(x, channels=[channels]),
     )  # fmt: skip

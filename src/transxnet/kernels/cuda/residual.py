@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from transxnet.kernels.cuda.rows import in_rows, split, tile, whole
+from transxnet.kernels.cuda.rows import cdiv, in_rows, split, tile, whole
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def forward(x: Tensor, branch: Tensor, weight: Tensor | None, bias: Tensor | Non
     batch, channels, height, width = x.shape
     rows, sizes = batch * height * width, tile(x, step, branch_step)
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    grid = (triton.cdiv(rows, sizes["ROWS"]) * triton.cdiv(channels, sizes["CHANNELS"]),)
+    grid = (cdiv(rows, sizes["ROWS"]) * cdiv(channels, sizes["CHANNELS"]),)
     _add[grid](
         x, branch, x if weight is None else weight, x if bias is None else bias, x if keep is None else keep, y, rows,
         channels, height * width, step, branch_step, SCALED=weight is not None, KEPT=keep is not None, **sizes,
@@ -95,7 +95,7 @@ def backward(
     branch, branch_step = in_rows(branch)
     batch, channels, height, width = branch.shape
     rows, sizes = batch * height * width, tile(branch, gradient_step, branch_step)
-    blocks = triton.cdiv(channels, sizes["CHANNELS"])
+    blocks = cdiv(channels, sizes["CHANNELS"])
     parts, per_part = split(rows, blocks, sizes["ROWS"])
     like = branch if of_branch else branch[:0]
     back = torch.empty_like(like, memory_format=torch.channels_last)

@@ -16,6 +16,16 @@ PROGRAMS = 1024
 """Programs that a reduction is split between, several for each multiprocessor of a large GPU."""
 
 
+def cdiv(number: int, divisor: int) -> int:
+    """A quotient rounded up; Triton's takes as long as a small launch, since kernels may call it, too."""
+    return -(-number // divisor)
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
+
+
 @triton.jit
 def whole(value, VECTOR: tl.constexpr):
     """A multiple of ``VECTOR``, known as such by the compiler, which then reads whole vectors."""
@@ -86,7 +96,7 @@ def tile(x: Tensor, *steps: int) -> dict[str, int]:
         *steps: Distances of positions in all maps that the program reads.
     """
     channels = x.shape[1]
-    wide = min(64, triton.next_power_of_2(channels))
+    wide = min(64, next_power_of_2(channels))
     if 0 < channels % 64 <= 32 < channels:
         wide = 32  # wastes fewer lanes
     return {"ROWS": ELEMENTS // wide, "CHANNELS": wide, "VECTOR": math.gcd(channels, 8, *steps)}
@@ -100,6 +110,6 @@ def split(rows: int, blocks: int, tile_rows: int) -> tuple[int, int]:
         blocks: Programs for each part.
         tile_rows: Rows of a tile.
     """
-    tiles = triton.cdiv(rows, tile_rows)
-    per_part = triton.cdiv(tiles, max(1, PROGRAMS // blocks)) * tile_rows
-    return triton.cdiv(rows, per_part), per_part
+    tiles = cdiv(rows, tile_rows)
+    per_part = cdiv(tiles, max(1, PROGRAMS // blocks)) * tile_rows
+    return cdiv(rows, per_part), per_part

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from transxnet.kernels.cuda import batch_norm
-from transxnet.kernels.cuda.rows import in_rows
+from transxnet.kernels.cuda.rows import cdiv, in_rows
 from transxnet.kernels.processes import add_up
 
 
@@ -25,7 +24,7 @@ def forward(
     add_up(sums, group)
     statistics = x.new_empty(3, channels, dtype=torch.float64)
     wide = batch_norm.COMBINED["CHANNELS"]
-    batch_norm._finish[(triton.cdiv(channels, wide),)](sums, statistics, *running, channels, CHANNELS=wide, **settings)
+    batch_norm._finish[(cdiv(channels, wide),)](sums, statistics, *running, channels, CHANNELS=wide, **settings)
     return batch_norm.normalised(x, step, weight, bias, statistics, gelu), statistics, *running[2:]
 
 
