@@ -1,6 +1,7 @@
 # make demo: set up, learn the embedded digits, show the result.
 # make test: set up, then lint, types, imports, the documentation and the tests but the slow ones.
 # make test-slow: the slow tests, with Ray in an environment of its own.
+# make test-gpu: tests of networks, commands and kernels on a CUDA device.
 # make test-oldest: the same tests with the oldest releases that pyproject.toml allows, in an environment of their own.
 # make conflicts: which releases are chosen beside other packages.
 # make docs: build the documentation in site/; it fetches nothing when it is read.
@@ -14,7 +15,7 @@ STAMP := .venv/.installed
 OLDEST := .venv-oldest
 RAY := .venv-ray
 
-.PHONY: demo help test test-slow test-oldest lint docs conflicts wheel wheel-aarch64 clean
+.PHONY: demo help test test-slow test-gpu test-oldest lint docs conflicts wheel wheel-aarch64 clean
 
 demo: $(STAMP)
 	@if [ -f runs/demo/summary.json ]; then \
@@ -33,6 +34,9 @@ test: $(STAMP) lint docs
 
 test-slow: $(STAMP) $(RAY)/.installed
 	RAY_PYTHON=$(abspath $(RAY))/bin/python $(BIN)/pytest -m slow
+
+test-gpu: $(STAMP)
+	$(BIN)/pytest -n 4 tests/gpu $(wildcard tests/kernels/test_cuda_*.py)
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/uv pip list --python $(OLDEST)/bin/python
