@@ -58,8 +58,8 @@ def gelu(x):
 @triton.jit
 def gelu_slope(x):
     """The derivative of GELU."""
-    beyond = tail(x)
-    return tl.where(x > 0, 1.0 - beyond, beyond) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    within = 0.5 - tail(x)  # between 0 and |x|
+    return 0.5 + tl.where(x > 0, within, -within) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
 
 
 def row_step(x: Tensor) -> int | None:
