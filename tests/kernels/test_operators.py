@@ -303,3 +303,11 @@ def test_a_compiled_network_computes_the_same(backend: str, training: bool) -> N
         with kernels.use(cast(Any, chosen)):
             expected = outcome(plain, plain, x.to(next(plain.parameters()).dtype))
             assert_same(outcome(compiled, model, x), expected, 1e-4)
+
+
+def test_triton_needs_its_interpreter_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x = torch.randn(1, 2, 3, 3)
+    with kernels.use("triton"), pytest.raises(ConfigError, match="TRITON_INTERPRET=1"):
+        kernels.group_norm(x, torch.ones(2), torch.zeros(2), 1e-5)

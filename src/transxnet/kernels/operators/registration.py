@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from transxnet.errors import ConfigError
 from transxnet.kernels import composite
 from transxnet.kernels.policy import current_policy, has_triton
 
@@ -74,6 +76,8 @@ def _on_cuda(name: str) -> Callable[..., Any]:
         index = device.index if device.type == "cuda" else None
         if operator not in CUDA or x.numel() == 0 or x.dtype == torch.float64 or not has_triton(index):
             return otherwise(*given)
+        if index is None:
+            _check_interpreter()
         kernel = _kernel(CUDA[operator], function)
         elsewhere = index is not None and index != torch.cuda.current_device()
         if not elsewhere and not torch.is_autocast_enabled(device.type):  # contexts take as long as a launch
@@ -83,6 +87,15 @@ def _on_cuda(name: str) -> Callable[..., Any]:
             return kernel(*given)
 
     return compute
+
+
+def _check_interpreter() -> None:
+    """Raise ConfigError if Triton's interpreter, which computes tensors on a CPU, is off."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            'on a CPU the kernels "triton" are computed by Triton\'s interpreter: set TRITON_INTERPRET=1 in the '
+            "environment before Triton is imported"
+        )
 
 
 @functools.cache
