@@ -108,7 +108,7 @@ def test_scales_that_run_for_a_gradient_are_pytorchs() -> None:
 
 def test_the_kernels_constants_follow_weights_that_are_loaded() -> None:
     """A CUDA device has them packed, in float32 whatever the network is converted to."""
-    scales = MultiScale(Affine(random(4), random(4), random(1)), nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    scales = MultiScale(Affine(random(4), random(4), random(1)), nn.Conv2d(4, 4, 3, padding=1, groups=4).to(DEVICE))
     scales._keep(scales._pack(), torch.device(DEVICE))
     weights = {name: value * 2 for name, value in scales.state_dict().items()}
     before: Any = {name: getattr(scales, name).clone() for name in ("packed_edges", "packed_weight", "packed_bias")}
