@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
@@ -20,12 +21,24 @@ from typing import Literal
 from transxnet.training.checkpointing import saved
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(
+PRELOADED = (
     ["transxnet.cli.main", "transxnet.api.prediction", "transxnet.training.run", "sklearn.datasets"]
-    + ["datasets", "pyarrow.parquet"]
+    + ["datasets", "pyarrow.parquet", "transxnet.serve.work"]
     + [f"transxnet.cli.{command}" for command in ("data", "train", "eval", "predict", "erf", "gradcam")]
     + [f"transxnet.{task}.experiment" for task in ("classification", "detection", "segmentation")]
 )
+
+
+_SET_PRELOAD = forkserver.set_forkserver_preload
+
+
+def _preload_too(names: list[str]) -> None:
+    """Set what the fork server imports: a process has only one, which the package's workers may be first to start."""
+    _SET_PRELOAD([*PRELOADED, *(name for name in names if name not in PRELOADED)])
+
+
+vars(forkserver)["set_forkserver_preload"] = _preload_too
+FORKED.set_forkserver_preload([])
 
 
 class Training:
