@@ -8,35 +8,44 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from torch import Tensor
+import xdist
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels can be tested without a GPU
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from helpers.coco_files import content, write
-from helpers.kernel_files import Kernel
-from helpers.networks import released_shapes, released_tensor
-from transxnet.data.coco.opening import CocoSource, open_coco_file
+    from helpers.kernel_files import Kernel
+    from transxnet.data.coco.opening import CocoSource
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
-    torch.set_num_threads(1)
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # of their children
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Set up what must be set before the tests are imported, but not in a process that only hands them out."""
+    if xdist.is_xdist_controller(session):
+        return
+    gc.disable()  # it would pass over all that the imports make again and again, a quarter of their time
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels can be tested without a GPU
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+        torch.set_num_threads(1)
+        os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # of their children
 
 
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from passing over all that the imports made, a twentieth of the tests' time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(10_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
 def released() -> Callable[..., dict[str, Tensor]]:
     """``released(variant, kind)``: the state dict of a released "classifier" (default) or "backbone"."""
+    from helpers.networks import released_shapes, released_tensor
 
     def state_dict(variant: str, kind: str = "classifier") -> dict[str, Tensor]:
         return {name: released_tensor(name, shape) for name, shape in released_shapes(variant, kind).items()}
@@ -47,6 +56,8 @@ def released() -> Callable[..., dict[str, Tensor]]:
 @pytest.fixture(scope="session")
 def released_file(released: Callable[..., dict[str, Tensor]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like the released transx-t.pth.tar, of made-up weights."""
+    import torch
+
     path = tmp_path_factory.mktemp("released") / "transx-t.pth.tar"
     torch.save({"state_dict": released("tiny"), "args": argparse.Namespace(lr=0.002), "epoch": 309}, path)
     return path
@@ -55,6 +66,8 @@ def released_file(released: Callable[..., dict[str, Tensor]], tmp_path_factory: 
 @pytest.fixture
 def opened_coco(tmp_path: Path) -> Callable[..., CocoSource]:
     """``opened_coco(change)`` lets ``change`` alter the usual COCO annotations, and opens them."""
+    from helpers.coco_files import content, write
+    from transxnet.data.coco.opening import open_coco_file
 
     def make(change: Callable[[dict[str, Any]], Any] = lambda _: None, **settings: Any) -> CocoSource:
         described = content()
@@ -67,6 +80,8 @@ def opened_coco(tmp_path: Path) -> Callable[..., CocoSource]:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     """A small kernel to compile; no temporary file may be left of it."""
+    from helpers.kernel_files import Kernel
+
     kernel = Kernel(tmp_path)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
