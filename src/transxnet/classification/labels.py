@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo
 
@@ -24,6 +25,13 @@ def label_names(model: TransXNet) -> list[str]:
 def readable_names(model: TransXNet) -> list[str]:
     """The names for people: words in place of WordNet ids, numbers where nothing is known."""
     names = label_names(model) or [f"class {index}" for index in range(model.num_classes)]
+    words = _imagenet_words()
+    return [words.get(name, name) for name in names]
+
+
+@functools.cache
+def _imagenet_words() -> Mapping[str, str]:
+    """The first word for each WordNet id of ImageNet-1K, which timm finds in files of 20,000 lines."""
     words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
     assert isinstance(words, dict)
-    return [words[name].split(",")[0] if name in words else name for name in names]
+    return {name: described.split(",")[0] for name, described in words.items()}

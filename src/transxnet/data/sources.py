@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -135,7 +136,13 @@ def open_evaluated(
 
 def imagenet_synsets() -> list[str]:
     """The WordNet ids of ImageNet-1K's classes, in the order of the released networks' outputs."""
-    return list(ImageNetInfo("imagenet-1k").label_names())
+    return list(_imagenet().label_names())
+
+
+@functools.cache
+def _imagenet() -> ImageNetInfo:
+    """ImageNet-1K as timm describes it, in files of 20,000 lines."""
+    return ImageNetInfo("imagenet-1k")
 
 
 def _digits() -> LabelledData:
