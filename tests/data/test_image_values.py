@@ -98,6 +98,7 @@ GUESSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:images of 16 bits without")
 @pytest.mark.parametrize(("write", "remark"), GUESSED.values(), ids=GUESSED)
 def test_a_guessed_range_is_reported_once(write: Callable[[Path], Path], remark: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif")
@@ -133,6 +134,7 @@ def test_all_bands_of_a_tiff_file_are_kept(bands: int, layout: str, tmp_path: Pa
         assert inspected.size == (30, 20)
 
 
+@pytest.mark.filterwarnings("ignore:images of 16 bits without")
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("bands", [3, 4])
 def test_bands_that_are_compressed_by_lzw(kind: Any, bands: int, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(seen.reshape(-1), np.arange(256))
 
 
+@pytest.mark.filterwarnings("ignore:images of 16 bits without")
 def test_dark_16_bit_grey_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
     assert np.asarray(read_image(tmp_path / "a.png")).max() == 1
