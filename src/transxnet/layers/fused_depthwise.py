@@ -148,7 +148,7 @@ class MultiScale(nn.Sequential):
         affine = cast(Affine, self[0])
         channels, convs = self._convs()
         weights, biases, edges = [], [], []
-        scales, shifts = (one.detach().double()[:, None, None, None] for one in (affine.scale, affine.shift))
+        scales, shifts = (one.detach().float()[:, None, None, None] for one in (affine.scale, affine.shift))
         of_shares = zip(channels, convs, scales.split(channels), shifts.split(channels), strict=True)
         for count, conv, scale, shift in of_shares:
             known = isinstance(conv, nn.Conv2d)

@@ -24,8 +24,8 @@ ROWS = 7
 WARP_VALUES = 128
 """Values of a tile's row that a warp computes: four in each thread."""
 
-MAX_WARPS = 4
-"""Maximum of a program's warps."""
+WARPS = (4, 2, 1)
+"""Warps of a program."""
 
 CHANNELS = (32, 16, 64, 8, 4, 2, 1)
 """Channels of a tile: those that are read and stored in whole sectors of memory first."""
@@ -158,14 +158,14 @@ def blocks(width: int, channels: int) -> dict[str, int]:
     """
     largest = next_power_of_2(channels)
     options = [
-        (cdiv(channels, deep) * deep * cdiv(width, columns) * columns, -warps, deep, columns)
-        for warps in (4, 2, 1)
+        (cdiv(channels, deep) * deep * cdiv(width, columns) * columns, warps, deep, columns)
+        for warps in WARPS
         for deep in CHANNELS
         for columns in [warps * WARP_VALUES // deep]
         if deep <= max(largest, 8) and (columns <= next_power_of_2(width) or warps == 1) and columns > 1
     ]
-    _, warps, deep, columns = min(options, key=lambda one: (one[0], CHANNELS.index(one[2]), one[1]))
-    return {"COLUMNS": columns, "CHANNELS": deep, "num_warps": -warps}
+    _, warps, deep, columns = min(options, key=lambda one: (one[0], CHANNELS.index(one[2]), -one[1]))
+    return {"COLUMNS": columns, "CHANNELS": deep, "num_warps": warps}
 
 
 def before(counts: Sequence[int], *, with_first: bool = False) -> tuple[int, ...]:
