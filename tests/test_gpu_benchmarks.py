@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.fake_cuda import NEEDS_FAKES
+
 pytest.importorskip("triton")
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -25,6 +27,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("gpu_bytes")
 
 
+@NEEDS_FAKES
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts for a described device")
 def test_the_packages_operators_move_fewer_bytes_in_fewer_launches(tool: Any) -> None:
     options = Namespace(model="transxnet_nano", batch=8, size=(64, 64), backbone_size=(64, 64))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 import transxnet
-from helpers.fake_cuda import backward, cuda_autocast, on_cuda
+from helpers.fake_cuda import NEEDS_FAKES, backward, cuda_autocast, on_cuda
 from helpers.networks import first_stages, tensors
 from transxnet import kernels
 from transxnet.ablation import ROWS
@@ -26,6 +26,8 @@ from transxnet.kernels import Policy
 from transxnet.research.networks import stage_maps
 from transxnet.segmentation.confusion import counted
 from transxnet.segmentation.predict import segmented
+
+pytestmark = NEEDS_FAKES
 
 POLICIES: tuple[Policy, ...] = ("auto", "reference")
 CHANGED = {row.network("nano"): row for row in ROWS.values() if row.changes}

@@ -120,7 +120,7 @@ def is_triton(x: Tensor) -> bool:
     return (
         is_for_cuda(x)
         and x.dtype in TYPES
-        and not torch.compiler.is_exporting()
+        and not _is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _policy() != "reference"
         and _has_triton(x.device.index if x.device.type == "cuda" else None)
@@ -134,6 +134,12 @@ def _constant(function: Callable[..., Any]) -> Any:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@_constant
+def _is_exporting() -> bool:
+    """Whether a network is being exported; called by name, it is true in all that PyTorch 2.9 compiles."""
+    return torch.compiler.is_exporting()
 
 
 @_constant
