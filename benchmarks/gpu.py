@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=460)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     options = parser.parse_args()
+    if not (options.dry or torch.cuda.is_available()):
+        parser.error("there is no CUDA device here; --dry runs the same lines on a CPU")
     warnings.filterwarnings("ignore")
     run = Run(Rows(options.out, options.seconds), options.dry)
     run.rows.measure("machine", "this", lambda: machine(run), 30)

@@ -13,14 +13,24 @@ from torch import Tensor
 import transxnet
 from golden import fixture
 from helpers.cuda_device import NEEDS_DEVICE
-from helpers.networks import NAMES, described_size, golden, images, lively, lively_dense, nano
+from helpers.networks import (
+    NAMES,
+    VANISHING,
+    described_size,
+    difference,
+    golden,
+    images,
+    lively,
+    lively_dense,
+    nano,
+    relative,
+)
 from transxnet import kernels
 from transxnet.checkpoints.released import rename
 
 pytestmark = NEEDS_DEVICE
 
 POLICIES = ("auto", "reference")
-VANISHING = ("token_mixer.proj.5.bias", "token_mixer.proj.6.bias", "mlp.norm.bias")  # see tests/model/test_parity.py
 LAST = torch.channels_last
 
 
@@ -29,16 +39,6 @@ def _strict_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's convolutions round float32 to TF32 by default."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest deviation, as a share of the largest value."""
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double().cpu(), expected.double().cpu()
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.fixture(scope="module")

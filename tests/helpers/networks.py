@@ -24,6 +24,9 @@ from transxnet.dense.head_description import HeadDescription
 from transxnet.layers import LayerScale
 
 Network = TypeVar("Network", bound=nn.Module)
+# Exact arithmetic makes these gradients zero: the next batch normalisation removes the shift.
+VANISHING = ("token_mixer.proj.5.bias", "token_mixer.proj.6.bias", "mlp.norm.bias")
+
 ONCE = (1, 1, 1, 1)
 """Depths of a network with one block in each stage."""
 
@@ -47,6 +50,17 @@ def described_size(model: Any) -> tuple[int, ...]:
 def save_for_hf(model: Any, folder: Path, safe: Any = True) -> None:
     """Save a model as a folder of the Hugging Face Hub by timm."""
     timm.models.save_for_hf(model, str(folder), safe_serialization=safe)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest deviation, as a share of the largest value."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """The norm of the deviation, as a share of the norm."""
+    found, expected = found.double().cpu(), expected.double().cpu()
+    return float((found - expected).norm() / expected.norm())
 
 
 def golden(name: str) -> dict[str, Any]:

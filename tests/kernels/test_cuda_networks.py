@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 import transxnet
 from helpers.cuda_device import DEVICE
-from helpers.networks import assert_same, first_stages, images, nano
+from helpers.networks import assert_same, first_stages, images, nano, relative
 from transxnet import kernels
 
 pytest.importorskip("triton")
@@ -42,10 +42,6 @@ def test_a_network_trains_the_same_by_the_kernels() -> None:
     largest = max(float(one.abs().max()) for one in others.values())
     for name, one in others.items():
         assert (gradients[name] - one).abs().max() <= 2e-3 * largest, name
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.slow

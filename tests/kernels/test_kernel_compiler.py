@@ -105,12 +105,12 @@ def test_hanging_compilers_are_killed(when: str, kernel: Kernel, monkeypatch: py
     processes = kernel.root / "processes"
     monkeypatch.setenv("PIDS", str(processes))
     if when == "version":
-        monkeypatch.setattr(compiler, "QUERY_SECONDS", 1.0)
+        monkeypatch.setattr(compiler, "QUERY_SECONDS", 2.0)
         monkeypatch.setenv("CXX", program(kernel, "true", version=WAITING))
     else:
-        monkeypatch.setattr(compiler, "COMPILE_SECONDS", 1.0)
+        monkeypatch.setattr(compiler, "COMPILE_SECONDS", 2.0)
         monkeypatch.setenv("CXX", program(kernel, WAITING))
-    refusal(kernel, "did not end within 1 seconds")
+    refusal(kernel, "did not end within 2 seconds")
     other, tries = int(processes.read_text()), 1000
     while not ended(other) and tries:  # signals take a moment
         time.sleep(0.01)

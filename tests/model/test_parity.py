@@ -12,16 +12,8 @@ from torch import Tensor
 
 import transxnet
 from golden import fixture
-from helpers.networks import golden, images
+from helpers.networks import VANISHING, difference, golden, images
 from transxnet.checkpoints.released import rename
-
-# Exact arithmetic makes these gradients zero: the next batch normalisation removes the shift.
-VANISHING = ("token_mixer.proj.5.bias", "token_mixer.proj.6.bias", "mlp.norm.bias")
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest deviation, as a share of the largest value."""
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
